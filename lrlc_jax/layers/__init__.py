@@ -1,0 +1,21 @@
+"""Layers between convolution and local connectivity, as Flax NNX modules.
+
+Every layer is the same product of image patches with filter banks (:mod:`.product`); a layer only
+says which filter bank stands at which position.
+"""
+
+from lrlc_jax.layers.conv import Conv, SpatialBiasConv
+from lrlc_jax.layers.lrlc import LRLC
+from lrlc_jax.layers.norm import BatchNorm
+from lrlc_jax.layers.product import extract_patches, fold, local_product, output_size
+
+__all__ = [
+    "LRLC",
+    "BatchNorm",
+    "Conv",
+    "SpatialBiasConv",
+    "extract_patches",
+    "fold",
+    "local_product",
+    "output_size",
+]

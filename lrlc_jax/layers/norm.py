@@ -1,0 +1,58 @@
+"""Batch normalisation with the moving statistics that TensorFlow keeps."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+
+class BatchNorm(nnx.Module):
+    """Batch normalisation over all axes but the last.
+
+    It differs from :class:`flax.nnx.BatchNorm` in one thing: the moving variance takes the
+    *unbiased* variance of the batch, as the fused operation of the authors' framework does, while
+    the batch itself is normalised by the biased one.
+
+    Args:
+        num_features: channels.
+        momentum: share of the old moving statistics that is kept in each update.
+        epsilon: added to the variance.
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        *,
+        momentum: float = 0.9,
+        epsilon: float = 1e-5,
+        param_dtype: jax.typing.DTypeLike = jnp.float32,
+    ) -> None:
+        self.momentum = momentum
+        self.epsilon = epsilon
+        self.scale = nnx.Param(jnp.ones((num_features,), param_dtype))
+        self.bias = nnx.Param(jnp.zeros((num_features,), param_dtype))
+        self.mean = nnx.BatchStat(jnp.zeros((num_features,), param_dtype))
+        self.var = nnx.BatchStat(jnp.ones((num_features,), param_dtype))
+
+    def __call__(self, x: jax.Array, *, use_running_average: bool) -> jax.Array:
+        """Normalise ``x`` ``(..., num_features)``; updates the moving statistics in training.
+
+        The statistics are computed in the parameters' type, whatever the type of ``x``.
+        """
+        if use_running_average:
+            mean, var = self.mean[...], self.var[...]
+        else:
+            axes = tuple(range(x.ndim - 1))
+            values = x.astype(self.mean.dtype)
+            mean = jnp.mean(values, axis=axes)
+            var = jnp.mean(jnp.square(values - jnp.expand_dims(mean, axes)), axis=axes)
+            count = x.size // x.shape[-1]
+            unbiased = var * (count / max(count - 1, 1))
+            keep = self.momentum
+            self.mean[...] = keep * self.mean[...] + (1 - keep) * jax.lax.stop_gradient(mean)
+            self.var[...] = keep * self.var[...] + (1 - keep) * jax.lax.stop_gradient(unbiased)
+        factor = self.scale[...] * jax.lax.rsqrt(var + self.epsilon)
+        shift = self.bias[...] - mean * factor
+        axes = tuple(range(x.ndim - 1))
+        return x * jnp.expand_dims(factor, axes).astype(x.dtype) + jnp.expand_dims(
+            shift, axes
+        ).astype(x.dtype)

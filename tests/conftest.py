@@ -1,0 +1,21 @@
+"""Strictness for all tests, and the optional folder of reference numbers and data."""
+
+import os
+import pathlib
+
+import jax
+import pytest
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+SHARED = pathlib.Path(os.environ.get("LRLC_JAX_SHARED", ROOT.parent / "shared"))
+
+
+def shared(*parts: str) -> pathlib.Path:
+    """A path in the optional folder with reference numbers and data; skips where it is absent."""
+    path = SHARED.joinpath(*parts)
+    if not path.exists():
+        pytest.skip(f"{'/'.join(parts)} is not in LRLC_JAX_SHARED ({SHARED})")
+    return path

@@ -1,0 +1,142 @@
+"""The network has the authors' parameters, and computes the authors' numbers."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from lrlc_jax.config import LayerConfig, LRLCConfig, SpatialBiasConfig
+from lrlc_jax.network import Network, apply, count_parameters
+from tests import golden
+from tests.conftest import shared
+
+VARIANTS = {
+    "conv2d": LayerConfig(),
+    "lrlc_layer1_rank4": LRLCConfig(at=1, rank=4),
+    "lrlc_layer2_rank4": LRLCConfig(at=2, rank=4),
+    "lrlc_layer3_rank4": LRLCConfig(at=3, rank=4),
+    "lrlc_all_rank2": LRLCConfig(at="all", rank=2),
+    "lrlc_layer3_rank4_norm": LRLCConfig(at=3, rank=4, normalization="norm"),
+    "lrlc_layer2_rank2_full": LRLCConfig(at=2, rank=2, sharing="full"),
+    "lrlc_layer2_rank2_row": LRLCConfig(at=2, rank=2, sharing="row"),
+    "lrlc_layer2_rank2_col": LRLCConfig(at=2, rank=2, sharing="column"),
+    "nobn_lrlc_layer2_rank2": LRLCConfig(at=2, rank=2),
+    "flatten_strided_lrlc_layer2_rank2": LRLCConfig(at=2, rank=2),
+}
+
+
+def place(network_or_state, name):
+    """What the reference calls ``layer2.kernel_bases``, ``bn1.gamma`` or ``logits.bias``."""
+    owner, weight = name.split(".")
+    get = (
+        (lambda key: network_or_state[key])
+        if isinstance(network_or_state, nnx.State)
+        else lambda key: getattr(network_or_state, key)
+    )
+    if owner == "logits":
+        return golden.pick(get("classifier"), weight)
+    part, number = ("layers", owner[5:]) if owner.startswith("layer") else ("norms", owner[2:])
+    return golden.pick(get(part)[int(number) - 1], weight)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_network_agrees_with_the_authors(variant):
+    arrays, meta = golden.load(shared("golden", f"net_{variant}.npz"), "meta")
+    config = meta["config"]
+    network = Network(
+        (16, 16, 3),
+        10,
+        VARIANTS[variant],
+        features=config["num_filters_list"],
+        kernel_sizes=config["kernel_size_list"],
+        strides=config["strides_list"],
+        batch_norm=config["batch_norm"],
+        pooling="average" if config["global_avg_pooling"] else "flatten",
+        rngs=nnx.Rngs(0),
+    )
+    for name in meta["weight_order"]:
+        variable = place(network, name)
+        variable[...] = jnp.asarray(golden.ours(name.split(".")[1], arrays[f"w/{name}"], variable.shape))
+    graphdef, params, stats = nnx.split(network, nnx.Param, nnx.BatchStat)
+    assert count_parameters(params) == meta["trainable_parameters"]
+    images, labels = jnp.asarray(arrays["images"]), jnp.asarray(arrays["labels"], jnp.int32)
+
+    def loss(params, images, stats, *, train):
+        logits, after = apply(graphdef, params, stats, images, train=train)
+        picked = jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], axis=1)
+        return -jnp.mean(picked), (logits, after)
+
+    value, (logits, _) = loss(params, images, stats, train=False)
+    golden.close(logits, arrays["logits_eval"])
+    golden.close(value, arrays["loss_eval"])
+    (value, (logits, after)), (grads, grad_images) = jax.value_and_grad(
+        lambda p, x: loss(p, x, stats, train=True), argnums=(0, 1), has_aux=True
+    )(params, images)
+    golden.close(logits, arrays["logits_train"])
+    golden.close(value, arrays["loss_train"])
+    golden.close(grad_images, arrays["grad_images"])
+    for name in meta["trainable"]:
+        actual = place(grads, name)[...]
+        golden.close(actual, golden.ours(name.split(".")[1], arrays[f"g/{name}"], actual.shape))
+    for key in arrays:
+        if key.startswith("after/"):
+            moved = place(after, key.removeprefix("after/"))[...]
+            golden.close(moved, arrays[key], relative=1e-5, absolute=1e-6)
+
+
+KINDS = {
+    "lrlc": "row_column",
+    "lrlc_full": "full",
+    "lrlc_row": "row",
+    "lrlc_col": "column",
+}
+
+
+@pytest.mark.parametrize("dataset", ["cifar10", "mnist"])
+def test_parameter_counts_are_the_authors(dataset):
+    table = json.loads(shared("golden", "param_counts.json").read_text())[dataset]
+    checked = 0
+    for key, entry in table["variants"].items():
+        kind, *settings = key.split("/")
+        values = dict(s.split("=") for s in settings)
+        if kind == "conv2d":
+            layer = LayerConfig()
+        elif kind in KINDS:
+            at = values["layer"] if values["layer"] == "all" else int(values["layer"])
+            layer = LRLCConfig(at=at, rank=int(values["rank"]), sharing=KINDS[kind])
+        else:
+            continue  # layers that are not part of the project yet
+        shape = tuple(table["image_shape"])
+        state = nnx.state(
+            nnx.eval_shape(lambda: Network(shape, 10, layer, rngs=nnx.Rngs(0))), nnx.Param
+        )
+        assert count_parameters(state) == entry["trainable"], key
+        checked += 1
+    assert checked == 1 + 4 * 8 + sum(k.split("/")[0] in KINDS and k[4] == "_" for k in table["variants"])
+
+
+def test_spatial_bias_has_lrlc_rank_1_without_its_idle_weights():
+    def count(layer):
+        network = nnx.eval_shape(lambda: Network((32, 32, 3), 10, layer, rngs=nnx.Rngs(0)))
+        return count_parameters(nnx.state(network, nnx.Param))
+
+    idle = 28 + 28  # one weight a row and a column of layer 2's output, always softmaxed to 1
+    assert count(LRLCConfig(at=2, rank=1)) - count(SpatialBiasConfig(at=2)) == idle
+
+
+def test_start_values_are_the_authors():
+    expected = json.loads(shared("golden", "init_stats.json").read_text())
+    network = Network((32, 32, 3), 10, LRLCConfig(at=3, rank=4), rngs=nnx.Rngs(0))
+    for name, entry in expected["lrlc_layer3_rank4"].items():
+        value = np.asarray(place(network, name)[...])
+        assert value.size == np.prod(entry["shape"]), name
+        if "uniform_limit" in entry:
+            limit = entry["uniform_limit"]
+            assert np.abs(value).max() <= limit, name
+            assert np.abs(value).max() > 0.97 * limit, name
+            assert value.std() == pytest.approx(entry["uniform_std"], rel=0.05), name
+        else:
+            np.testing.assert_allclose(value, entry["mean"], rtol=1e-6, err_msg=name)
