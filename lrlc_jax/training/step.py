@@ -1,0 +1,150 @@
+"""Pure functions for one seed: its start, an epoch of updates, an evaluation."""
+
+from collections.abc import Callable
+from typing import NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+
+from lrlc_jax.network import Network, apply
+from lrlc_jax.training.schedule import Schedule, learning_rate
+
+Metrics: TypeAlias = dict[str, jax.Array]
+
+# What a key is for. Every key is derived from the seed by its purpose, then by the epoch.
+INIT, SHUFFLE = 0, 1
+
+EVALUATION_BATCH = 512
+
+adam = optax.scale_by_adam()
+
+
+class TrainState(NamedTuple):
+    """What training changes, for one seed (or, with a leading axis, for several)."""
+
+    seed: jax.Array
+    params: nnx.State
+    stats: nnx.State
+    moments: optax.OptState
+
+
+class Examples(NamedTuple):
+    """Images ``(n, rows, cols, channels)`` as uint8 and labels ``(n,)``, on the device."""
+
+    images: jax.Array
+    labels: jax.Array
+
+
+def purpose_key(seed: jax.Array, purpose: int, epoch: jax.Array | int = 0) -> jax.Array:
+    """The random key of a seed for one purpose, in one epoch."""
+    return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), purpose), epoch)
+
+
+def init(build: Callable[[nnx.Rngs], Network], seed: jax.Array) -> TrainState:
+    """The state before the first update."""
+    network = build(nnx.Rngs(purpose_key(seed, INIT)))
+    _, params, stats = nnx.split(network, nnx.Param, nnx.BatchStat)
+    return TrainState(seed, params, stats, adam.init(params))
+
+
+def to_input(images: jax.Array, scaling: tuple[jax.Array, jax.Array]) -> jax.Array:
+    """Pixels as the network's input, in float32."""
+    factor, offset = scaling
+    return images.astype(jnp.float32) * factor + offset
+
+
+def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Softmax cross-entropy of each example, in nats."""
+    return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+
+
+def correct(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Whether the largest logit is the label's, for each example."""
+    return jnp.argmax(logits, axis=-1).astype(labels.dtype) == labels
+
+
+def update(
+    graphdef: nnx.GraphDef[Network],
+    state: TrainState,
+    inputs: jax.Array,
+    labels: jax.Array,
+    rate: jax.Array,
+) -> tuple[TrainState, jax.Array, jax.Array]:
+    """One step of Adam on one batch.
+
+    Returns:
+        The new state, the mean loss of the batch, and the number of examples it got right.
+    """
+
+    def loss(params: nnx.State) -> tuple[jax.Array, tuple[jax.Array, nnx.State]]:
+        logits, stats = apply(graphdef, params, state.stats, inputs, train=True)
+        return jnp.mean(cross_entropy(logits, labels)), (logits, stats)
+
+    (value, (logits, stats)), grads = jax.value_and_grad(loss, has_aux=True)(state.params)
+    direction, moments = adam.update(grads, state.moments)
+    params = jax.tree.map(lambda p, d: p - rate * d, state.params, direction)
+    return state._replace(params=params, stats=stats, moments=moments), value, jnp.sum(
+        correct(logits, labels)
+    )
+
+
+def train_one_epoch(
+    graphdef: nnx.GraphDef[Network],
+    batch_size: int,
+    state: TrainState,
+    examples: Examples,
+    scaling: tuple[jax.Array, jax.Array],
+    schedule: Schedule,
+    epoch: jax.Array,
+) -> tuple[TrainState, Metrics]:
+    """Every example once, in a new order, but for those of the last incomplete batch."""
+    count = examples.labels.shape[0]
+    steps = count // batch_size
+    order = jax.random.permutation(purpose_key(state.seed, SHUFFLE, epoch), count)
+    batches = order[: steps * batch_size].reshape(steps, batch_size)
+
+    def body(
+        state: TrainState, batch: tuple[jax.Array, jax.Array]
+    ) -> tuple[TrainState, tuple[jax.Array, jax.Array]]:
+        step, index = batch
+        inputs = to_input(examples.images[index], scaling)
+        rate = learning_rate(schedule, (epoch * steps + step).astype(jnp.float32))
+        state, loss, right = update(graphdef, state, inputs, examples.labels[index], rate)
+        return state, (loss, right)
+
+    state, (losses, rights) = jax.lax.scan(body, state, (jnp.arange(steps), batches))
+    accuracy = jnp.sum(rights) / (steps * batch_size)
+    # Any step's loss that is not finite makes the mean so.
+    return state, {"loss": jnp.mean(losses), "accuracy": accuracy}
+
+
+def evaluate(
+    graphdef: nnx.GraphDef[Network],
+    state: TrainState,
+    examples: Examples,
+    scaling: tuple[jax.Array, jax.Array],
+) -> Metrics:
+    """Mean loss and accuracy over every example once, with the moving statistics."""
+    count = examples.labels.shape[0]
+    chunks = -(-count // EVALUATION_BATCH)
+    size = -(-count // chunks)
+    # The last chunk is filled up with examples that count nothing.
+    index = jnp.arange(chunks * size).reshape(chunks, size)
+
+    def body(
+        totals: tuple[jax.Array, jax.Array], index: jax.Array
+    ) -> tuple[tuple[jax.Array, jax.Array], None]:
+        counts = index < count
+        index = jnp.minimum(index, count - 1)
+        labels = examples.labels[index]
+        inputs = to_input(examples.images[index], scaling)
+        logits, _ = apply(graphdef, state.params, state.stats, inputs, train=False)
+        loss = jnp.sum(jnp.where(counts, cross_entropy(logits, labels), 0))
+        right = jnp.sum(counts & correct(logits, labels))
+        return (totals[0] + loss, totals[1] + right), None
+
+    zero = (jnp.zeros((), jnp.float32), jnp.zeros((), jnp.int32))
+    (loss, right), _ = jax.lax.scan(body, zero, index)
+    return {"loss": loss / count, "accuracy": right / count}
