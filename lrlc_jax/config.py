@@ -99,9 +99,9 @@ class ProtocolConfig:
     """How a network is trained (section 4 of the paper; ``name`` is only a label)."""
 
     name: str = "quick"
-    epochs: int = 30
+    epochs: int = 40
     warmup_epochs: int = 1
-    batch_size: int = 64
+    batch_size: int = 50
     learning_rate: float = 0.01
     seeds: int = 10
 
@@ -257,3 +257,15 @@ def check(config: Config) -> None:
         _at_least("seeds_at_once", config.seeds_at_once, 1)
     if not config.results_dir:
         raise InputError("results_dir is empty; name the folder for the results.")
+
+
+def study_config(values: Mapping[str, Any]) -> StudyConfig:
+    """A study's settings, checked; its runs are checked when they are expanded.
+
+    Raises:
+        InputError: for an unknown setting or a value of the wrong type.
+    """
+    study = _typed(StudyConfig, values, "study")
+    if study.train_size is not None:
+        _at_least("study.train_size", study.train_size, 1)
+    return study

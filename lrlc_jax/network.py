@@ -176,3 +176,19 @@ def apply(
     model = nnx.merge(graphdef, params, stats, copy=True)
     logits = model(images, train=train)
     return logits, nnx.state(model, nnx.BatchStat)
+
+
+@dataclasses.dataclass(frozen=True)
+class NetworkFactory:
+    """Makes the network of a run. Equal settings make equal factories, and no new program."""
+
+    image_shape: tuple[int, int, int]
+    num_classes: int
+    layer: LayerConfig
+
+    def __hash__(self) -> int:
+        return hash((self.image_shape, self.num_classes, repr(self.layer)))
+
+    def __call__(self, rngs: nnx.Rngs) -> Network:
+        """A new network, started from ``rngs``."""
+        return Network(self.image_shape, self.num_classes, self.layer, rngs=rngs)

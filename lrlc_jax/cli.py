@@ -1,0 +1,115 @@
+"""From a command line to typed settings, and from an error to one sentence and an exit status."""
+
+import contextlib
+import dataclasses
+import os
+import pathlib
+import re
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import hydra
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from lrlc_jax.config import LAYERS
+from lrlc_jax.errors import InputError, RunError, unknown_name
+
+INTERRUPTED = 130
+
+
+@contextlib.contextmanager
+def one_sentence() -> Iterator[None]:
+    """End the process with a sentence on standard error where the input or the work is bad."""
+    try:
+        yield
+    except (InputError, RunError) as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        raise SystemExit(error.status) from None
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here", file=sys.stderr)  # noqa: T201
+        raise SystemExit(INTERRUPTED) from None
+
+
+def run_command(
+    task: Callable[[dict[str, Any], list[str]], int],
+    configs: pathlib.Path,
+    name: str,
+) -> None:
+    """Compose ``name`` from the folder ``configs`` with the command line, and do ``task``.
+
+    The task gets the settings as plain values and the overrides that were given, and returns the
+    exit status. With ``-m`` it is done for every combination, and the worst status counts.
+    """
+    statuses = [0]
+    # Hydra then hands errors over instead of printing them in its own way.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+
+    def job(config: DictConfig) -> None:
+        overrides = list(HydraConfig.get().overrides.task)
+        # SystemExit passes through Hydra as it is.
+        with one_sentence():
+            values = OmegaConf.to_container(config, resolve=True)
+            statuses.append(task(values, overrides))  # type: ignore[arg-type]
+
+    main = hydra.main(version_base="1.3", config_path=str(configs), config_name=name)(job)
+    with one_sentence():
+        try:
+            main()
+        except (HydraException, OmegaConfBaseException) as error:
+            raise explain(error, configs, name) from error
+    raise SystemExit(max(statuses))
+
+
+def explain(error: Exception, configs: pathlib.Path, name: str) -> InputError:
+    """What Hydra found wrong with a command line, in one sentence."""
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        group, _, choice = str(error.missing_cfg_file).rpartition("/")
+        return unknown_name(group or "configuration", choice, error.options or [])
+    if isinstance(error, OverrideParseException):
+        return InputError(
+            f"{error.override!r} cannot be read; a setting is given as name=value, "
+            "a list as name=[1,2]."
+        )
+    text = str(error)
+    match = re.search(r"Could not override '([^']+)'", text)
+    cause = error.__cause__
+    if match and not isinstance(cause, OmegaConfBaseException | None):
+        return InputError(text.splitlines()[0] + ".")
+    if match:
+        setting = match.group(1)
+        owners = [
+            layer
+            for layer, schema in LAYERS.items()
+            if setting in {f"layer.{field.name}" for field in dataclasses.fields(schema)}
+        ]
+        if owners:
+            return InputError(
+                f"{setting} is not a setting of the layer chosen here; add layer="
+                f"{' or layer='.join(owners)}."
+            )
+        return unknown_name("setting", setting, setting_names(configs, name))
+    return InputError(" ".join(text.split()).rstrip(".") + ".")
+
+
+def setting_names(configs: pathlib.Path, name: str) -> list[str]:
+    """Every setting and group that a command line may name."""
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(version_base="1.3", config_dir=str(configs)):
+        config = compose(name)
+    names = []
+
+    def collect(node: dict[str, Any], prefix: str) -> None:
+        for key, value in node.items():
+            names.append(prefix + key)
+            if isinstance(value, dict):
+                collect(value, f"{prefix}{key}.")
+
+    collect(OmegaConf.to_container(config), "")  # type: ignore[arg-type]
+    layers = {f"layer.{f.name}" for schema in LAYERS.values() for f in dataclasses.fields(schema)}
+    return sorted({*names, *layers})

@@ -1,0 +1,119 @@
+"""Tells a person how the work goes: a live bar on a terminal, plain lines elsewhere."""
+
+import sys
+import time
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn
+from rich.progress import Progress as Bars
+
+LINE_EVERY = 20.0  # seconds between plain lines within a run
+
+
+def duration(seconds: float) -> str:
+    """A length of time in words.
+
+    >>> duration(42.3), duration(250), duration(9000)
+    ('42 s', '4 min 10 s', '2 h 30 min')
+    """
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+class Progress:
+    """Progress over the epochs of several runs, on standard error.
+
+    Args:
+        epochs: epochs of all runs that are to be trained.
+        runs: how many runs that is.
+    """
+
+    def __init__(self, epochs: int, runs: int) -> None:
+        self.total, self.runs = epochs, runs
+        self.done, self.run = 0, 0
+        self.label, self.run_epochs = "", 0
+        self.started = self.last_line = time.monotonic()
+        self.console = Console(stderr=True, highlight=False)
+        self.bars = Bars(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=30),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=self.console,
+            disable=not sys.stderr.isatty(),
+        )
+        self.all_task: TaskID = self.bars.add_task("all runs", total=epochs, note="")
+        self.run_task: TaskID = self.bars.add_task("", total=1, note="", visible=False)
+
+    def __enter__(self) -> Self:
+        self.bars.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.bars.stop()
+
+    @property
+    def live(self) -> bool:
+        """Whether there is a terminal to draw bars on."""
+        return not self.bars.disable
+
+    def say(self, text: str) -> None:
+        """A line that stays."""
+        if self.live:
+            self.console.print(text, markup=False, soft_wrap=True)
+        else:
+            print(text, file=sys.stderr, flush=True)  # noqa: T201
+
+    def left(self) -> str:
+        """The time that is left for all runs, at the speed so far."""
+        if not self.done:
+            return "estimating"
+        elapsed = time.monotonic() - self.started
+        return f"about {duration(elapsed / self.done * (self.total - self.done))} left"
+
+    def start_run(self, label: str, epochs: int) -> None:
+        """A run begins."""
+        self.run += 1
+        self.label, self.run_epochs = label, epochs
+        if self.live:
+            self.bars.update(
+                self.run_task,
+                description=f"run {self.run}/{self.runs}: {label}",
+                total=epochs,
+                completed=0,
+                note="compiling",
+                visible=True,
+            )
+        else:
+            self.say(f"run {self.run}/{self.runs}: {label}: {epochs} epochs; {self.left()}")
+            self.last_line = time.monotonic()
+
+    def epoch(self, epoch: int, accuracy: float) -> None:
+        """An epoch is done, with this mean validation accuracy (between 0 and 1)."""
+        self.done += 1
+        latest = f"validation {100 * accuracy:.2f} %"
+        if self.live:
+            self.bars.update(self.run_task, completed=epoch, note=latest)
+            self.bars.update(self.all_task, completed=self.done, note=self.left())
+        elif time.monotonic() - self.last_line >= LINE_EVERY:
+            self.last_line = time.monotonic()
+            self.say(
+                f"run {self.run}/{self.runs}: {self.label}: epoch {epoch}/{self.run_epochs}, "
+                f"{latest}; {self.left()}"
+            )
+
+    def finish_run(self, text: str, epochs_trained: int) -> None:
+        """A run ends, perhaps before its last epoch."""
+        self.done += self.run_epochs - epochs_trained
+        self.say(f"run {self.run}/{self.runs}: {self.label}: {text}")

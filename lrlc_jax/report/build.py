@@ -1,0 +1,53 @@
+"""Writes every table and figure that the records of a results folder allow."""
+
+import dataclasses
+import pathlib
+from collections.abc import Sequence
+
+from lrlc_jax.config import StudyConfig
+from lrlc_jax.errors import InputError
+from lrlc_jax.report.rows import StudyTable, study_tables
+from lrlc_jax.report.tables import all_runs, comma_separated, latex, markdown
+from lrlc_jax.study.records import Record, folder, read_all, write_atomically
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What was written."""
+
+    tables: list[StudyTable]
+    files: list[pathlib.Path]
+
+
+def build(studies: Sequence[StudyConfig], results_dir: str) -> Report:
+    """Tables and figures of each study that the folder has a record of.
+
+    All records are read before the first file is written.
+
+    Raises:
+        InputError: if there is no record, or one that cannot be read.
+        RunError: if a file cannot be written.
+    """
+    records: list[Record] = read_all(results_dir)
+    if not records:
+        raise InputError(
+            f"There are no records in {folder(results_dir)}; `make run-sweep` makes some."
+        )
+    root = pathlib.Path(results_dir).expanduser()
+    tables = [table for study in studies for table in study_tables(study, records)]
+    contents: dict[pathlib.Path, str | bytes] = {
+        root / "tables" / "all-runs.md": all_runs(records)
+    }
+    for table in tables:
+        from lrlc_jax.report.figures import accuracy_against_rank, pdf, png  # noqa: PLC0415
+
+        contents[root / "tables" / f"{table.name}.md"] = markdown(table)
+        contents[root / "tables" / f"{table.name}.csv"] = comma_separated(table)
+        contents[root / "tables" / f"{table.name}.tex"] = latex(table)
+        if any(row.ranked for row in table.rows):
+            figure = accuracy_against_rank(table)
+            contents[root / "figures" / f"{table.name}.png"] = png(figure)
+            contents[root / "figures" / f"{table.name}.pdf"] = pdf(figure)
+    for path, content in contents.items():
+        write_atomically(path, content)
+    return Report(tables, list(contents))

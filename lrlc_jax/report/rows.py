@@ -1,0 +1,223 @@
+"""Records sorted into studies: which run belongs in which cell, and what is missing there."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lrlc_jax.config import LayerConfig, SpecialLayerConfig, StudyConfig
+from lrlc_jax.study.choose import Estimate, best, estimate
+from lrlc_jax.study.plan import expand, label, layer_settings
+from lrlc_jax.study.records import Record
+
+RANKED = "lrlc"
+RANK_1 = "spatial_bias"  # what the ranked layer is at rank 1
+
+PAPER_PROTOCOL = {
+    "epochs": 150,
+    "warmup_epochs": 10,
+    "batch_size": 512,
+    "learning_rate": 0.01,
+    "seeds": 10,
+}
+PROTOCOL_WORDS = {
+    "epochs": "epochs",
+    "warmup_epochs": "warmup epochs",
+    "batch_size": "batch size",
+    "learning_rate": "learning rate",
+    "seeds": "seeds",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """All that the runs of one table have in common: data and protocol, not the layer."""
+
+    dataset: Mapping[str, Any]
+    protocol: Mapping[str, Any]
+    training: int
+
+    @classmethod
+    def of(cls, record: Record) -> "Setting":
+        """The setting of a record."""
+        run = record.run
+        return cls(run["dataset"], run["protocol"], run["training"])
+
+    @property
+    def key(self) -> str:
+        """Equal for equal settings."""
+        return json.dumps(dataclasses.asdict(self), sort_keys=True)
+
+    @property
+    def name(self) -> str:
+        """For file names: readable, and unique by the hash at its end."""
+        protocol = self.protocol
+        digest = hashlib.sha256(self.key.encode()).hexdigest()[:6]
+        size = self.dataset["train_size"]
+        return (
+            f"{self.dataset['name']}-n{size}-{protocol['epochs']}epochs-"
+            f"{protocol['seeds']}seeds-{digest}"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """One run that a study asks for, and its record if there is one."""
+
+    layer: LayerConfig
+    record: Record | None
+
+    @property
+    def rank(self) -> int | None:
+        """The rank; 1 for the spatial bias, none for layers that have no rank."""
+        if self.layer.name == RANK_1:
+            return 1
+        return getattr(self.layer, "rank", None)
+
+    @property
+    def problem(self) -> str:
+        """Why there is no figure here, or nothing."""
+        if self.record is None:
+            return "MISSING"
+        if self.record.failed:
+            count = f"{len(self.record.failed)} of {len(self.record.seeds)} seeds"
+            return f"FAILED ({count}: {', '.join(self.record.failed)})"
+        return ""
+
+    def test(self) -> Estimate | None:
+        """Mean test accuracy, if every seed has one."""
+        return self.record and estimate(self.record.final["test_accuracy"])
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A row of a table: a layer at some positions, over the ranks it was run with."""
+
+    name: str
+    cells: tuple[Cell, ...]
+
+    @property
+    def chosen(self) -> Record | None:
+        """The run with the best rank by validation accuracy, or the only run."""
+        return best(cell.record for cell in self.cells if cell.record)
+
+    @property
+    def ranked(self) -> bool:
+        """Whether a rank is chosen here."""
+        return any(cell.layer.name == RANKED for cell in self.cells)
+
+    @property
+    def note(self) -> str:
+        """What is missing or failed here, in capitals; nothing if all is well."""
+        problems = [
+            f"rank {cell.rank} {cell.problem}" if self.ranked else cell.problem
+            for cell in self.cells
+            if cell.problem
+        ]
+        return "; ".join(problems)
+
+
+@dataclasses.dataclass(frozen=True)
+class StudyTable:
+    """A study's rows for one setting."""
+
+    study: StudyConfig
+    setting: Setting
+    cells: tuple[Cell, ...]
+
+    @property
+    def name(self) -> str:
+        """For file names."""
+        return f"{self.study.name}-{self.setting.name}"
+
+    @property
+    def records(self) -> list[Record]:
+        """The records there are."""
+        return [cell.record for cell in self.cells if cell.record]
+
+    @property
+    def rows(self) -> list[Row]:
+        """In the order of the study. LRLC may choose rank 1, the spatial bias, as well."""
+        groups: dict[str, list[Cell]] = {}
+        for cell in self.cells:
+            groups.setdefault(row_name(cell.layer), []).append(cell)
+        rank_1 = {places(cell.layer): cell for cell in self.cells if cell.layer.name == RANK_1}
+        return [
+            Row(
+                name,
+                (rank_1[places(cells[0].layer)], *cells)
+                if cells[0].layer.name == RANKED and places(cells[0].layer) in rank_1
+                else tuple(cells),
+            )
+            for name, cells in groups.items()
+        ]
+
+    @property
+    def problems(self) -> list[str]:
+        """A phrase for each run that is missing or failed."""
+        return [f"{label(cell.layer)}: {cell.problem}" for cell in self.cells if cell.problem]
+
+
+def places(layer: LayerConfig) -> tuple[int, ...]:
+    """The positions of a special layer."""
+    return layer.positions if isinstance(layer, SpecialLayerConfig) else ()
+
+
+def row_name(layer: LayerConfig) -> str:
+    """What all ranks of a layer share in a table."""
+    return label(layer).rpartition(", rank ")[0] or label(layer)
+
+
+def study_tables(study: StudyConfig, records: Sequence[Record]) -> list[StudyTable]:
+    """A table for each setting of which any record belongs to the study.
+
+    Runs of different data (another fingerprint or number of training images) or of another
+    protocol are different settings, and never meet in one table.
+    """
+    tables = []
+    by_setting: dict[str, list[Record]] = {}
+    for record in records:
+        by_setting.setdefault(Setting.of(record).key, []).append(record)
+    layers = [(layer, layer_settings(layer)) for layer in expand(study, LayerConfig())]
+    for _, group in sorted(by_setting.items()):
+        cells = tuple(
+            Cell(layer, next((r for r in group if r.run["layer"] == settings), None))
+            for layer, settings in layers
+        )
+        if any(cell.record for cell in cells):
+            tables.append(StudyTable(study, Setting.of(group[0]), cells))
+    return tables
+
+
+def caption(table: StudyTable) -> list[str]:
+    """Sentences that say what was run, and in what it differs from the paper's protocol."""
+    record = table.records[0]
+    data, protocol = record.data, table.setting.protocol
+    name = table.setting.dataset["name"]
+    lines = [
+        f"Data: {name}, {data['train']} training, {data['validation']} validation and "
+        f"{data['test']} test images (fingerprint {table.setting.dataset['fingerprint']})."
+    ]
+    if data["train"] != data["train_available"]:
+        lines.append(
+            f"SUBSET: trained on {data['train']} of the {data['train_available']} training images."
+        )
+    lines.append(
+        "Protocol: "
+        + ", ".join(f"{PROTOCOL_WORDS[key]} {protocol[key]}" for key in PROTOCOL_WORDS)
+        + "."
+    )
+    differences = [
+        f"{PROTOCOL_WORDS[key]} {protocol[key]} instead of {value}"
+        for key, value in PAPER_PROTOCOL.items()
+        if protocol[key] != value
+    ]
+    if differences:
+        lines.append(f"NOT THE PAPER'S PROTOCOL: {', '.join(differences)}.")
+    devices = sorted({r.machine["device"] for r in table.records})
+    lines.append(
+        "Accuracy: mean over seeds ± its standard error, at the end of training. The rank of LRLC "
+        f"is chosen by validation accuracy. Trained on: {', '.join(devices)}."
+    )
+    return lines

@@ -1,0 +1,126 @@
+"""From a study to its runs, and from a run to its identity."""
+
+import dataclasses
+import hashlib
+import itertools
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from lrlc_jax.config import (
+    LAYERS,
+    Config,
+    LayerConfig,
+    SpecialLayerConfig,
+    StudyConfig,
+    layer_config,
+)
+from lrlc_jax.errors import InputError, unknown_name
+
+# Part of every identity. Raise it when a change of the code changes the figures that a
+# configuration leads to, so that older records no longer count as done.
+TRAINING_VERSION = 1
+
+ORDINALS = ("first", "second", "third")
+
+
+def expand(study: StudyConfig, base: LayerConfig) -> list[LayerConfig]:
+    """The layers of a study, one for each run.
+
+    Settings of ``base`` that an entry does not give and its layer has too are taken over.
+
+    Raises:
+        InputError: for an unknown layer, setting or value in the study.
+    """
+    layers: list[LayerConfig] = []
+    for entry in study.runs:
+        name = str(entry.get("layer"))
+        if name not in LAYERS:
+            raise unknown_name(f"layer (in study {study.name})", name, LAYERS)
+        known = {field.name for field in dataclasses.fields(LAYERS[name])}
+        taken = {k: v for k, v in dataclasses.asdict(base).items() if k in known}
+        for key in ("name", "at", "rank"):
+            taken.pop(key, None)
+        lists = {k: v if isinstance(v, list) else [v] for k, v in entry.items() if k != "layer"}
+        for values in itertools.product(*lists.values()):
+            layer = layer_config(
+                {**taken, "name": name, **dict(zip(lists, values, strict=True))}
+            )
+            if layer not in layers:
+                layers.append(layer)
+    if not layers:
+        raise InputError(f"Study {study.name} has no runs.")
+    return layers
+
+
+def plan(study: StudyConfig, base: Config) -> list[Config]:
+    """The runs of a study: ``base`` with each of its layers."""
+    return [dataclasses.replace(base, layer=layer) for layer in expand(study, base.layer)]
+
+
+def label(layer: LayerConfig | Mapping[str, Any]) -> str:
+    """What a run is called in progress lines and tables.
+
+    >>> label({"name": "lrlc", "at": 3, "rank": 4})
+    'LRLC (third layer), rank 4'
+    >>> label({"name": "spatial_bias", "at": "all"})
+    'Convolution + spatial bias (all layers)'
+    """
+    if not isinstance(layer, LayerConfig):
+        layer = layer_config(layer)
+    names = {"conv": "Convolution", "spatial_bias": "Convolution + spatial bias", "lrlc": "LRLC"}
+    text = names.get(layer.name, layer.name)
+    if isinstance(layer, SpecialLayerConfig):
+        places = [ORDINALS[p - 1] for p in layer.positions]
+        where = (
+            "all layers"
+            if len(places) == len(ORDINALS)
+            else f"{' and '.join(places)} layer{'s' * (len(places) > 1)}"
+        )
+        text += f" ({where})"
+        defaults = LAYERS[layer.name]()
+        text += "".join(
+            f", {field.name} {getattr(layer, field.name)}"
+            for field in dataclasses.fields(layer)
+            if field.name not in ("name", "at", "rank")
+            and getattr(layer, field.name) != getattr(defaults, field.name)
+        )
+    rank = getattr(layer, "rank", None)
+    return text if rank is None else f"{text}, rank {rank}"
+
+
+def layer_settings(layer: LayerConfig) -> dict[str, Any]:
+    """A layer's settings in one form: positions as a list, however they were given."""
+    settings = dataclasses.asdict(layer)
+    if isinstance(layer, SpecialLayerConfig):
+        settings["at"] = list(layer.positions)
+    return settings
+
+
+def canonical(config: Config, fingerprint: str, train_size: int) -> dict[str, Any]:
+    """Everything that determines a run's figures, and nothing else.
+
+    Where the data lies, how many seeds train at once and who is told of it do not.
+    """
+    protocol = dataclasses.asdict(config.protocol)
+    protocol.pop("name")
+    return {
+        "training": TRAINING_VERSION,
+        "dataset": {
+            "name": config.dataset.name,
+            "fingerprint": fingerprint,
+            "train_size": train_size,
+        },
+        "layer": layer_settings(config.layer),
+        "protocol": protocol,
+    }
+
+
+def identity(run: Mapping[str, Any]) -> str:
+    """The hash of a run's canonical settings.
+
+    >>> identity({"a": 1, "b": 2}) == identity({"b": 2, "a": 1})
+    True
+    """
+    text = json.dumps(run, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

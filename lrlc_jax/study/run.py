@@ -1,0 +1,133 @@
+"""One run: train it, measure it, and say in a record exactly what it was."""
+
+import datetime
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from jax.errors import JaxRuntimeError
+
+from lrlc_jax.config import Config
+from lrlc_jax.data import Dataset
+from lrlc_jax.errors import InputError, RunError
+from lrlc_jax.network import NetworkFactory
+from lrlc_jax.study import provenance
+from lrlc_jax.study.plan import canonical, identity, label
+from lrlc_jax.study.records import Record
+from lrlc_jax.training import DeviceData, EpochMetrics, History, train
+from lrlc_jax.training.compilation import CompileClock
+
+EPOCH_FIGURES = ("train_loss", "train_accuracy", "validation_loss", "validation_accuracy")
+
+
+def settings(config: Config, dataset: Dataset) -> dict[str, Any]:
+    """The canonical settings of a run on this data.
+
+    Raises:
+        InputError: if a batch is larger than the training set.
+    """
+    size, batch = len(dataset.train), config.protocol.batch_size
+    if batch > size:
+        raise InputError(
+            f"protocol.batch_size is {batch}, more than the {size} training images of "
+            f"{dataset.name}; set it to at most {size}."
+        )
+    return canonical(config, dataset.fingerprint, size)
+
+
+def train_run(
+    config: Config,
+    dataset: Dataset,
+    data: DeviceData,
+    clock: CompileClock,
+    on_epoch: Callable[[int, EpochMetrics], None],
+) -> Record:
+    """Train every seed of a run and return its record.
+
+    Raises:
+        InputError: if the images are too small for the network.
+        RunError: if the device gives up, for want of memory for example.
+    """
+    started = datetime.datetime.now(datetime.UTC)
+    start = time.perf_counter()
+    compiled, programs = clock.seconds, clock.programs
+    ends = [start]
+
+    def epoch_ended(epoch: int, metrics: EpochMetrics) -> None:
+        ends.append(time.perf_counter())
+        on_epoch(epoch, metrics)
+
+    try:
+        history = train(
+            NetworkFactory(dataset.image_shape, dataset.num_classes, config.layer),
+            data,
+            config.protocol,
+            seeds=range(config.protocol.seeds),
+            seeds_at_once=config.seeds_at_once,
+            on_epoch=epoch_ended,
+        )
+    except ValueError as error:
+        raise InputError(f"{label(config.layer)} on {dataset.name}: {error}.") from error
+    except (JaxRuntimeError, MemoryError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise RunError(f"{label(config.layer)} could not be trained: {reason}.") from error
+    run = settings(config, dataset)
+    return Record(
+        identity=identity(run),
+        run=run,
+        config={
+            "protocol": config.protocol.name,
+            "source": config.dataset.source,
+            "seeds_at_once": config.seeds_at_once,
+        },
+        data={
+            "classes": dataset.num_classes,
+            "image_shape": list(dataset.image_shape),
+            "train": len(dataset.train),
+            "train_available": dataset.full_train_size,
+            "validation": len(dataset.validation),
+            "test": len(dataset.test),
+        },
+        code=provenance.code(),
+        versions=provenance.versions(),
+        machine=provenance.machine(),
+        time={
+            "started": started.isoformat(timespec="seconds"),
+            "wall_seconds": round(time.perf_counter() - start, 3),
+            "compile_seconds": round(clock.seconds - compiled, 3),
+            "programs_compiled": clock.programs - programs,
+            "median_epoch_seconds": round(float(np.median(np.diff(ends))), 4),
+        },
+        **figures(history),
+    )
+
+
+def figures(history: History) -> dict[str, Any]:
+    """A history as the numbers of a record: lists, with null for what is not finite."""
+    failed = {seed: epoch for seed, epoch in sorted(history.failed.items())}
+    lost = np.array([seed in failed for seed in history.seeds])
+    last = history.epochs[-1]
+
+    def numbers(values: Any, gone: Any = False) -> list[float | None]:
+        kept = np.isfinite(values) & ~np.asarray(gone)
+        pairs = zip(np.asarray(values).tolist(), np.broadcast_to(kept, values.shape), strict=True)
+        return [float(f"{value:.7g}") if keep else None for value, keep in pairs]
+
+    def per_epoch(name: str) -> list[list[float | None]]:
+        # An accuracy that goes with a loss that is not finite means nothing.
+        return [
+            numbers(getattr(metrics, name), ~metrics.finite) for metrics in history.epochs
+        ]
+
+    return {
+        "seeds": list(history.seeds),
+        "failed": {str(seed): epoch for seed, epoch in failed.items()},
+        "parameters": history.parameters,
+        "epochs": {name: per_epoch(name) for name in EPOCH_FIGURES},
+        "final": {
+            **{name: numbers(getattr(last, name), lost) for name in EPOCH_FIGURES},
+            "test_loss": numbers(history.test_loss, lost),
+            "test_accuracy": numbers(history.test_accuracy, lost),
+        },
+    }

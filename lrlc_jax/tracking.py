@@ -1,0 +1,140 @@
+"""Weights & Biases, as a mirror of what is on disk: whatever fails here, no run is lost."""
+
+import dataclasses
+import functools
+import pathlib
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Concatenate, ParamSpec
+
+from lrlc_jax.config import Config
+from lrlc_jax.study.plan import label, layer_settings
+from lrlc_jax.study.records import Record
+
+P = ParamSpec("P")
+CONNECT_SECONDS = 20
+
+
+class Tracker:
+    """Is told what happens. This one does nothing with it."""
+
+    def start_run(self, config: Config, identity: str) -> None:
+        """A run begins."""
+
+    def epoch(self, epoch: int, metrics: Mapping[str, Any]) -> None:
+        """An epoch is done; each figure is an array over the seeds."""
+
+    def finish_run(self, record: Record, path: pathlib.Path) -> None:
+        """A run's record is on disk."""
+
+    def finish_study(self, title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """A study's table is on disk."""
+
+
+def guarded(
+    method: Callable[Concatenate["WandbTracker", P], None],
+) -> Callable[Concatenate["WandbTracker", P], None]:
+    """After the first error say so once, and let the work go on without tracking."""
+
+    @functools.wraps(method)
+    def call(self: "WandbTracker", *args: P.args, **kwargs: P.kwargs) -> None:
+        if self.broken:
+            return
+        try:
+            method(self, *args, **kwargs)
+        except Exception as error:
+            self.broken = True
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            warn(f"W&B failed ({reason}); going on without it, everything is kept on disk.")
+
+    return call
+
+
+def warn(text: str) -> None:
+    """A line on standard error."""
+    print(text, file=sys.stderr, flush=True)  # noqa: T201
+
+
+class WandbTracker(Tracker):
+    """One W&B run for each run, grouped by study, and one with each study's table."""
+
+    def __init__(self, config: Config, group: str) -> None:
+        self.settings = config.tracker
+        self.folder = config.results_dir
+        self.group = group
+        self.mode = config.tracker.mode
+        self.broken = False
+        self.run: Any = None
+
+    def _init(self, **arguments: Any) -> Any:
+        import wandb  # noqa: PLC0415 (slow to import, off by default)
+
+        if self.mode == "online" and not wandb.login(prompt=False, verify=False):
+            self._go_offline("no account is configured; `wandb login` does that")
+        common = {
+            "project": self.settings.project,
+            "entity": self.settings.entity,
+            "group": self.group,
+            "dir": self.folder,
+            "settings": wandb.Settings(silent=True, init_timeout=CONNECT_SECONDS),
+        }
+        if self.mode == "online":
+            try:
+                return wandb.init(mode="online", **common, **arguments)
+            except wandb.errors.CommError as error:
+                self._go_offline(str(error).splitlines()[0])
+        return wandb.init(mode="offline", **common, **arguments)
+
+    def _go_offline(self, reason: str) -> None:
+        self.mode = "offline"
+        warn(
+            f"W&B cannot be reached ({reason}); going on offline: `wandb sync` uploads "
+            f"{self.folder}/wandb later."
+        )
+
+    @guarded
+    def start_run(self, config: Config, identity: str) -> None:
+        settings = {
+            "dataset": dataclasses.asdict(config.dataset),
+            "layer": layer_settings(config.layer),
+            "protocol": dataclasses.asdict(config.protocol),
+            "identity": identity,
+        }
+        self.run = self._init(
+            id=identity, name=label(config.layer), job_type="run", config=settings, resume="allow"
+        )
+
+    @guarded
+    def epoch(self, epoch: int, metrics: Mapping[str, Any]) -> None:
+        figures: dict[str, float] = {"epoch": epoch}
+        for name, values in metrics.items():
+            figures[f"{name}/mean"] = float(values.mean())
+            figures |= {f"{name}/seed{i}": float(v) for i, v in enumerate(values)}
+        self.run.log(figures, step=epoch)
+
+    @guarded
+    def finish_run(self, record: Record, path: pathlib.Path) -> None:
+        import wandb  # noqa: PLC0415
+
+        for name, values in record.final.items():
+            known = [value for value in values if value is not None]
+            if len(known) == len(values):
+                self.run.summary[f"final/{name}"] = sum(known) / len(known)
+        self.run.summary["failed_seeds"] = len(record.failed)
+        artifact = wandb.Artifact(f"record-{record.identity}", type="record")
+        artifact.add_file(str(path))
+        self.run.log_artifact(artifact)
+        self.run.finish()
+
+    @guarded
+    def finish_study(self, title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        import wandb  # noqa: PLC0415
+
+        run = self._init(name=f"{self.group}: table", job_type="table")
+        run.log({title: wandb.Table(columns=list(header), data=[list(row) for row in rows])})
+        run.finish()
+
+
+def make_tracker(config: Config, group: str = "train") -> Tracker:
+    """The tracker that the configuration names."""
+    return WandbTracker(config, group) if config.tracker.name == "wandb" else Tracker()

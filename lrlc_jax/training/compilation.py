@@ -1,0 +1,37 @@
+"""Keeps compiled programs on disk between processes, and counts what compiling costs."""
+
+import os
+import pathlib
+from typing import Any
+
+import jax
+
+COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
+EVENT_PREFIX = "/jax/core/compile/"
+
+
+class CompileClock:
+    """Programs compiled (or fetched from disk) in this process, and the seconds it took.
+
+    Tracing and lowering count too.
+    """
+
+    def __init__(self) -> None:
+        self.programs = 0
+        self.seconds = 0.0
+        jax.monitoring.register_event_duration_secs_listener(self._listen)
+
+    def _listen(self, event: str, duration: float, **_: Any) -> None:
+        if event.startswith(EVENT_PREFIX):
+            self.seconds += duration
+        if event == COMPILE_EVENT:
+            self.programs += 1
+
+
+def enable_cache() -> None:
+    """Keep compiled programs in the user's cache folder, unless JAX is told of another one."""
+    if jax.config.jax_compilation_cache_dir is not None:
+        return
+    root = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+    jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(root) / "lrlc_jax" / "jax"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)

@@ -1,0 +1,49 @@
+"""Train every run of a study that has no record, then write its tables (``--help``)."""
+
+import pathlib
+import sys
+from typing import Any
+
+from lrlc_jax.cli import run_command
+from lrlc_jax.config import parse, study_config
+from lrlc_jax.errors import InputError
+from lrlc_jax.report.build import build
+from lrlc_jax.report.tables import HEADER, cells, markdown
+from lrlc_jax.study.execute import execute
+from lrlc_jax.study.menu import studies
+from lrlc_jax.study.plan import plan
+from lrlc_jax.tracking import make_tracker
+
+CONFIGS = pathlib.Path(__file__).resolve().parents[1] / "configs"
+SET_BY_STUDY = ("layer", "layer.name", "layer.at", "layer.rank")
+
+
+def sweep(values: dict[str, Any], overrides: list[str]) -> int:
+    """Do a study: its runs, then its tables and figures."""
+    for override in overrides:
+        setting = override.partition("=")[0].lstrip("+~")
+        if setting in SET_BY_STUDY:
+            raise InputError(
+                f"{setting} is set by the study; `python scripts/train.py {override}` does one run."
+            )
+    values = dict(values)
+    study = study_config(values.pop("study"))
+    config = parse(values)
+    configs = plan(study, config)
+    tracker = make_tracker(config, group=study.name)
+    outcome = execute(configs, tracker, at_most_train=study.train_size)
+    identities = {record.identity for record in outcome.records}
+    report = build(studies(CONFIGS), config.results_dir)
+    for table in report.tables:
+        if table.study.name == study.name and identities & {r.identity for r in table.records}:
+            print(markdown(table))
+            tracker.finish_study(table.name, HEADER, cells(table))
+    print("\n".join(str(path) for path in report.files))
+    print(f"{outcome.trained} runs trained now, {len(configs) - outcome.trained} were on record.")
+    for failure in outcome.failures:
+        print(f"FAILED: {failure}", file=sys.stderr)
+    return 1 if outcome.failures else 0
+
+
+if __name__ == "__main__":
+    run_command(sweep, CONFIGS, "sweep")

@@ -1,0 +1,30 @@
+"""Train one network with its layer on a data set, and write its record (``--help``)."""
+
+import pathlib
+from typing import Any
+
+from lrlc_jax.cli import run_command
+from lrlc_jax.config import parse
+from lrlc_jax.study.choose import describe
+from lrlc_jax.study.execute import execute
+from lrlc_jax.study.plan import label
+from lrlc_jax.study.records import folder
+
+CONFIGS = pathlib.Path(__file__).resolve().parents[1] / "configs"
+
+
+def train(values: dict[str, Any], overrides: list[str]) -> int:
+    """Do one run, unless it is done; print its result."""
+    del overrides
+    config = parse(values)
+    outcome = execute([config])
+    for record in outcome.records:
+        known = "" if outcome.trained else " (already on record)"
+        print(f"{label(record.run['layer'])} on {record.run['dataset']['name']}{known}:")
+        print(f"  {describe(record)}")
+        print(f"  {folder(config.results_dir) / record.file_name}")
+    return 1 if outcome.failures else 0
+
+
+if __name__ == "__main__":
+    run_command(train, CONFIGS, "config")
