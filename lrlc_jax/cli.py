@@ -29,10 +29,10 @@ def one_sentence() -> Iterator[None]:
     try:
         yield
     except (InputError, RunError) as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        print(f"error: {error}", file=sys.stderr)
         raise SystemExit(error.status) from None
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on from here", file=sys.stderr)  # noqa: T201
+        print("interrupted; the same command goes on from here", file=sys.stderr)
         raise SystemExit(INTERRUPTED) from None
 
 

@@ -131,7 +131,8 @@ class Config:
 @dataclass
 class StudyConfig:
     """A list of runs that belong in one table. Each entry of ``runs`` names a layer; a list of
-    values stands for one run each."""
+    values stands for one run each.
+    """
 
     name: str = "quick"
     title: str = ""

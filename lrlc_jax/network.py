@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,8 @@ from lrlc_jax.layers.conv import he_uniform
 from lrlc_jax.layers.lrlc import he_uniform_bases
 from lrlc_jax.layers.product import Padding, as_pair
 
-Pooling = Literal["average", "flatten"]
+Pooling: TypeAlias = Literal["average", "flatten"]
+State: TypeAlias = nnx.State[Any, Any]
 
 glorot_uniform = nnx.initializers.glorot_uniform()
 
@@ -149,24 +150,29 @@ class Network(nnx.Module):
                 x = self.norms[position](x, use_running_average=not train)
             x = jax.nn.relu(x)
         x = jnp.mean(x, axis=(1, 2)) if self.pooling == "average" else x.reshape(x.shape[0], -1)
-        # nnx.Linear adds a vector to a matrix; the strict setting for rank promotion forbids that.
-        dense = self.classifier
-        return jnp.matmul(x, dense.kernel[...]) + jnp.expand_dims(dense.bias[...], 0)
+        return self.classifier(x)
 
 
-def count_parameters(state: nnx.State) -> int:
+def count_parameters(state: State) -> int:
     """Trainable numbers in the parameters of one network."""
     return sum(leaf.size for leaf in jax.tree.leaves(state))
 
 
+def split(network: Network) -> tuple[nnx.GraphDef[Network], State, State]:
+    """A network's structure, its parameters, and its moving statistics."""
+    graphdef, *states = nnx.split(network, nnx.Param, nnx.BatchStat)
+    params, stats = states
+    return graphdef, params, stats
+
+
 def apply(
     graphdef: nnx.GraphDef[Network],
-    params: nnx.State,
-    stats: nnx.State,
+    params: State,
+    stats: State,
     images: jax.Array,
     *,
     train: bool,
-) -> tuple[jax.Array, nnx.State]:
+) -> tuple[jax.Array, State]:
     """The network as a pure function of its split state.
 
     Returns:

@@ -73,7 +73,7 @@ class Progress:
         if self.live:
             self.console.print(text, markup=False, soft_wrap=True)
         else:
-            print(text, file=sys.stderr, flush=True)  # noqa: T201
+            print(text, file=sys.stderr, flush=True)
 
     def left(self) -> str:
         """The time that is left for all runs, at the speed so far."""

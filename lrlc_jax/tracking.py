@@ -27,7 +27,9 @@ class Tracker:
     def finish_run(self, record: Record, path: pathlib.Path) -> None:
         """A run's record is on disk."""
 
-    def finish_study(self, title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    def finish_study(
+        self, title: str, header: Sequence[str], rows: Sequence[Sequence[str]]
+    ) -> None:
         """A study's table is on disk."""
 
 
@@ -37,7 +39,7 @@ def guarded(
     """After the first error say so once, and let the work go on without tracking."""
 
     @functools.wraps(method)
-    def call(self: "WandbTracker", *args: P.args, **kwargs: P.kwargs) -> None:
+    def call(self: "WandbTracker", /, *args: P.args, **kwargs: P.kwargs) -> None:
         if self.broken:
             return
         try:
@@ -52,7 +54,7 @@ def guarded(
 
 def warn(text: str) -> None:
     """A line on standard error."""
-    print(text, file=sys.stderr, flush=True)  # noqa: T201
+    print(text, file=sys.stderr, flush=True)
 
 
 class WandbTracker(Tracker):
@@ -71,7 +73,7 @@ class WandbTracker(Tracker):
 
         if self.mode == "online" and not wandb.login(prompt=False, verify=False):
             self._go_offline("no account is configured; `wandb login` does that")
-        common = {
+        common: dict[str, Any] = {
             "project": self.settings.project,
             "entity": self.settings.entity,
             "group": self.group,
@@ -94,6 +96,7 @@ class WandbTracker(Tracker):
 
     @guarded
     def start_run(self, config: Config, identity: str) -> None:
+        """Start a W&B run under the identity, so that a rerun resumes it."""
         settings = {
             "dataset": dataclasses.asdict(config.dataset),
             "layer": layer_settings(config.layer),
@@ -106,6 +109,7 @@ class WandbTracker(Tracker):
 
     @guarded
     def epoch(self, epoch: int, metrics: Mapping[str, Any]) -> None:
+        """Log the mean and each seed of every figure."""
         figures: dict[str, float] = {"epoch": epoch}
         for name, values in metrics.items():
             figures[f"{name}/mean"] = float(values.mean())
@@ -114,6 +118,7 @@ class WandbTracker(Tracker):
 
     @guarded
     def finish_run(self, record: Record, path: pathlib.Path) -> None:
+        """Log the final means, and the record as an artifact."""
         import wandb  # noqa: PLC0415
 
         for name, values in record.final.items():
@@ -127,7 +132,10 @@ class WandbTracker(Tracker):
         self.run.finish()
 
     @guarded
-    def finish_study(self, title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    def finish_study(
+        self, title: str, header: Sequence[str], rows: Sequence[Sequence[str]]
+    ) -> None:
+        """Log the study's table as a W&B table."""
         import wandb  # noqa: PLC0415
 
         run = self._init(name=f"{self.group}: table", job_type="table")

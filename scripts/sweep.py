@@ -33,7 +33,8 @@ def sweep(values: dict[str, Any], overrides: list[str]) -> int:
     tracker = make_tracker(config, group=study.name)
     outcome = execute(configs, tracker, at_most_train=study.train_size)
     identities = {record.identity for record in outcome.records}
-    report = build(studies(CONFIGS), config.results_dir)
+    others = [other for other in studies(CONFIGS) if other.name != study.name]
+    report = build([study, *others], config.results_dir)
     for table in report.tables:
         if table.study.name == study.name and identities & {r.identity for r in table.records}:
             print(markdown(table))

@@ -59,7 +59,9 @@ def test_network_agrees_with_the_authors(variant):
     )
     for name in meta["weight_order"]:
         variable = place(network, name)
-        variable[...] = jnp.asarray(golden.ours(name.split(".")[1], arrays[f"w/{name}"], variable.shape))
+        variable[...] = jnp.asarray(
+            golden.ours(name.split(".")[1], arrays[f"w/{name}"], variable.shape)
+        )
     graphdef, params, stats = nnx.split(network, nnx.Param, nnx.BatchStat)
     assert count_parameters(params) == meta["trainable_parameters"]
     images, labels = jnp.asarray(arrays["images"]), jnp.asarray(arrays["labels"], jnp.int32)
@@ -95,6 +97,11 @@ KINDS = {
 }
 
 
+def trainable(shape, layer):
+    network = nnx.eval_shape(lambda: Network(shape, 10, layer, rngs=nnx.Rngs(0)))
+    return count_parameters(nnx.state(network, nnx.Param))
+
+
 @pytest.mark.parametrize("dataset", ["cifar10", "mnist"])
 def test_parameter_counts_are_the_authors(dataset):
     table = json.loads(shared("golden", "param_counts.json").read_text())[dataset]
@@ -110,21 +117,18 @@ def test_parameter_counts_are_the_authors(dataset):
         else:
             continue  # layers that are not part of the project yet
         shape = tuple(table["image_shape"])
-        state = nnx.state(
-            nnx.eval_shape(lambda: Network(shape, 10, layer, rngs=nnx.Rngs(0))), nnx.Param
-        )
-        assert count_parameters(state) == entry["trainable"], key
+        assert trainable(shape, layer) == entry["trainable"], key
         checked += 1
-    assert checked == 1 + 4 * 8 + sum(k.split("/")[0] in KINDS and k[4] == "_" for k in table["variants"])
+    assert checked == 1 + 4 * 8 + sum(
+        k.split("/")[0] in KINDS and k[4] == "_" for k in table["variants"]
+    )
 
 
 def test_spatial_bias_has_lrlc_rank_1_without_its_idle_weights():
-    def count(layer):
-        network = nnx.eval_shape(lambda: Network((32, 32, 3), 10, layer, rngs=nnx.Rngs(0)))
-        return count_parameters(nnx.state(network, nnx.Param))
-
     idle = 28 + 28  # one weight a row and a column of layer 2's output, always softmaxed to 1
-    assert count(LRLCConfig(at=2, rank=1)) - count(SpatialBiasConfig(at=2)) == idle
+    shape = (32, 32, 3)
+    ranked, biased = LRLCConfig(at=2, rank=1), SpatialBiasConfig(at=2)
+    assert trainable(shape, ranked) - trainable(shape, biased) == idle
 
 
 def test_start_values_are_the_authors():

@@ -5,7 +5,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from flax.nnx.nn.initializers import Initializer
+from jax.nn.initializers import Initializer
 
 Sharing = Literal["row_column", "row", "column", "full"]
 Normalization = Literal["softmax", "norm", "none"]

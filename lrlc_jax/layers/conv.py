@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from flax.nnx.nn.dtypes import promote_dtype
-from flax.nnx.nn.initializers import Initializer
+from jax.nn.initializers import Initializer
 
 from lrlc_jax.layers.combining import SHARINGS, PositionTable, Sharing, check_choice
 from lrlc_jax.layers.product import Padding, Precision, as_pair, local_product, output_size
@@ -90,9 +90,7 @@ class Conv(nnx.Module):
         self.precision = precision
         shape = (*self.kernel_size, in_features, out_features)
         self.kernel = nnx.Param(kernel_init(rngs.params(), shape, param_dtype))
-        self.bias = (
-            nnx.Param(jnp.zeros((out_features,), param_dtype)) if use_bias else None
-        )
+        self.bias = nnx.Param(jnp.zeros((out_features,), param_dtype)) if use_bias else None
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Images ``(batch, rows, cols, in)`` to ``(batch, rows_out, cols_out, out)``."""

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from flax.nnx.nn.dtypes import promote_dtype
-from flax.nnx.nn.initializers import Initializer
+from jax.nn.initializers import Initializer
 
 from lrlc_jax.layers.combining import (
     NORMALIZATIONS,
@@ -127,9 +127,7 @@ class LRLC(nnx.Module):
             if use_spatial_bias
             else None
         )
-        self.bias = (
-            nnx.Param(jnp.zeros((out_features,), param_dtype)) if use_bias else None
-        )
+        self.bias = nnx.Param(jnp.zeros((out_features,), param_dtype)) if use_bias else None
 
     def combining_weights(self) -> jax.Array:
         """Normalised combining weights ``(rows or 1, cols or 1, K)``; 1 where they do not vary."""

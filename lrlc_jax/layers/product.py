@@ -99,9 +99,7 @@ def output_size(
             f"{spans[0]}x{spans[1]} (kernel_size {kernel_size}, dilation {dilation}, padding "
             f"{padding!r}); use a larger input, a smaller kernel or padding='SAME'"
         )
-    rows, cols = (
-        (n - span) // s + 1 for n, span, s in zip(padded, spans, strides, strict=True)
-    )
+    rows, cols = ((n - span) // s + 1 for n, span, s in zip(padded, spans, strides, strict=True))
     return rows, cols
 
 

@@ -35,9 +35,7 @@ def build(studies: Sequence[StudyConfig], results_dir: str) -> Report:
         )
     root = pathlib.Path(results_dir).expanduser()
     tables = [table for study in studies for table in study_tables(study, records)]
-    contents: dict[pathlib.Path, str | bytes] = {
-        root / "tables" / "all-runs.md": all_runs(records)
-    }
+    contents: dict[pathlib.Path, str | bytes] = {root / "tables" / "all-runs.md": all_runs(records)}
     for table in tables:
         from lrlc_jax.report.figures import accuracy_against_rank, pdf, png  # noqa: PLC0415
 

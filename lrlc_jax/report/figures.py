@@ -1,8 +1,10 @@
 """Accuracy against rank, in the form of the paper's Figure 3."""
 
 import io
+from typing import Any
 
 import matplotlib as mpl
+from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
@@ -10,12 +12,12 @@ from matplotlib.ticker import NullLocator
 from lrlc_jax.report.rows import Row, StudyTable
 from lrlc_jax.study.choose import estimate
 
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 9.0,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "axes.prop_cycle": mpl.cycler(color=["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9"]),
+    "axes.prop_cycle": cycler(color=["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9"]),
 }
 MARKERS = "osD^v"
 
@@ -37,7 +39,7 @@ def accuracy_against_rank(table: StudyTable) -> Figure:
         axes.set_xscale("log", base=2)
         axes.set_xticks(ranks, [str(rank) for rank in ranks])
         axes.xaxis.set_minor_locator(NullLocator())
-        axes.set_xlabel("rank (1: convolution + spatial bias)")
+        axes.set_xlabel("rank (1: convolution + spatial bias); filled: chosen on validation data")
         axes.set_ylabel("test accuracy, %")
         data, protocol = table.records[0].data, table.setting.protocol
         subset = f" (subset of {data['train_available']:,})"
@@ -74,7 +76,12 @@ def _draw_row(axes: Axes, row: Row, marker: str, shift: float) -> None:
     )
     chosen = [i for i, (cell, _) in enumerate(points) if cell.record is row.chosen]
     axes.plot(
-        [xs[i] for i in chosen], [ys[i] for i in chosen], marker, ms=6, c=line.lines[0].get_color()
+        [xs[i] for i in chosen],
+        [ys[i] for i in chosen],
+        marker,
+        ms=6,
+        zorder=4,
+        c=line.lines[0].get_color(),
     )
 
 

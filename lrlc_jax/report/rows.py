@@ -6,7 +6,13 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lrlc_jax.config import LayerConfig, SpecialLayerConfig, StudyConfig
+from lrlc_jax.config import (
+    LAYERS,
+    LayerConfig,
+    SpecialLayerConfig,
+    StudyConfig,
+    layer_config,
+)
 from lrlc_jax.study.choose import Estimate, best, estimate
 from lrlc_jax.study.plan import expand, label, layer_settings
 from lrlc_jax.study.records import Record
@@ -49,17 +55,6 @@ class Setting:
         """Equal for equal settings."""
         return json.dumps(dataclasses.asdict(self), sort_keys=True)
 
-    @property
-    def name(self) -> str:
-        """For file names: readable, and unique by the hash at its end."""
-        protocol = self.protocol
-        digest = hashlib.sha256(self.key.encode()).hexdigest()[:6]
-        size = self.dataset["train_size"]
-        return (
-            f"{self.dataset['name']}-n{size}-{protocol['epochs']}epochs-"
-            f"{protocol['seeds']}seeds-{digest}"
-        )
-
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
@@ -87,7 +82,7 @@ class Cell:
 
     def test(self) -> Estimate | None:
         """Mean test accuracy, if every seed has one."""
-        return self.record and estimate(self.record.final["test_accuracy"])
+        return estimate(self.record.final["test_accuracy"]) if self.record else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,16 +115,27 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class StudyTable:
-    """A study's rows for one setting."""
+    """A study's runs for one setting, and one choice of the layers' options.
+
+    Attributes:
+        options: settings of the ranked layer other than its positions and rank.
+    """
 
     study: StudyConfig
     setting: Setting
+    options: Mapping[str, Any]
     cells: tuple[Cell, ...]
 
     @property
     def name(self) -> str:
-        """For file names."""
-        return f"{self.study.name}-{self.setting.name}"
+        """For file names: readable, and unique by the hash at its end."""
+        dataset, protocol = self.setting.dataset, self.setting.protocol
+        text = self.setting.key + json.dumps(self.options, sort_keys=True)
+        return (
+            f"{self.study.name}-{dataset['name']}-n{dataset['train_size']}-"
+            f"{protocol['epochs']}epochs-{protocol['seeds']}seeds-"
+            f"{hashlib.sha256(text.encode()).hexdigest()[:6]}"
+        )
 
     @property
     def records(self) -> list[Record]:
@@ -173,21 +179,50 @@ def study_tables(study: StudyConfig, records: Sequence[Record]) -> list[StudyTab
     """A table for each setting of which any record belongs to the study.
 
     Runs of different data (another fingerprint or number of training images) or of another
-    protocol are different settings, and never meet in one table.
+    protocol are different settings, and never meet in one table. Nor do runs with other options
+    of the layer (its normalisation, for example); runs that have no such options serve them all.
     """
-    tables = []
     by_setting: dict[str, list[Record]] = {}
     for record in records:
         by_setting.setdefault(Setting.of(record).key, []).append(record)
-    layers = [(layer, layer_settings(layer)) for layer in expand(study, LayerConfig())]
+    tables = []
     for _, group in sorted(by_setting.items()):
-        cells = tuple(
-            Cell(layer, next((r for r in group if r.run["layer"] == settings), None))
-            for layer, settings in layers
-        )
-        if any(cell.record for cell in cells):
-            tables.append(StudyTable(study, Setting.of(group[0]), cells))
+        found = [table_of(study, group, options) for options in all_options(group)]
+        tables += [
+            table
+            for table in found
+            if table.records and not any(_ids(table) < _ids(other) for other in found)
+        ]
     return tables
+
+
+def all_options(records: Sequence[Record]) -> list[dict[str, Any]]:
+    """The options of the ranked layer that the records' layers have, each completed by defaults."""
+    found: dict[str, dict[str, Any]] = {}
+    for record in records:
+        layer = dict(record.run["layer"])
+        known = dataclasses.asdict(LAYERS[RANKED]())
+        options = known | {k: v for k, v in layer.items() if k in known}
+        for key in ("name", "at", "rank"):
+            options.pop(key)
+        found[json.dumps(options, sort_keys=True)] = options
+    return [options for _, options in sorted(found.items())]
+
+
+def table_of(
+    study: StudyConfig, records: Sequence[Record], options: Mapping[str, Any]
+) -> StudyTable:
+    """The study's cells, filled from records of one setting."""
+    layers = expand(study, layer_config({"name": RANKED, **options}))
+    cells = tuple(
+        Cell(layer, next((r for r in records if r.run["layer"] == layer_settings(layer)), None))
+        for layer in layers
+    )
+    return StudyTable(study, Setting.of(records[0]), options, cells)
+
+
+def _ids(table: StudyTable) -> set[str]:
+    return {record.identity for record in table.records}
 
 
 def caption(table: StudyTable) -> list[str]:

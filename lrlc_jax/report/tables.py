@@ -5,7 +5,7 @@ import io
 from collections.abc import Sequence
 
 from lrlc_jax.report.rows import StudyTable, caption
-from lrlc_jax.study.choose import estimate
+from lrlc_jax.study.choose import Estimate, estimate
 from lrlc_jax.study.plan import label
 from lrlc_jax.study.records import Record
 
@@ -15,7 +15,7 @@ NOTHING = "-"
 
 def cells(table: StudyTable) -> list[tuple[str, ...]]:
     """The text of each row. A row with a missing or failed run says so in its note."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for row in table.rows:
         record = row.chosen
         if record is None:
@@ -23,7 +23,8 @@ def cells(table: StudyTable) -> list[tuple[str, ...]]:
             continue
         validation = estimate(record.final["validation_accuracy"])
         test = estimate(record.final["test_accuracy"])
-        assert validation is not None and test is not None  # a record that can be chosen has both
+        assert validation is not None  # a record that can be chosen has both
+        assert test is not None
         rank = str(record.run["layer"].get("rank", 1)) if row.ranked else NOTHING
         rows.append(
             (
@@ -43,7 +44,10 @@ def markdown(table: StudyTable) -> str:
     lines = [f"# {table.study.title or table.study.name}: {table.setting.dataset['name']}", ""]
     lines += [f"{sentence}  " for sentence in caption(table)]
     if table.problems:
-        lines += ["", f"**{len(table.problems)} OF {len(table.cells)} RUNS ARE MISSING OR FAILED.**"]
+        lines += [
+            "",
+            f"**{len(table.problems)} OF {len(table.cells)} RUNS ARE MISSING OR FAILED.**",
+        ]
     lines += ["", *markdown_rows(HEADER, cells(table))]
     return "\n".join(lines) + "\n"
 
@@ -80,28 +84,26 @@ def comma_separated(table: StudyTable) -> str:
             "identity",
         ]
     )
+    line: list[object]
     for row in table.rows:
         for cell in row.cells:
             record = cell.record
+            status = cell.problem or "ok"
             if record is None:
-                line = [row.name, cell.rank, False, *[""] * 7, cell.problem, "", ""]
+                line = [row.name, cell.rank, False, *[None] * 7, status, None, None]
             else:
                 validation = estimate(record.final["validation_accuracy"])
                 test = estimate(record.final["test_accuracy"])
-                line = [
-                    row.name,
-                    cell.rank,
-                    record is row.chosen,
-                    record.parameters,
-                    *(v for e in (validation, test) for v in (e and e.mean, e and e.standard_error)),
-                    len(record.seeds),
-                    len(record.failed),
-                    cell.problem or "ok",
-                    record.data["train"],
-                    record.identity,
-                ]
+                line = [row.name, cell.rank, record is row.chosen, record.parameters]
+                line += [*_numbers(validation), *_numbers(test)]
+                line += [len(record.seeds), len(record.failed), status]
+                line += [record.data["train"], record.identity]
             writer.writerow(["" if value is None else value for value in line])
     return out.getvalue()
+
+
+def _numbers(value: Estimate | None) -> tuple[float | None, float | None]:
+    return (value.mean, value.standard_error) if value else (None, None)
 
 
 def latex(table: StudyTable) -> str:

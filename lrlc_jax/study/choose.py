@@ -68,5 +68,6 @@ def describe(record: Record) -> str:
         return f"FAILED: the loss was not finite ({seeds})"
     validation = estimate(record.final["validation_accuracy"])
     test = estimate(record.final["test_accuracy"])
-    assert validation is not None and test is not None
+    assert validation is not None
+    assert test is not None
     return f"validation {validation.percent()} %, test {test.percent()} %"

@@ -30,11 +30,21 @@ class Outcome:
         ]
 
 
-def execute(configs: Sequence[Config], tracker: Tracker | None = None) -> Outcome:
+def execute(
+    configs: Sequence[Config],
+    tracker: Tracker | None = None,
+    *,
+    at_most_train: int | None = None,
+) -> Outcome:
     """Train the runs that have no record; all of them on the same data set and results folder.
 
     A run's record is on disk before the next run starts, so that the same call goes on where an
     earlier one was ended.
+
+    Args:
+        configs: the runs.
+        tracker: is told what happens; by default the one that the configuration names.
+        at_most_train: train on this many images at most, where ``dataset.train_size`` is not set.
 
     Raises:
         InputError: for bad data, an unwritable folder, a damaged record.
@@ -44,6 +54,8 @@ def execute(configs: Sequence[Config], tracker: Tracker | None = None) -> Outcom
     tracker = tracker or make_tracker(first)
     records.prepare(first.results_dir)
     dataset = load(first.dataset)
+    if first.dataset.train_size is None and at_most_train is not None:
+        dataset = dataset.subset(min(at_most_train, dataset.full_train_size))
     # These need jax, which takes longer to import than a finished study takes to find.
     from lrlc_jax.study.run import settings  # noqa: PLC0415
 

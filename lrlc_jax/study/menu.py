@@ -2,7 +2,9 @@
 
 import pathlib
 
-import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from lrlc_jax.config import StudyConfig, study_config
 from lrlc_jax.errors import InputError
@@ -17,9 +19,11 @@ def studies(configs: pathlib.Path) -> list[StudyConfig]:
     found = []
     for path in sorted((configs / "study").glob("*.yaml")):
         try:
-            values = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (OSError, yaml.YAMLError) as error:
+            values = OmegaConf.to_container(OmegaConf.load(path))
+        except (OSError, YAMLError, OmegaConfBaseException) as error:
             reason = " ".join(str(error).split())
             raise InputError(f"Study {path} cannot be read: {reason}.") from None
-        found.append(study_config({k: v for k, v in values.items() if k != "defaults"}))
+        if not isinstance(values, dict):
+            raise InputError(f"Study {path} is not a mapping of settings.")
+        found.append(study_config({str(k): v for k, v in values.items() if k != "defaults"}))
     return found

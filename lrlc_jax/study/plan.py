@@ -43,9 +43,7 @@ def expand(study: StudyConfig, base: LayerConfig) -> list[LayerConfig]:
             taken.pop(key, None)
         lists = {k: v if isinstance(v, list) else [v] for k, v in entry.items() if k != "layer"}
         for values in itertools.product(*lists.values()):
-            layer = layer_config(
-                {**taken, "name": name, **dict(zip(lists, values, strict=True))}
-            )
+            layer = layer_config({**taken, "name": name, **dict(zip(lists, values, strict=True))})
             if layer not in layers:
                 layers.append(layer)
     if not layers:

@@ -105,7 +105,7 @@ def train_run(
 
 def figures(history: History) -> dict[str, Any]:
     """A history as the numbers of a record: lists, with null for what is not finite."""
-    failed = {seed: epoch for seed, epoch in sorted(history.failed.items())}
+    failed = dict(sorted(history.failed.items()))
     lost = np.array([seed in failed for seed in history.seeds])
     last = history.epochs[-1]
 
@@ -116,9 +116,7 @@ def figures(history: History) -> dict[str, Any]:
 
     def per_epoch(name: str) -> list[list[float | None]]:
         # An accuracy that goes with a loss that is not finite means nothing.
-        return [
-            numbers(getattr(metrics, name), ~metrics.finite) for metrics in history.epochs
-        ]
+        return [numbers(getattr(metrics, name), ~metrics.finite) for metrics in history.epochs]
 
     return {
         "seeds": list(history.seeds),

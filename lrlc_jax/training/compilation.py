@@ -2,8 +2,7 @@
 
 import os
 import pathlib
-from typing import Any
-
+from collections.abc import Callable
 import jax
 
 COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
@@ -21,17 +20,18 @@ class CompileClock:
         self.seconds = 0.0
         jax.monitoring.register_event_duration_secs_listener(self._listen)
 
-    def _listen(self, event: str, duration: float, **_: Any) -> None:
+    def _listen(self, event: str, duration_secs: float, **_: str | int) -> None:
         if event.startswith(EVENT_PREFIX):
-            self.seconds += duration
+            self.seconds += duration_secs
         if event == COMPILE_EVENT:
             self.programs += 1
 
 
 def enable_cache() -> None:
     """Keep compiled programs in the user's cache folder, unless JAX is told of another one."""
-    if jax.config.jax_compilation_cache_dir is not None:
+    if jax.config.values["jax_compilation_cache_dir"] is not None:
         return
     root = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-    jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(root) / "lrlc_jax" / "jax"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    update: Callable[[str, object], None] = jax.config.update
+    update("jax_compilation_cache_dir", str(pathlib.Path(root) / "lrlc_jax" / "jax"))
+    update("jax_persistent_cache_min_compile_time_secs", 0.2)

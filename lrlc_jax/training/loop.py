@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from lrlc_jax.config import ProtocolConfig
 from lrlc_jax.data import Dataset
-from lrlc_jax.network import Network, count_parameters
+from lrlc_jax.network import Network, count_parameters, split
 from lrlc_jax.training.schedule import Schedule
 from lrlc_jax.training.step import Examples, Metrics, TrainState, evaluate, init, train_one_epoch
 
@@ -149,7 +149,7 @@ def train(
     *,
     seeds: Sequence[int],
     seeds_at_once: int | None = None,
-    on_epoch: Callable[[int, EpochMetrics], None] = lambda epoch, metrics: None,
+    on_epoch: Callable[[int, EpochMetrics], None] | None = None,
 ) -> History:
     """Train a network from each seed and measure it.
 
@@ -166,9 +166,7 @@ def train(
         Figures per epoch and seed, and those on the test data at the end.
     """
     at_once = min(seeds_at_once or default_seeds_at_once(len(seeds)), len(seeds))
-    graphdef, params, _ = nnx.split(
-        nnx.eval_shape(lambda: build(nnx.Rngs(0))), nnx.Param, nnx.BatchStat
-    )
+    graphdef, params, _ = split(nnx.eval_shape(lambda: build(nnx.Rngs(0))))
     steps = data.train.labels.shape[0] // protocol.batch_size
     schedule = Schedule(
         *map(
@@ -200,7 +198,8 @@ def train(
         for seed, finite in zip(seeds, metrics.finite, strict=True):
             if not finite:
                 failed.setdefault(seed, epoch + 1)
-        on_epoch(epoch + 1, metrics)
+        if on_epoch is not None:
+            on_epoch(epoch + 1, metrics)
         if len(failed) == len(seeds):
             break
     test = jax.device_get(_test(graphdef, at_once, states, data.test, data.scaling))

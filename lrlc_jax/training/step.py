@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from lrlc_jax.network import Network, apply
+from lrlc_jax.network import Network, State, apply, split
 from lrlc_jax.training.schedule import Schedule, learning_rate
 
 Metrics: TypeAlias = dict[str, jax.Array]
@@ -25,8 +25,8 @@ class TrainState(NamedTuple):
     """What training changes, for one seed (or, with a leading axis, for several)."""
 
     seed: jax.Array
-    params: nnx.State
-    stats: nnx.State
+    params: State
+    stats: State
     moments: optax.OptState
 
 
@@ -45,7 +45,7 @@ def purpose_key(seed: jax.Array, purpose: int, epoch: jax.Array | int = 0) -> ja
 def init(build: Callable[[nnx.Rngs], Network], seed: jax.Array) -> TrainState:
     """The state before the first update."""
     network = build(nnx.Rngs(purpose_key(seed, INIT)))
-    _, params, stats = nnx.split(network, nnx.Param, nnx.BatchStat)
+    _, params, stats = split(network)
     return TrainState(seed, params, stats, adam.init(params))
 
 
@@ -57,7 +57,8 @@ def to_input(images: jax.Array, scaling: tuple[jax.Array, jax.Array]) -> jax.Arr
 
 def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     """Softmax cross-entropy of each example, in nats."""
-    return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    losses: jax.Array = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    return losses
 
 
 def correct(logits: jax.Array, labels: jax.Array) -> jax.Array:
@@ -78,15 +79,17 @@ def update(
         The new state, the mean loss of the batch, and the number of examples it got right.
     """
 
-    def loss(params: nnx.State) -> tuple[jax.Array, tuple[jax.Array, nnx.State]]:
+    def loss(params: State) -> tuple[jax.Array, tuple[jax.Array, State]]:
         logits, stats = apply(graphdef, params, state.stats, inputs, train=True)
         return jnp.mean(cross_entropy(logits, labels)), (logits, stats)
 
     (value, (logits, stats)), grads = jax.value_and_grad(loss, has_aux=True)(state.params)
     direction, moments = adam.update(grads, state.moments)
     params = jax.tree.map(lambda p, d: p - rate * d, state.params, direction)
-    return state._replace(params=params, stats=stats, moments=moments), value, jnp.sum(
-        correct(logits, labels)
+    return (
+        state._replace(params=params, stats=stats, moments=moments),
+        value,
+        jnp.sum(correct(logits, labels)),
     )
 
 

@@ -55,9 +55,7 @@ def test_outputs_and_gradients_are_the_authors(file, case):
     )
     for name in names:
         parameter = golden.pick(layer, name)
-        parameter[...] = jnp.asarray(
-            golden.ours(name, arrays[f"{case}/w/{name}"], parameter.shape)
-        )
+        parameter[...] = jnp.asarray(golden.ours(name, arrays[f"{case}/w/{name}"], parameter.shape))
     graphdef, params = nnx.split(layer)
     activation = jax.nn.relu if config["activation"] == "relu" else lambda y: y
 
