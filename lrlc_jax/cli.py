@@ -63,6 +63,9 @@ def run_command(
             main()
         except (HydraException, OmegaConfBaseException) as error:
             raise explain(error, configs, name) from error
+        except OSError as error:
+            reason = error.strerror or error
+            raise RunError(f"{error.filename or 'The disk'}: {reason}.") from error
     raise SystemExit(max(statuses))
 
 

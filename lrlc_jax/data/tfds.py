@@ -1,6 +1,7 @@
 """Reads data sets prepared by tensorflow-datasets, without TensorFlow; prepares them with it."""
 
 import importlib.util
+import logging
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ def read(name: str, *, data_dir: str | None, manual_dir: str | None) -> dict[str
     """
     import tensorflow_datasets as tfds  # noqa: PLC0415 (slow to import, rarely needed)
 
+    logging.getLogger("absl").setLevel(logging.ERROR)  # it advises on decoders and old folders
     try:
         builder = tfds.builder(name, data_dir=data_dir, file_format="array_record")
         if not builder.is_prepared():
@@ -44,7 +46,7 @@ def prepare(builder: Any, manual_dir: str | None) -> None:
     if importlib.util.find_spec("tensorflow") is None:
         raise InputError(
             f"tensorflow-datasets has not prepared {builder.name} in {builder.data_dir} yet, and "
-            "needs TensorFlow to do so: pip install 'lrlc-jax[prepare]', or read the original "
+            "needs TensorFlow to do so: `pip install tensorflow-cpu`, or read the original "
             "files with dataset.source=files dataset.path=FOLDER."
         )
     builder.download_and_prepare(
