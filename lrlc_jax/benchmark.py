@@ -67,7 +67,7 @@ def training_step(
     compile_seconds = time.perf_counter() - start
 
     def steps() -> None:
-        jax.block_until_ready(compiled(state, *arguments))
+        jax.device_get(compiled(state, *arguments)[1])
 
     memory = compiled.memory_analysis()
     return steps, int(memory.temp_size_in_bytes) if memory else 0, compile_seconds
@@ -107,7 +107,7 @@ def ratios(measurement: Measurement, reference: Measurement) -> list[float]:
 def rows(measurements: Sequence[Measurement], batch_size: int) -> list[tuple[str, ...]]:
     """Name, median step, images a second, median ratio to the first and its range, memory."""
     reference = measurements[0]
-    lines = []
+    lines: list[tuple[str, ...]] = []
     for measurement in measurements:
         median = statistics.median(measurement.seconds)
         times = ratios(measurement, reference)

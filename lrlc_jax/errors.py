@@ -3,7 +3,6 @@
 import difflib
 from collections.abc import Iterable
 
-
 LONG_LIST = 12
 
 

@@ -8,29 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Concatenate, ParamSpec
 
 from lrlc_jax.config import Config
+from lrlc_jax.study.listener import Listener
 from lrlc_jax.study.plan import label, layer_settings
 from lrlc_jax.study.records import Record
 
 P = ParamSpec("P")
 CONNECT_SECONDS = 20
-
-
-class Tracker:
-    """Is told what happens. This one does nothing with it."""
-
-    def start_run(self, config: Config, identity: str) -> None:
-        """A run begins."""
-
-    def epoch(self, epoch: int, metrics: Mapping[str, Any]) -> None:
-        """An epoch is done; each figure is an array over the seeds."""
-
-    def finish_run(self, record: Record, path: pathlib.Path) -> None:
-        """A run's record is on disk."""
-
-    def finish_study(
-        self, title: str, header: Sequence[str], rows: Sequence[Sequence[str]]
-    ) -> None:
-        """A study's table is on disk."""
 
 
 def guarded(
@@ -57,7 +40,7 @@ def warn(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-class WandbTracker(Tracker):
+class WandbTracker(Listener):
     """One W&B run for each run, grouped by study, and one with each study's table."""
 
     def __init__(self, config: Config, group: str) -> None:
@@ -143,6 +126,6 @@ class WandbTracker(Tracker):
         run.finish()
 
 
-def make_tracker(config: Config, group: str = "train") -> Tracker:
+def make_tracker(config: Config, group: str = "train") -> Listener:
     """The tracker that the configuration names."""
-    return WandbTracker(config, group) if config.tracker.name == "wandb" else Tracker()
+    return WandbTracker(config, group) if config.tracker.name == "wandb" else Listener()

@@ -9,6 +9,7 @@ from lrlc_jax.study.choose import describe
 from lrlc_jax.study.execute import execute
 from lrlc_jax.study.plan import label
 from lrlc_jax.study.records import folder
+from lrlc_jax.tracking import make_tracker
 
 CONFIGS = pathlib.Path(__file__).resolve().parents[1] / "configs"
 
@@ -17,7 +18,7 @@ def train(values: dict[str, Any], overrides: list[str]) -> int:
     """Do one run, unless it is done; print its result."""
     del overrides
     config = parse(values)
-    outcome = execute([config])
+    outcome = execute([config], make_tracker(config))
     for record in outcome.records:
         known = "" if outcome.trained else " (already on record)"
         print(f"{label(record.run['layer'])} on {record.run['dataset']['name']}{known}:")

@@ -1,16 +1,16 @@
 """Does the runs that have no record yet, one after the other."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from lrlc_jax.config import Config
-from lrlc_jax.data import load
+from lrlc_jax.data import Dataset, load
 from lrlc_jax.progress import Progress, duration
 from lrlc_jax.study import records
 from lrlc_jax.study.choose import describe
-from lrlc_jax.study.plan import identity, label
+from lrlc_jax.study.listener import Listener
+from lrlc_jax.study.plan import identity, label, settings
 from lrlc_jax.study.records import Record
-from lrlc_jax.tracking import Tracker, make_tracker
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,10 +31,7 @@ class Outcome:
 
 
 def execute(
-    configs: Sequence[Config],
-    tracker: Tracker | None = None,
-    *,
-    at_most_train: int | None = None,
+    configs: Sequence[Config], listener: Listener, *, at_most_train: int | None = None
 ) -> Outcome:
     """Train the runs that have no record; all of them on the same data set and results folder.
 
@@ -43,62 +40,64 @@ def execute(
 
     Args:
         configs: the runs.
-        tracker: is told what happens; by default the one that the configuration names.
+        listener: is told what happens.
         at_most_train: train on this many images at most, where ``dataset.train_size`` is not set.
 
     Raises:
         InputError: for bad data, an unwritable folder, a damaged record.
         RunError: if a run cannot be finished.
     """
-    first = configs[0]
-    tracker = tracker or make_tracker(first)
-    records.prepare(first.results_dir)
-    dataset = load(first.dataset)
-    if first.dataset.train_size is None and at_most_train is not None:
+    base = configs[0]
+    records.prepare(base.results_dir)
+    dataset = load(base.dataset)
+    if base.dataset.train_size is None and at_most_train is not None:
         dataset = dataset.subset(min(at_most_train, dataset.full_train_size))
-    # These need jax, which takes longer to import than a finished study takes to find.
-    from lrlc_jax.study.run import settings  # noqa: PLC0415
-
-    runs = [(config, identity(settings(config, dataset))) for config in configs]
-    done = {run: records.find(run, first.results_dir) for _, run in runs}
-    pending = [(config, run) for config, run in runs if done[run] is None]
-    results: dict[str, Record] = {run: record for run, record in done.items() if record}
+    runs = {identity(settings(config, dataset)): config for config in configs}
+    done = {run: records.find(run, base.results_dir) for run in runs}
+    pending = {run: config for run, config in runs.items() if done[run] is None}
     if pending:
-        from lrlc_jax.study.run import train_run  # noqa: PLC0415
-        from lrlc_jax.training import DeviceData, EpochMetrics  # noqa: PLC0415
-        from lrlc_jax.training.compilation import CompileClock, enable_cache  # noqa: PLC0415
+        done |= train_all(
+            pending, dataset, listener, heading(dataset, base, len(pending), len(runs))
+        )
+    return Outcome([record for record in done.values() if record], len(pending))
 
-        enable_cache()
-        clock = CompileClock()
-        data = DeviceData.put(dataset)
-        epochs = sum(config.protocol.epochs for config, _ in pending)
-        with Progress(epochs, len(pending)) as progress:
-            train_size = len(dataset.train)
-            part = (
-                ""
-                if train_size == dataset.full_train_size
-                else f" (a subset of {dataset.full_train_size})"
-            )
-            progress.say(
-                f"{dataset.name}: {train_size}{part} training, {len(dataset.validation)} "
-                f"validation, {len(dataset.test)} test images; {len(pending)} of {len(runs)} runs "
-                f"to train, {first.protocol.seeds} seeds each; records in "
-                f"{records.folder(first.results_dir)}"
-            )
-            for config, run in pending:
-                progress.start_run(label(config.layer), config.protocol.epochs)
-                tracker.start_run(config, run)
 
-                def on_epoch(epoch: int, metrics: EpochMetrics) -> None:
-                    progress.epoch(epoch, float(metrics.validation_accuracy.mean()))
-                    tracker.epoch(epoch, dataclasses.asdict(metrics))
+def heading(dataset: Dataset, config: Config, pending: int, runs: int) -> str:
+    """What is about to be done, on what data, and where to."""
+    size, full = len(dataset.train), dataset.full_train_size
+    part = "" if size == full else f" (a SUBSET of {full})"
+    return (
+        f"{dataset.name}: {size}{part} training, {len(dataset.validation)} validation, "
+        f"{len(dataset.test)} test images; {pending} of {runs} runs to train, "
+        f"{config.protocol.seeds} seeds each; records in {records.folder(config.results_dir)}"
+    )
 
-                record = train_run(config, dataset, data, clock, on_epoch)
-                path = records.write(record, config.results_dir)
-                results[run] = record
-                tracker.finish_run(record, path)
-                seconds = duration(record.time["wall_seconds"])
-                progress.finish_run(
-                    f"{describe(record)}; {seconds}", len(record.epochs["train_loss"])
-                )
-    return Outcome([results[run] for _, run in runs], len(pending))
+
+def train_all(
+    pending: Mapping[str, Config], dataset: Dataset, listener: Listener, title: str
+) -> dict[str, Record]:
+    """Train each run, and write its record before the next one starts."""
+    # These need jax, which takes longer to import than a finished study takes to be found so.
+    from lrlc_jax.study.run import train_run  # noqa: PLC0415
+    from lrlc_jax.training import DeviceData, EpochMetrics  # noqa: PLC0415
+    from lrlc_jax.training.compilation import CompileClock, enable_cache  # noqa: PLC0415
+
+    enable_cache()
+    clock = CompileClock()
+    data = DeviceData.put(dataset)
+    made = {}
+    with Progress(sum(c.protocol.epochs for c in pending.values()), len(pending)) as progress:
+
+        def on_epoch(epoch: int, metrics: EpochMetrics) -> None:
+            progress.epoch(epoch, float(metrics.validation_accuracy.mean()))
+            listener.epoch(epoch, dataclasses.asdict(metrics))
+
+        progress.say(title)
+        for run, config in pending.items():
+            progress.start_run(label(config.layer), config.protocol.epochs)
+            listener.start_run(config, run)
+            made[run] = record = train_run(config, dataset, data, clock, on_epoch)
+            listener.finish_run(record, records.write(record, config.results_dir))
+            seconds = duration(record.time["wall_seconds"])
+            progress.finish_run(f"{describe(record)}; {seconds}", len(record.epochs["train_loss"]))
+    return made

@@ -15,6 +15,7 @@ from lrlc_jax.config import (
     StudyConfig,
     layer_config,
 )
+from lrlc_jax.data import Dataset
 from lrlc_jax.errors import InputError, unknown_name
 
 # Part of every identity. Raise it when a change of the code changes the figures that a
@@ -112,6 +113,21 @@ def canonical(config: Config, fingerprint: str, train_size: int) -> dict[str, An
         "layer": layer_settings(config.layer),
         "protocol": protocol,
     }
+
+
+def settings(config: Config, dataset: Dataset) -> dict[str, Any]:
+    """The canonical settings of a run on this data.
+
+    Raises:
+        InputError: if a batch is larger than the training set.
+    """
+    size, batch = len(dataset.train), config.protocol.batch_size
+    if batch > size:
+        raise InputError(
+            f"protocol.batch_size is {batch}, more than the {size} training images of "
+            f"{dataset.name}; set it to at most {size}."
+        )
+    return canonical(config, dataset.fingerprint, size)
 
 
 def identity(run: Mapping[str, Any]) -> str:

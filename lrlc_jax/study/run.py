@@ -13,27 +13,12 @@ from lrlc_jax.data import Dataset
 from lrlc_jax.errors import InputError, RunError
 from lrlc_jax.network import NetworkFactory
 from lrlc_jax.study import provenance
-from lrlc_jax.study.plan import canonical, identity, label
+from lrlc_jax.study.plan import identity, label, settings
 from lrlc_jax.study.records import Record
 from lrlc_jax.training import DeviceData, EpochMetrics, History, train
 from lrlc_jax.training.compilation import CompileClock
 
 EPOCH_FIGURES = ("train_loss", "train_accuracy", "validation_loss", "validation_accuracy")
-
-
-def settings(config: Config, dataset: Dataset) -> dict[str, Any]:
-    """The canonical settings of a run on this data.
-
-    Raises:
-        InputError: if a batch is larger than the training set.
-    """
-    size, batch = len(dataset.train), config.protocol.batch_size
-    if batch > size:
-        raise InputError(
-            f"protocol.batch_size is {batch}, more than the {size} training images of "
-            f"{dataset.name}; set it to at most {size}."
-        )
-    return canonical(config, dataset.fingerprint, size)
 
 
 def train_run(

@@ -3,6 +3,7 @@
 import os
 import pathlib
 from collections.abc import Callable
+
 import jax
 
 COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"

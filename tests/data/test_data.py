@@ -1,0 +1,192 @@
+"""The same images are the same data set, whatever source and order they came in."""
+
+import gzip
+import importlib.util
+
+import numpy as np
+import pytest
+
+from lrlc_jax.config import DatasetConfig
+from lrlc_jax.data import Split, load
+from lrlc_jax.data.dataset import build, fingerprint, stratified_order
+from lrlc_jax.errors import InputError
+from tests.conftest import shared
+
+MNIST_FINGERPRINT = "1c1f4a0a1debe7f71d42472884bf2bc6"
+
+
+def random_split(count, seed=0):
+    rng = np.random.default_rng(seed)
+    images = rng.integers(0, 256, (count, 4, 4, 1), np.uint8)
+    return Split(images, rng.integers(0, 3, count, np.int32))
+
+
+def built(train, test=None, test_size=0):
+    return build(
+        "x",
+        "s",
+        train,
+        test,
+        num_classes=3,
+        levels=255,
+        scaled_to=(0.0, 1.0),
+        validation_size=20,
+        test_size=test_size,
+    )
+
+
+def rows(split):
+    return {image.tobytes() for image in split.images}
+
+
+def test_the_order_of_the_source_changes_nothing():
+    split = random_split(200)
+    shuffled = split.take(np.random.default_rng(1).permutation(200))
+    first, second = built(split, test_size=30), built(shuffled, test_size=30)
+    assert first.fingerprint == second.fingerprint
+    for name in ("train", "validation", "test"):
+        np.testing.assert_array_equal(getattr(first, name).images, getattr(second, name).images)
+
+
+def test_splits_share_no_image_and_lose_none():
+    split = random_split(200)
+    data = built(split, test_size=30)
+    parts = [rows(data.train), rows(data.validation), rows(data.test)]
+    assert [len(p) for p in parts] == [150, 20, 30]
+    assert set.union(*parts) == rows(split)
+
+
+def pairs(split):
+    return {(i.tobytes(), int(label)) for i, label in zip(split.images, split.labels, strict=True)}
+
+
+def test_labels_stay_with_their_images():
+    split = random_split(200)
+    data = built(split, random_split(50, seed=2))
+    assert pairs(data.train) | pairs(data.validation) == pairs(split)
+
+
+@pytest.mark.parametrize("change", ["pixel", "label", "missing"])
+def test_any_change_changes_the_fingerprint(change):
+    split = random_split(50)
+    images, labels = split.images.copy(), split.labels.copy()
+    if change == "pixel":
+        images[7, 1, 1, 0] ^= 1
+    elif change == "label":
+        labels[7] = (labels[7] + 1) % 3
+    other = Split(images, labels) if change != "missing" else Split(images[1:], labels[1:])
+    assert fingerprint(split) != fingerprint(other)
+
+
+def test_every_prefix_has_the_classes_in_their_share():
+    labels = np.random.default_rng(0).choice(3, 300, p=[0.6, 0.3, 0.1]).astype(np.int32)
+    ordered = labels[stratified_order(labels)]
+    shares = np.bincount(labels) / 300
+    for n in range(1, 301):
+        counts = np.bincount(ordered[:n], minlength=3)
+        assert np.all(np.abs(counts - n * shares) <= 1)
+
+
+def test_subsets_nest():
+    data = built(random_split(200))
+    small, large = data.subset(10), data.subset(50)
+    np.testing.assert_array_equal(small.train.images, large.train.images[:10])
+    assert small.fingerprint == data.fingerprint
+    assert small.full_train_size == 180
+    with pytest.raises(InputError, match="has 180 training images"):
+        data.subset(181)
+
+
+def test_digits_are_the_1797_of_scikit_learn():
+    data = load(DatasetConfig())
+    assert (len(data.train), len(data.validation), len(data.test)) == (400, 497, 900)
+    assert data.image_shape == (8, 8, 1)
+    assert max(s.images.max() for s in (data.train, data.validation, data.test)) == 16
+    factor, offset = data.scaling
+    assert (0 * factor + offset, 16 * factor + offset) == (-1, 1)
+    assert data.fingerprint == "4f419a5fdbc0cc7c975807edf8d273b6"
+
+
+def test_mnist_from_its_files():
+    data = load(DatasetConfig("mnist", "files", str(shared("data", "mnist"))))
+    assert (len(data.train), len(data.validation), len(data.test)) == (55_200, 4_800, 10_000)
+    assert data.fingerprint == MNIST_FINGERPRINT
+
+
+def test_mnist_from_tensorflow_datasets_is_the_same(tmp_path):
+    folder = shared("data", "mnist")
+    if importlib.util.find_spec("tensorflow") is None:
+        pytest.skip("TensorFlow, which prepares data sets, is not installed")
+    config = DatasetConfig("mnist", "tfds", str(tmp_path), manual_dir=str(folder))
+    assert load(config).fingerprint == MNIST_FINGERPRINT
+
+
+@pytest.fixture
+def mnist_files(tmp_path):
+    for name in ("train", "t10k"):
+        count = {"train": 60_000, "t10k": 10_000}[name]
+        for kind, shape in (("images-idx3", (count, 28, 28)), ("labels-idx1", (count,))):
+            header = bytes((0, 0, 8, len(shape))) + b"".join(n.to_bytes(4, "big") for n in shape)
+            content = header + bytes(int(np.prod(shape)))
+            (tmp_path / f"{name}-{kind}-ubyte.gz").write_bytes(gzip.compress(content, 1))
+    return tmp_path
+
+
+def missing(folder):
+    (folder / "t10k-labels-idx1-ubyte.gz").unlink()
+
+
+def truncated_gzip(folder):
+    path = folder / "train-images-idx3-ubyte.gz"
+    path.write_bytes(path.read_bytes()[:-40])
+
+
+def truncated_idx(folder):
+    path = folder / "train-images-idx3-ubyte.gz"
+    content = gzip.decompress(path.read_bytes())
+    path.unlink()
+    path.with_suffix("").write_bytes(content[:-1])
+
+
+def swapped(folder):
+    path = folder / "train-labels-idx1-ubyte.gz"
+    path.write_bytes((folder / "t10k-labels-idx1-ubyte.gz").read_bytes())
+
+
+def not_idx(folder):
+    (folder / "train-labels-idx1-ubyte.gz").write_bytes(gzip.compress(b"hello"))
+
+
+def empty(folder):
+    (folder / "train-labels-idx1-ubyte.gz").write_bytes(b"")
+
+
+def wild_label(folder):
+    path = folder / "t10k-labels-idx1-ubyte.gz"
+    content = bytearray(gzip.decompress(path.read_bytes()))
+    content[-1] = 77
+    path.write_bytes(gzip.compress(bytes(content)))
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (missing, "holds neither t10k-labels-idx1-ubyte.gz nor"),
+        (truncated_gzip, "cannot be read"),
+        (truncated_idx, "truncated or damaged"),
+        (swapped, "says that it holds 10000 bytes where 60000 are expected"),
+        (not_idx, "not an idx file"),
+        (empty, "not an idx file"),
+        (wild_label, "has the label 77"),
+    ],
+)
+def test_a_damaged_file_is_named(mnist_files, damage, words):
+    damage(mnist_files)
+    with pytest.raises(InputError, match=words):
+        load(DatasetConfig("mnist", "files", str(mnist_files)))
+
+
+@pytest.mark.parametrize("path", [None, "/does/not/exist"])
+def test_a_missing_folder_is_named(path):
+    with pytest.raises(InputError, match=r"dataset\.path"):
+        load(DatasetConfig("mnist", "files", path))

@@ -1,0 +1,153 @@
+"""Tables and figures say what the records say, and say loudly what they lack."""
+
+import csv
+import io
+
+import pytest
+
+from lrlc_jax.config import StudyConfig
+from lrlc_jax.errors import InputError
+from lrlc_jax.report.build import build
+from lrlc_jax.report.rows import study_tables
+from lrlc_jax.report.tables import comma_separated, latex, markdown
+from lrlc_jax.study import records
+from tests.study.examples import example
+
+STUDY = StudyConfig(
+    name="small",
+    title="A small study",
+    runs=[
+        {"layer": "conv"},
+        {"layer": "spatial_bias", "at": [3]},
+        {"layer": "lrlc", "at": [3], "rank": [2, 4]},
+    ],
+)
+
+
+def complete(**changes):
+    return [
+        example("conv", **changes),
+        example("spatial_bias", validation=(0.7, 0.7, 0.7), test=(0.71, 0.72, 0.73), **changes),
+        example(rank=2, validation=(0.95, 0.95, 0.95), test=(0.5, 0.6, 0.7), **changes),
+        example(rank=4, validation=(0.94, 0.94, 0.94), test=(0.9, 0.9, 0.9), **changes),
+    ]
+
+
+def only(found):
+    (table,) = study_tables(STUDY, found)
+    return table
+
+
+def line(text, start):
+    (found,) = [row for row in text.splitlines() if row.startswith(f"| {start}")]
+    return [cell.strip() for cell in found.strip("|").split("|")]
+
+
+def test_the_table_holds_mean_and_standard_error_at_the_chosen_rank():
+    row = line(markdown(only(complete())), "LRLC")
+    # mean 60 %; sample deviation 10 %, over the root of 3 seeds
+    assert row == ["LRLC (third layer)", "2", "1,020", "95.00 ± 0.00", "60.00 ± 5.77", ""]
+
+
+def test_rank_1_may_be_chosen_and_is_the_spatial_bias():
+    found = complete()
+    found[1] = example("spatial_bias", validation=(0.99, 0.99, 0.99), test=(0.4, 0.4, 0.4))
+    row = line(markdown(only(found)), "LRLC")
+    assert row[1] == "1"
+    assert row[4] == "40.00 ± 0.00"
+
+
+def test_a_missing_run_is_said_loudly():
+    table = only([r for r in complete() if r.run["layer"].get("rank") != 4])
+    text = markdown(table)
+    assert "INCOMPLETE: rank 4 MISSING" in line(text, "LRLC")[-1]
+    assert "**1 OF 4 RUNS ARE MISSING OR FAILED.**" in text
+    assert "MISSING" in comma_separated(table)
+    assert "MISSING" in latex(table)
+
+
+def test_a_row_without_any_run_has_no_number():
+    table = only([example("conv")])
+    assert line(markdown(table), "LRLC")[1:5] == ["-"] * 4
+
+
+def test_a_failed_run_is_said_loudly_and_never_chosen():
+    found = complete()
+    found[2] = example(rank=2, validation=(1.0, None, 1.0), test=(0.5, None, 0.7), failed={"1": 3})
+    table = only(found)
+    row = line(markdown(table), "LRLC")
+    assert row[1] == "4"
+    assert "rank 2 FAILED (1 of 3 seeds: 1)" in row[-1]
+
+
+def test_runs_of_different_data_or_size_never_meet():
+    found = complete() + complete(fingerprint="beef") + complete(train=100)
+    tables = study_tables(STUDY, found)
+    assert len(tables) == 3
+    assert len({table.name for table in tables}) == 3
+    assert not any(table.problems for table in tables)
+
+
+def test_a_subset_and_another_protocol_are_labelled():
+    text = markdown(only(complete(train=100)))
+    assert "SUBSET: trained on 100 of the 400 training images." in text
+    assert "NOT THE PAPER'S PROTOCOL: epochs 40 instead of 150" in text
+
+
+def test_runs_with_other_options_get_a_table_of_their_own_that_shares_the_baseline():
+    conv = [example("conv"), example("spatial_bias")]
+    norm = [example(rank=r, normalization="norm") for r in (2, 4)]
+    table = only(conv + norm)
+    assert not table.problems
+    assert "LRLC (third layer), normalization norm" in markdown(table)
+    both = study_tables(STUDY, conv + norm + [example(rank=r) for r in (2, 4)])
+    assert len(both) == 2
+
+
+def test_csv_has_every_run_in_full():
+    rows = list(csv.DictReader(io.StringIO(comma_separated(only(complete())))))
+    assert [(r["row"], r["rank"], r["chosen"]) for r in rows if r["row"].startswith("LRLC")] == [
+        ("LRLC (third layer)", "1", "False"),
+        ("LRLC (third layer)", "2", "True"),
+        ("LRLC (third layer)", "4", "False"),
+    ]
+    assert float(rows[-1]["test_mean"]) == pytest.approx(0.9)
+
+
+def test_latex_is_balanced_and_escaped():
+    text = latex(only(complete()))
+    body = [row for row in text.splitlines() if row.endswith(r"\\")]
+    assert all(row.count("&") == 5 for row in body)
+    assert r"60.00 $\pm$ 5.77" in text
+    assert "Validation, \\%" in text
+    assert text.count(r"\begin{tabular}") == text.count(r"\end{tabular}") == 1
+
+
+def contents(folder):
+    return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_building_twice_gives_the_same_bytes(tmp_path):
+    for record in complete():
+        records.write(record, tmp_path)
+    build([STUDY], str(tmp_path))
+    first = contents(tmp_path)
+    assert {p.suffix for p in first} == {".json", ".md", ".csv", ".tex", ".png", ".pdf"}
+    build([STUDY], str(tmp_path))
+    assert contents(tmp_path) == first
+
+
+def test_a_bad_record_leaves_everything_as_it_was(tmp_path):
+    for record in complete():
+        path = records.write(record, tmp_path)
+    build([STUDY], str(tmp_path))
+    path.write_text("{")
+    before = contents(tmp_path)
+    with pytest.raises(InputError, match="not valid JSON"):
+        build([STUDY], str(tmp_path))
+    assert contents(tmp_path) == before
+
+
+def test_nothing_on_record_is_said(tmp_path):
+    with pytest.raises(InputError, match="no records"):
+        build([STUDY], str(tmp_path))

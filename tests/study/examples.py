@@ -1,0 +1,62 @@
+"""Records as a run would leave them, for tests of what comes after."""
+
+from lrlc_jax.config import LAYERS, Config, ProtocolConfig
+from lrlc_jax.study.plan import canonical, identity
+from lrlc_jax.study.records import Record
+
+
+def example(
+    name="lrlc",
+    *,
+    at=3,
+    rank=4,
+    validation=(0.9, 0.91, 0.92),
+    test=(0.88, 0.89, 0.9),
+    failed=None,
+    train=400,
+    available=400,
+    fingerprint="f00d",
+    **layer,
+):
+    """The record of a run with three seeds."""
+    schema = LAYERS[name]
+    if name != "conv":
+        layer["at"] = at
+    if name == "lrlc":
+        layer["rank"] = rank
+    config = Config(layer=schema(**layer), protocol=ProtocolConfig(seeds=len(test)))
+    run = canonical(config, fingerprint, train)
+    epochs = {
+        f"{split}_{figure}": [[0.5] * len(test)]
+        for split in ("train", "validation")
+        for figure in ("loss", "accuracy")
+    }
+    return Record(
+        identity=identity(run),
+        run=run,
+        config={"protocol": "quick", "source": "builtin", "seeds_at_once": None},
+        data={
+            "classes": 10,
+            "image_shape": [8, 8, 1],
+            "train": train,
+            "train_available": available,
+            "validation": 497,
+            "test": 900,
+        },
+        code={"version": "0", "revision": None, "dirty": None, "source_sha256": "0"},
+        versions={"python": "3"},
+        machine={"device": "cpu"},
+        time={"wall_seconds": 1.0},
+        seeds=list(range(len(test))),
+        failed=failed or {},
+        parameters=1000 + 10 * rank,
+        epochs=epochs,
+        final={
+            "train_loss": [0.1] * len(test),
+            "train_accuracy": [1.0] * len(test),
+            "validation_loss": [0.2] * len(test),
+            "validation_accuracy": list(validation),
+            "test_loss": [0.3] * len(test),
+            "test_accuracy": list(test),
+        },
+    )
