@@ -65,7 +65,10 @@ def run_command(
             raise explain(error, configs, name) from error
         except OSError as error:
             reason = error.strerror or error
-            raise RunError(f"{error.filename or 'The disk'}: {reason}.") from error
+            raise InputError(
+                f"{error.filename or 'The disk'} cannot be used ({reason}); choose another "
+                "results_dir or mend its permissions."
+            ) from error
     raise SystemExit(max(statuses))
 
 

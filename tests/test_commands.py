@@ -1,0 +1,185 @@
+"""The commands, as a person types them."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests.conftest import ROOT, shared
+
+TINY = ["protocol.epochs=2", "protocol.seeds=2", "dataset.train_size=100"]
+
+
+def command(script, *arguments):
+    return [sys.executable, str(ROOT / "scripts" / f"{script}.py"), *arguments]
+
+
+def run(cwd, script, *arguments):
+    return subprocess.run(
+        command(script, *arguments),
+        capture_output=True,
+        check=False,
+        text=True,
+        cwd=cwd,
+        timeout=300,
+    )
+
+
+def call(cwd, script, *arguments, status=0):
+    answer = run(cwd, script, *arguments)
+    assert answer.returncode == status, answer.stdout + answer.stderr
+    assert "Traceback" not in answer.stderr
+    return answer
+
+
+def snapshot(folder):
+    files = (path for path in pathlib.Path(folder).rglob("*") if path.is_file())
+    return {path.relative_to(folder): path.read_bytes() for path in files}
+
+
+def study(path, **lists):
+    """Overrides for a study with few runs."""
+    entry = ",".join(f"{key}:{value}" for key, value in lists.items())
+    return [f"study.runs=[{{layer:conv}},{{layer:lrlc,{entry}}}]", f"results_dir={path}", *TINY]
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "words"),
+    [
+        ("train", ["layer=lrcl"], "did you mean 'lrlc'"),
+        ("train", ["dataset=minst"], "did you mean 'mnist'"),
+        ("train", ["layer.rnk=3"], "did you mean 'layer.rank'"),
+        ("train", ["layer=conv", "layer.rank=3"], "add layer=lrlc"),
+        ("train", ["layer.rank=0"], "layer.rank is 0"),
+        ("train", ["layer.at=4"], "layer.at is 4"),
+        ("train", ["layer.rank=["], "cannot be read"),
+        ("train", ["protocol.batch_size=5000"], "more than the 400 training images"),
+        ("train", ["protocol.epochs=2", "protocol.warmup_epochs=3"], "warmup_epochs is 3"),
+        ("train", ["dataset=mnist", "dataset.source=files", "dataset.path=/none"], "not a folder"),
+        ("train", ["results_dir=/proc/nothing"], "cannot be written to"),
+        ("train", ["-m", "layer.rank=1,2", "results_dir=/proc/nothing"], "/proc/nothing"),
+        ("sweep", ["study=quik"], "did you mean 'quick'"),
+        ("sweep", ["layer.rank=3"], "set by the study"),
+        ("tables", ["results_dir=/none"], "no records"),
+        ("benchmark", ["rounds=0"], "rounds is 0"),
+    ],
+)
+def test_bad_input_gets_one_sentence(tmp_path, script, arguments, words):
+    answer = run(tmp_path, script, *arguments)
+    assert answer.returncode == 2
+    assert words in answer.stderr
+    assert len(answer.stderr.strip().splitlines()) == 1, answer.stderr
+    assert not snapshot(tmp_path)
+
+
+def test_help_and_config_read_well(tmp_path):
+    text = call(tmp_path, "train", "--help").stdout
+    assert "layer: conv, lrlc, spatial_bias" in text
+    assert "== Config" not in text
+    text = call(tmp_path, "train", "--cfg", "job", "layer.rank=7").stdout
+    assert "rank: 7" in text
+    assert not snapshot(tmp_path)
+
+
+def test_a_run_is_trained_once_and_its_record_says_what_it_was(tmp_path):
+    arguments = ["layer=lrlc", "layer.rank=2", "layer.at=1", *TINY]
+    call(tmp_path, "train", *arguments)
+    (path,) = (tmp_path / "results" / "records").glob("*.json")
+    record = json.loads(path.read_text())
+    assert record["run"]["layer"]["rank"] == 2
+    assert record["data"]["train"] == 100
+    assert record["data"]["train_available"] == 400
+    assert record["seeds"] == [0, 1]
+    assert len(record["epochs"]["validation_accuracy"]) == 2
+    assert record["machine"]["backend"]
+    assert record["versions"]["jax"]
+    assert len(record["code"]["source_sha256"]) == 64
+    assert record["time"]["compile_seconds"] > 0
+    assert "path" not in json.dumps(record)
+    before = snapshot(tmp_path)
+    assert "already on record" in call(tmp_path, "train", *arguments).stdout
+    assert snapshot(tmp_path) == before
+
+
+def test_multirun_trains_each_combination(tmp_path):
+    call(tmp_path, "train", "-m", "layer=lrlc", "layer.rank=1,2", *TINY)
+    names = sorted(p.name for p in (tmp_path / "results" / "records").glob("*.json"))
+    assert [name.rpartition("-")[0] for name in names] == [
+        "digits-lrlc-at3-rank1",
+        "digits-lrlc-at3-rank2",
+    ]
+
+
+def test_a_sweep_ends_in_tables_and_goes_on_where_it_was_killed(tmp_path):
+    arguments = study(tmp_path / "killed", at="[1,3]", rank="[1,2]")
+    process = subprocess.Popen(
+        command("sweep", *arguments),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        cwd=tmp_path,
+    )
+    records = tmp_path / "killed" / "records"
+    deadline = time.monotonic() + 200
+    while not list(records.glob("*.json")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    survived = {p.name: p.read_bytes() for p in records.glob("*.json")}
+    assert 0 < len(survived) < 5
+    text = call(tmp_path, "sweep", *arguments).stdout
+    assert f"{5 - len(survived)} runs trained now, {len(survived)} were on record." in text
+    assert "LRLC (third layer)" in text
+    for name, content in survived.items():
+        assert (records / name).read_bytes() == content
+    undisturbed = study(tmp_path / "whole", at="[1,3]", rank="[1,2]")
+    call(tmp_path, "sweep", *undisturbed)
+    for kind in ("tables", "figures"):
+        killed, whole = (snapshot(tmp_path / name / kind) for name in ("killed", "whole"))
+        assert killed == whole
+    before = snapshot(tmp_path / "whole")
+    assert "0 runs trained now" in call(tmp_path, "sweep", *undisturbed).stdout
+    assert snapshot(tmp_path / "whole") == before
+
+
+def test_seeds_that_fail_are_visible_and_change_the_exit_status(tmp_path):
+    arguments = ["protocol.learning_rate=1e38", "protocol.warmup_epochs=0", *TINY]
+    answer = call(tmp_path, "train", *arguments, status=1)
+    assert "FAILED: the loss was not finite" in answer.stdout
+    (path,) = (tmp_path / "results" / "records").glob("*.json")
+    record = json.loads(path.read_text())
+    assert set(record["failed"]) == {"0", "1"}
+    assert record["final"]["test_accuracy"] == [None, None]
+
+
+def test_a_bad_record_stops_the_sweep_before_anything_is_written(tmp_path):
+    arguments = ["layer=conv", *TINY]
+    call(tmp_path, "train", *arguments)
+    (path,) = (tmp_path / "results" / "records").glob("*.json")
+    path.write_text("{")
+    before = snapshot(tmp_path)
+    answer = call(tmp_path, "tables", status=2)
+    assert "is not valid JSON" in answer.stderr
+    answer = call(tmp_path, "train", *arguments, status=2)
+    assert "is not valid JSON" in answer.stderr
+    assert snapshot(tmp_path) == before
+
+
+def test_a_study_of_a_large_data_set_says_that_it_took_a_subset(tmp_path):
+    answer = call(
+        tmp_path,
+        "sweep",
+        "dataset=mnist",
+        "dataset.source=files",
+        f"dataset.path={shared('data', 'mnist')}",
+        "study.runs=[{layer:conv}]",
+        "study.train_size=60",
+        "protocol.epochs=1",
+        "protocol.seeds=1",
+    )
+    assert "60 (a SUBSET of 55200) training" in answer.stderr
+    assert "SUBSET: trained on 60 of the 55200 training images." in answer.stdout

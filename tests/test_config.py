@@ -1,0 +1,118 @@
+"""The menu of YAML files and the schema say the same, and bad values are refused by name."""
+
+import dataclasses
+import re
+
+import pytest
+from omegaconf import OmegaConf
+
+from lrlc_jax.config import (
+    LAYERS,
+    Config,
+    DatasetConfig,
+    LRLCConfig,
+    ProtocolConfig,
+    TrackerConfig,
+    layer_config,
+    parse,
+)
+from lrlc_jax.errors import InputError
+from lrlc_jax.network import LAYERS as BUILDERS
+from lrlc_jax.study.menu import studies
+from lrlc_jax.study.plan import expand
+from tests.conftest import ROOT
+
+CONFIGS = ROOT / "configs"
+
+
+def menu(group):
+    return {
+        path.stem: OmegaConf.to_container(OmegaConf.load(path))
+        for path in sorted((CONFIGS / group).glob("*.yaml"))
+    }
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_a_layer_in_the_menu_has_the_defaults_of_its_schema(name):
+    assert menu("layer")[name] == dataclasses.asdict(LAYERS[name]())
+
+
+def test_every_layer_has_a_menu_entry_and_a_builder():
+    assert set(LAYERS) == set(menu("layer")) == set(BUILDERS)
+
+
+def test_the_default_choices_have_the_defaults_of_the_schema():
+    assert menu("protocol")["quick"] == dataclasses.asdict(ProtocolConfig())
+    assert menu("dataset")["digits"] == dataclasses.asdict(DatasetConfig())
+    assert menu("tracker")["none"] == dataclasses.asdict(TrackerConfig())
+
+
+@pytest.mark.parametrize(
+    ("group", "name"),
+    [(g, n) for g in ("dataset", "protocol", "tracker") for n in menu(g)],
+)
+def test_every_choice_is_valid(group, name):
+    assert parse({group: menu(group)[name]})
+
+
+def test_every_dataset_has_a_menu_entry():
+    assert set(menu("dataset")) == set(DatasetConfig.SOURCES)
+
+
+def test_every_study_expands():
+    for study in studies(CONFIGS):
+        assert expand(study, LRLCConfig())
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.yaml")), ids=lambda p: p.stem)
+def test_a_config_opens_with_what_it_is_and_the_command_that_runs_it(path):
+    head = re.match(r"(?:#.*\n)+", path.read_text())
+    assert head
+    assert "python scripts/" in head.group()
+
+
+def test_the_paper_protocol_is_the_papers():
+    assert menu("protocol")["paper"] == {
+        "name": "paper",
+        "epochs": 150,
+        "warmup_epochs": 10,
+        "batch_size": 512,
+        "learning_rate": 0.01,
+        "seeds": 10,
+    }
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"layer": {"name": "lrcl"}}, "did you mean 'lrlc'"),
+        ({"layer": {"name": "lrlc", "rnk": 3}}, "did you mean 'rank'"),
+        ({"layer": {"name": "lrlc", "rank": 0}}, "layer.rank is 0"),
+        ({"layer": {"name": "lrlc", "rank": "many"}}, r"layer\.rank"),
+        ({"layer": {"name": "lrlc", "at": 0}}, "layer.at is 0"),
+        ({"layer": {"name": "lrlc", "at": []}}, r"layer.at is \[\]"),
+        ({"layer": {"name": "lrlc", "at": True}}, "layer.at is True"),
+        ({"layer": {"name": "lrlc", "normalization": "sofmax"}}, "did you mean 'softmax'"),
+        ({"dataset": {"name": "mnits"}}, "did you mean 'mnist'"),
+        ({"dataset": {"name": "mnist", "source": "file"}}, "did you mean 'files'"),
+        ({"dataset": {"train_size": 0}}, "dataset.train_size is 0"),
+        ({"protocol": {"epochs": 2, "warmup_epochs": 3}}, "warmup_epochs is 3, more than"),
+        ({"protocol": {"warmup_epochs": -1}}, "warmup_epochs is -1"),
+        ({"protocol": {"seeds": 0}}, "protocol.seeds is 0"),
+        ({"protocol": {"batch_size": 0}}, "protocol.batch_size is 0"),
+        ({"protocol": {"learning_rate": float("nan")}}, "learning_rate is nan"),
+        ({"tracker": {"name": "wandb", "mode": "onlin"}}, "did you mean 'online'"),
+        ({"seeds_at_once": 0}, "seeds_at_once is 0"),
+        ({"protocl": {}}, "did you mean 'protocol'"),
+        ({"results_dir": ""}, "results_dir is empty"),
+    ],
+)
+def test_a_wrong_value_is_refused_by_name(values, words):
+    with pytest.raises(InputError, match=words):
+        parse(values)
+
+
+def test_parse_keeps_what_it_is_given():
+    config = parse({"layer": {"name": "lrlc", "rank": 7, "at": [1, 3]}, "results_dir": "x"})
+    assert config == Config(layer=LRLCConfig(rank=7, at=[1, 3]), results_dir="x")
+    assert layer_config({"name": "lrlc", "at": "all"}).positions == (1, 2, 3)
