@@ -31,8 +31,8 @@ def estimate(values: Iterable[float | None]) -> Estimate | None:
 
     The standard error is the sample's standard deviation (n - 1) over the root of n.
 
-    >>> estimate([1.0, 2.0, 3.0])
-    Estimate(mean=2.0, standard_error=0.5773502691896258)
+    >>> estimate([1.0, 3.0])
+    Estimate(mean=2.0, standard_error=1.0)
     >>> estimate([1.0, None]) is None
     True
     """
