@@ -48,7 +48,7 @@ class Progress:
             console=self.console,
             disable=not sys.stderr.isatty(),
         )
-        self.all_task: TaskID = self.bars.add_task("all runs", total=epochs, note="")
+        self.all_task: TaskID = self.bars.add_task("all runs, epochs", total=epochs, note="")
         self.run_task: TaskID = self.bars.add_task("", total=1, note="", visible=False)
 
     def __enter__(self) -> Self:

@@ -250,9 +250,15 @@ def caption(table: StudyTable) -> list[str]:
     ]
     if differences:
         lines.append(f"NOT THE PAPER'S PROTOCOL: {', '.join(differences)}.")
-    devices = sorted({r.machine["device"] for r in table.records})
+    devices = sorted({device_name(r.machine) for r in table.records})
     lines.append(
         "Accuracy: mean over seeds ± its standard error, at the end of training. The rank of LRLC "
         f"is chosen by validation accuracy. Trained on: {', '.join(devices)}."
     )
     return lines
+
+
+def device_name(machine: Mapping[str, Any]) -> str:
+    """What computed: the accelerator, or the processor where there was none."""
+    device, processor = machine["device"], machine.get("processor")
+    return f"{device} ({processor})" if device == "cpu" and processor else str(device)

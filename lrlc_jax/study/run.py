@@ -64,7 +64,7 @@ def train_run(
         config={
             "protocol": config.protocol.name,
             "source": config.dataset.source,
-            "seeds_at_once": config.seeds_at_once,
+            "seeds_at_once": history.seeds_at_once,
         },
         data={
             "classes": dataset.num_classes,

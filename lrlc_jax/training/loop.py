@@ -65,6 +65,8 @@ class History:
         seeds: the seeds, which the arrays of the other figures run over.
         epochs: figures of each epoch; fewer than asked for if every seed failed.
         failed: the epoch, counted from 1, in which a seed's loss was first not finite.
+        parameters: trainable numbers in the network.
+        seeds_at_once: how many seeds shared a step of the program.
     """
 
     seeds: tuple[int, ...]
@@ -73,6 +75,7 @@ class History:
     test_accuracy: Array
     failed: dict[int, int]
     parameters: int
+    seeds_at_once: int
 
 
 def over_seeds(
@@ -213,4 +216,5 @@ def train(
         test_accuracy=test["accuracy"],
         failed=failed,
         parameters=count_parameters(params),
+        seeds_at_once=at_once,
     )
