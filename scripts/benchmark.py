@@ -38,7 +38,11 @@ def benchmark(values: dict[str, Any], overrides: list[str]) -> int:
     settings = {key: value for key, value in values.items() if key != "results_dir"}
     result = as_json(measurements, settings)
     shape = "x".join(map(str, values["image_shape"]))
-    print(f"Training step, batch {values['batch_size']}, {shape}, on {result['machine']}\n")
+    machine = result["machine"]
+    print(
+        f"Training step, batch {values['batch_size']}, {shape}, on {machine['device']} "
+        f"({machine['processor']}, {machine['cores']} cores)\n"
+    )
     print("\n".join(markdown_rows(HEADER, rows(measurements, values["batch_size"]))))
     now = datetime.datetime.now(datetime.UTC)
     folder = pathlib.Path(values["results_dir"]).expanduser() / "benchmarks"
