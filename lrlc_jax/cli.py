@@ -47,10 +47,13 @@ def run_command(
     exit status. With ``-m`` it is done for every combination, and the worst status counts.
     """
     statuses = [0]
+    composed = False
     # Hydra then hands errors over instead of printing them in its own way.
     os.environ["HYDRA_FULL_ERROR"] = "1"
 
     def job(config: DictConfig) -> None:
+        nonlocal composed
+        composed = True
         overrides = list(HydraConfig.get().overrides.task)
         # SystemExit passes through Hydra as it is.
         with one_sentence():
@@ -69,6 +72,10 @@ def run_command(
                 f"{error.filename or 'The disk'} cannot be used ({reason}); choose another "
                 "results_dir or mend its permissions."
             ) from error
+        except (TypeError, ValueError) as error:  # Hydra's own words for some odd values
+            if composed:
+                raise
+            raise explain(error, configs, name) from error
     raise SystemExit(max(statuses))
 
 
@@ -82,25 +89,25 @@ def explain(error: Exception, configs: pathlib.Path, name: str) -> InputError:
             f"{error.override!r} cannot be read; a setting is given as name=value, "
             "a list as name=[1,2]."
         )
-    text = str(error)
-    match = re.search(r"Could not override '([^']+)'", text)
-    cause = error.__cause__
-    if match and not isinstance(cause, OmegaConfBaseException | None):
-        return InputError(text.splitlines()[0] + ".")
-    if match:
-        setting = match.group(1)
-        owners = [
-            layer
-            for layer, schema in LAYERS.items()
-            if setting in {f"layer.{field.name}" for field in dataclasses.fields(schema)}
-        ]
-        if owners:
-            return InputError(
-                f"{setting} is not a setting of the layer chosen here; add layer="
-                f"{' or layer='.join(owners)}."
-            )
-        return unknown_name("setting", setting, setting_names(configs, name))
-    return InputError(" ".join(text.split()).rstrip(".") + ".")
+    match = re.search(r"Could not override '([^']+)'", str(error))
+    if match and isinstance(error.__cause__, OmegaConfBaseException | None):
+        return explain_setting(match.group(1), configs, name)
+    return InputError(" ".join(str(error).split()).rstrip(".") + ".")
+
+
+def explain_setting(setting: str, configs: pathlib.Path, name: str) -> InputError:
+    """Why there is no such setting in this configuration."""
+    schemas = LAYERS.items()
+    owners = [
+        n for n, s in schemas if setting in {f"layer.{f.name}" for f in dataclasses.fields(s)}
+    ]
+    names = setting_names(configs, name)
+    if owners and "layer" in names:
+        choices = " or ".join(f"layer={owner}" for owner in owners)
+        return InputError(f"{setting} is not a setting of the layer chosen here; add {choices}.")
+    if (configs / setting).is_dir() and setting not in names:
+        return InputError(f"{setting} is not a setting of this command; see its --help.")
+    return unknown_name("setting", setting, names)
 
 
 def setting_names(configs: pathlib.Path, name: str) -> list[str]:
@@ -117,5 +124,7 @@ def setting_names(configs: pathlib.Path, name: str) -> list[str]:
                 collect(value, f"{prefix}{key}.")
 
     collect(OmegaConf.to_container(config), "")  # type: ignore[arg-type]
-    layers = {f"layer.{f.name}" for schema in LAYERS.values() for f in dataclasses.fields(schema)}
-    return sorted({*names, *layers})
+    if "layer" in names:
+        schemas = LAYERS.values()
+        names += [f"layer.{field.name}" for s in schemas for field in dataclasses.fields(s)]
+    return sorted(set(names))

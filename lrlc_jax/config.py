@@ -147,14 +147,14 @@ def _typed(schema: type[T], values: Any, where: str) -> T:
         raise InputError(f"{where} is {values!r}; it must have the settings {', '.join(names)}.")
     for name in values:
         if name not in names:
-            raise unknown_name(f"setting {where}.", str(name), names)
+            raise unknown_name("setting", f"{where}.{name}", [f"{where}.{n}" for n in names])
     try:
         merged = OmegaConf.merge(OmegaConf.structured(schema), dict(values))
         return OmegaConf.to_object(merged)  # type: ignore[return-value]
     except OmegaConfBaseException as error:
         key = f"{where}.{error.full_key}" if error.full_key else where
         reason = str(error.msg if error.msg else error).splitlines()[0]
-        raise InputError(f"{key}: {reason}.") from None
+        raise InputError(f"{key}: {reason.rstrip('.')}.") from None
 
 
 def layer_config(values: Mapping[str, Any]) -> LayerConfig:

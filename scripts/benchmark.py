@@ -27,14 +27,20 @@ def benchmark(values: dict[str, Any], overrides: list[str]) -> int:
     layers = [layer_config(layer) for layer in values["layers"]]
     if not layers:
         raise InputError("layers is empty; name at least one layer.")
+    image_shape = values["image_shape"]
+    if not isinstance(image_shape, list) or len(image_shape) != 3:
+        raise InputError(f"image_shape is {image_shape!r}; give rows, columns and channels.")
     prepare(values["results_dir"])
-    measurements = measure(
-        layers,
-        tuple(values["image_shape"]),
-        values["batch_size"],
-        values["rounds"],
-        lambda text: print(text, file=sys.stderr, flush=True),
-    )
+
+    def say(text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+
+    try:
+        measurements = measure(
+            layers, tuple(image_shape), values["batch_size"], values["rounds"], say
+        )
+    except ValueError as error:
+        raise InputError(f"image_shape is {image_shape!r}: {error}.") from error
     settings = {key: value for key, value in values.items() if key != "results_dir"}
     result = as_json(measurements, settings)
     shape = "x".join(map(str, values["image_shape"]))

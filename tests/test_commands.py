@@ -67,6 +67,10 @@ def study(path, **lists):
         ("sweep", ["layer.rank=3"], "set by the study"),
         ("tables", ["results_dir=/none"], "no records"),
         ("benchmark", ["rounds=0"], "rounds is 0"),
+        ("benchmark", ["image_shape=[32]"], "image_shape is [32]"),
+        ("train", ["layer=null"], "must be a string"),
+        ("train", ["study=quick"], "not a setting of this command"),
+        ("train", ["protocol.epochs=1.5"], "protocol.epochs"),
     ],
 )
 def test_bad_input_gets_one_sentence(tmp_path, script, arguments, words):

@@ -86,7 +86,7 @@ def test_the_paper_protocol_is_the_papers():
     ("values", "words"),
     [
         ({"layer": {"name": "lrcl"}}, "did you mean 'lrlc'"),
-        ({"layer": {"name": "lrlc", "rnk": 3}}, "did you mean 'rank'"),
+        ({"layer": {"name": "lrlc", "rnk": 3}}, "did you mean 'layer.rank'"),
         ({"layer": {"name": "lrlc", "rank": 0}}, "layer.rank is 0"),
         ({"layer": {"name": "lrlc", "rank": "many"}}, r"layer\.rank"),
         ({"layer": {"name": "lrlc", "at": 0}}, "layer.at is 0"),

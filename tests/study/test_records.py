@@ -171,7 +171,7 @@ def test_a_study_is_expanded_once_for_each_layer_position_and_rank():
     [
         ([], "has no runs"),
         ([{"layer": "lrcl"}], "did you mean 'lrlc'"),
-        ([{"layer": "lrlc", "rnk": 2}], "did you mean 'rank'"),
+        ([{"layer": "lrlc", "rnk": 2}], "did you mean 'layer.rank'"),
         ([{"layer": "lrlc", "rank": [2, 0]}], "layer.rank is 0"),
     ],
 )
