@@ -138,6 +138,8 @@ def test_evaluation_counts_every_example_once(dataset, count):
     assert float(metrics["loss"]) == pytest.approx(float(losses.mean()), rel=1e-5)
     right = float(np.mean(np.argmax(logits, axis=1) == labels))
     assert float(metrics["accuracy"]) == pytest.approx(right, abs=1e-6)
+    predicted = jnp.argmax(logits, axis=1).astype(labels.dtype)
+    assert float(evaluate(graphdef, state, Examples(images, predicted), scaling)["accuracy"]) == 1
 
 
 def test_a_loss_that_is_not_finite_fails_its_seed_and_no_other(dataset, data):
