@@ -106,6 +106,9 @@ class ProtocolConfig:
     seeds: int = 10
 
 
+PAPER_PROTOCOL = ProtocolConfig("paper", 150, 10, 512, 0.01, 10)
+
+
 @dataclass
 class TrackerConfig:
     """Where, besides the disk, a run's figures go."""

@@ -8,6 +8,7 @@ from omegaconf import OmegaConf
 
 from lrlc_jax.config import (
     LAYERS,
+    PAPER_PROTOCOL,
     Config,
     DatasetConfig,
     LRLCConfig,
@@ -72,6 +73,7 @@ def test_a_config_opens_with_what_it_is_and_the_command_that_runs_it(path):
 
 
 def test_the_paper_protocol_is_the_papers():
+    assert menu("protocol")["paper"] == dataclasses.asdict(PAPER_PROTOCOL)
     assert menu("protocol")["paper"] == {
         "name": "paper",
         "epochs": 150,

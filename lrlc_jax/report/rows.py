@@ -8,6 +8,7 @@ from typing import Any
 
 from lrlc_jax.config import (
     LAYERS,
+    PAPER_PROTOCOL,
     LayerConfig,
     SpecialLayerConfig,
     StudyConfig,
@@ -20,13 +21,6 @@ from lrlc_jax.study.records import Record
 RANKED = "lrlc"
 RANK_1 = "spatial_bias"  # what the ranked layer is at rank 1
 
-PAPER_PROTOCOL = {
-    "epochs": 150,
-    "warmup_epochs": 10,
-    "batch_size": 512,
-    "learning_rate": 0.01,
-    "seeds": 10,
-}
 PROTOCOL_WORDS = {
     "epochs": "epochs",
     "warmup_epochs": "warmup epochs",
@@ -244,9 +238,9 @@ def caption(table: StudyTable) -> list[str]:
         + "."
     )
     differences = [
-        f"{PROTOCOL_WORDS[key]} {protocol[key]} instead of {value}"
-        for key, value in PAPER_PROTOCOL.items()
-        if protocol[key] != value
+        f"{PROTOCOL_WORDS[key]} {protocol[key]} instead of {getattr(PAPER_PROTOCOL, key)}"
+        for key in PROTOCOL_WORDS
+        if protocol[key] != getattr(PAPER_PROTOCOL, key)
     ]
     if differences:
         lines.append(f"NOT THE PAPER'S PROTOCOL: {', '.join(differences)}.")

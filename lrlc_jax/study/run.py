@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from flax import nnx
 from jax.errors import JaxRuntimeError
 
 from lrlc_jax.config import Config
@@ -36,6 +37,7 @@ def train_run(
     """
     started = datetime.datetime.now(datetime.UTC)
     start = time.perf_counter()
+    code = provenance.code()  # before training: the files may be edited while it goes on
     compiled, programs = clock.seconds, clock.programs
     ends = [start]
 
@@ -43,17 +45,20 @@ def train_run(
         ends.append(time.perf_counter())
         on_epoch(epoch, metrics)
 
+    factory = NetworkFactory(dataset.image_shape, dataset.num_classes, config.layer)
+    try:
+        nnx.eval_shape(lambda: factory(nnx.Rngs(0)))
+    except ValueError as error:
+        raise InputError(f"{label(config.layer)} on {dataset.name}: {error}.") from error
     try:
         history = train(
-            NetworkFactory(dataset.image_shape, dataset.num_classes, config.layer),
+            factory,
             data,
             config.protocol,
             seeds=range(config.protocol.seeds),
             seeds_at_once=config.seeds_at_once,
             on_epoch=epoch_ended,
         )
-    except ValueError as error:
-        raise InputError(f"{label(config.layer)} on {dataset.name}: {error}.") from error
     except (JaxRuntimeError, MemoryError) as error:
         reason = " ".join(str(error).split())[:300]
         raise RunError(f"{label(config.layer)} could not be trained: {reason}.") from error
@@ -74,7 +79,7 @@ def train_run(
             "validation": len(dataset.validation),
             "test": len(dataset.test),
         },
-        code=provenance.code(),
+        code=code,
         versions=provenance.versions(),
         machine=provenance.machine(),
         time={
