@@ -68,6 +68,7 @@ class WandbTracker(Listener):
                 return wandb.init(mode="online", **common, **arguments)
             except wandb.errors.CommError as error:
                 self._go_offline(str(error).splitlines()[0])
+                wandb.teardown()  # or it holds on to the identity of the run that did not start
         return wandb.init(mode="offline", **common, **arguments)
 
     def _go_offline(self, reason: str) -> None:

@@ -57,6 +57,19 @@ def test_without_an_account_it_goes_on_offline_and_says_so(tmp_path, monkeypatch
     assert not tracker.broken
 
 
+def test_without_a_network_it_goes_on_offline_and_says_so(tmp_path, monkeypatch, capsys):
+    wandb.teardown()
+    monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")  # where nobody listens
+    monkeypatch.setattr("lrlc_jax.tracking.CONNECT_SECONDS", 3)
+    tracker = make_tracker(config(tmp_path, "online"), "quick")
+    use(tracker, tmp_path)
+    assert capsys.readouterr().err.count("going on offline") == 1
+    assert not tracker.broken
+    assert len(list((tmp_path / "wandb").glob("offline-run-*"))) == 2
+    wandb.teardown()
+
+
 def test_when_it_breaks_the_run_goes_on_and_says_so_once(tmp_path, monkeypatch, capsys):
     def fail(**_):
         raise RuntimeError("no space\nleft")
