@@ -41,21 +41,35 @@ class LayerConfig:
 
     name: str = "conv"
 
+    CHOICES: ClassVar[dict[str, tuple[str, ...]]] = {}
+
+    @property
+    def positions(self) -> tuple[int, ...]:
+        """Where the layer stands, from 1, in ascending order; a convolution stands elsewhere."""
+        return ()
+
+
+@dataclass
+class CoordConvConfig(LayerConfig):
+    """Convolution over the image and two coordinate channels, at the network's input."""
+
+    name: str = "coord_conv"
+
+    @property
+    def positions(self) -> tuple[int, ...]:
+        """The first: the coordinates are appended to the image."""
+        return (1,)
+
 
 @dataclass
 class SpecialLayerConfig(LayerConfig):
     """A layer that takes the place of the convolution at some positions of the network."""
 
     at: Any = "all"
-    sharing: str = "row_column"
-
-    CHOICES: ClassVar[dict[str, tuple[str, ...]]] = {
-        "sharing": ("row_column", "row", "column", "full"),
-    }
 
     @property
     def positions(self) -> tuple[int, ...]:
-        """The positions, from 1, in ascending order."""
+        """The positions that ``at`` names."""
         if self.at == "all":
             return tuple(range(1, DEPTH + 1))
         values = self.at if isinstance(self.at, list | tuple) else [self.at]
@@ -67,6 +81,22 @@ class SpatialBiasConfig(SpecialLayerConfig):
     """Convolution with a spatial bias: LRLC of rank 1."""
 
     name: str = "spatial_bias"
+    sharing: str = "row_column"
+
+    CHOICES: ClassVar[dict[str, tuple[str, ...]]] = {
+        "sharing": ("row_column", "row", "column", "full"),
+    }
+
+
+@dataclass
+class LocallyConnectedConfig(SpecialLayerConfig):
+    """A filter bank of its own for every position."""
+
+    name: str = "locally_connected"
+    at: Any = 3
+    fan_in: str = "keras"
+
+    CHOICES: ClassVar[dict[str, tuple[str, ...]]] = {"fan_in": ("keras", "position")}
 
 
 @dataclass
@@ -76,12 +106,13 @@ class LRLCConfig(SpecialLayerConfig):
     name: str = "lrlc"
     at: Any = 3
     rank: int = 4
+    sharing: str = "row_column"
     normalization: str = "softmax"
     weights_init: str = "constant"
     use_spatial_bias: bool = True
 
     CHOICES: ClassVar[dict[str, tuple[str, ...]]] = {
-        **SpecialLayerConfig.CHOICES,
+        **SpatialBiasConfig.CHOICES,
         "normalization": ("softmax", "norm", "none"),
         "weights_init": ("constant", "random"),
     }
@@ -89,7 +120,9 @@ class LRLCConfig(SpecialLayerConfig):
 
 LAYERS: dict[str, type[LayerConfig]] = {
     "conv": LayerConfig,
+    "coord_conv": CoordConvConfig,
     "spatial_bias": SpatialBiasConfig,
+    "locally_connected": LocallyConnectedConfig,
     "lrlc": LRLCConfig,
 }
 

@@ -8,8 +8,22 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from lrlc_jax.config import LayerConfig, LRLCConfig, SpatialBiasConfig, SpecialLayerConfig
-from lrlc_jax.layers import LRLC, BatchNorm, Conv, SpatialBiasConv, output_size
+from lrlc_jax.config import (
+    CoordConvConfig,
+    LayerConfig,
+    LocallyConnectedConfig,
+    LRLCConfig,
+    SpatialBiasConfig,
+)
+from lrlc_jax.layers import (
+    LRLC,
+    BatchNorm,
+    Conv,
+    CoordConv,
+    LocallyConnected,
+    SpatialBiasConv,
+    output_size,
+)
 from lrlc_jax.layers.conv import he_uniform
 from lrlc_jax.layers.lrlc import he_uniform_bases
 from lrlc_jax.layers.product import Padding, as_pair
@@ -68,8 +82,25 @@ def make_lrlc(site: Site, layer: LRLCConfig, rngs: nnx.Rngs) -> nnx.Module:
     )
 
 
+def make_coord_conv(site: Site, layer: CoordConvConfig, rngs: nnx.Rngs) -> nnx.Module:
+    """Convolution over its input and two coordinate channels."""
+    del layer
+    return CoordConv(**site.without_size(), rngs=rngs)
+
+
+def make_locally_connected(site: Site, layer: LocallyConnectedConfig, rngs: nnx.Rngs) -> nnx.Module:
+    """A locally connected layer, which keeps its bias where batch normalisation follows.
+
+    The bias varies over the positions, so that batch normalisation does not cancel it.
+    """
+    arguments = site.arguments() | {"use_bias": True, "fan_in": layer.fan_in}
+    return LocallyConnected(**arguments, rngs=rngs)
+
+
 LAYERS: dict[str, Callable[..., nnx.Module]] = {
     "conv": make_conv,
+    "coord_conv": make_coord_conv,
+    "locally_connected": make_locally_connected,
     "spatial_bias": make_spatial_bias,
     "lrlc": make_lrlc,
 }
@@ -110,7 +141,6 @@ class Network(nnx.Module):
         pooling: Pooling = "average",
         rngs: nnx.Rngs,
     ) -> None:
-        positions = layer.positions if isinstance(layer, SpecialLayerConfig) else ()
         size, channels = image_shape[:2], image_shape[2]
         layers, norms = [], []
         for position, (width, kernel, stride) in enumerate(
@@ -125,7 +155,7 @@ class Network(nnx.Module):
                 use_bias=not batch_norm,
                 input_size=size,
             )
-            make = LAYERS[layer.name] if position in positions else make_conv
+            make = LAYERS[layer.name] if position in layer.positions else make_conv
             layers.append(make(site, layer, rngs))
             if batch_norm:
                 norms.append(BatchNorm(width))

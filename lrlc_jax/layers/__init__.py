@@ -5,6 +5,8 @@ says which filter bank stands at which position.
 """
 
 from lrlc_jax.layers.conv import Conv, SpatialBiasConv
+from lrlc_jax.layers.coord import CoordConv
+from lrlc_jax.layers.local import LocallyConnected
 from lrlc_jax.layers.lrlc import LRLC
 from lrlc_jax.layers.norm import BatchNorm
 from lrlc_jax.layers.product import extract_patches, fold, local_product, output_size
@@ -13,6 +15,8 @@ __all__ = [
     "LRLC",
     "BatchNorm",
     "Conv",
+    "CoordConv",
+    "LocallyConnected",
     "SpatialBiasConv",
     "extract_patches",
     "fold",

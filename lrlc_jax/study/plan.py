@@ -67,7 +67,13 @@ def label(layer: LayerConfig | Mapping[str, Any]) -> str:
     """
     if not isinstance(layer, LayerConfig):
         layer = layer_config(layer)
-    names = {"conv": "Convolution", "spatial_bias": "Convolution + spatial bias", "lrlc": "LRLC"}
+    names = {
+        "conv": "Convolution",
+        "coord_conv": "CoordConv",
+        "locally_connected": "Locally connected",
+        "lrlc": "LRLC",
+        "spatial_bias": "Convolution + spatial bias",
+    }
     text = names.get(layer.name, layer.name)
     if isinstance(layer, SpecialLayerConfig):
         places = [ORDINALS[p - 1] for p in layer.positions]

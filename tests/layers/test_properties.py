@@ -10,7 +10,16 @@ from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lrlc_jax.layers import LRLC, Conv, SpatialBiasConv, fold, local_product, output_size
+from lrlc_jax.layers import (
+    LRLC,
+    Conv,
+    CoordConv,
+    LocallyConnected,
+    SpatialBiasConv,
+    fold,
+    local_product,
+    output_size,
+)
 
 property_test = functools.partial(settings, max_examples=8, deadline=None, derandomize=True)
 
@@ -139,6 +148,33 @@ def test_one_hot_weights_pick_one_filter_bank_for_each_position(geometry):
     np.testing.assert_allclose(y[:, -1, -1], alone[:, -1, -1], atol=1e-4)
 
 
+@property_test()
+@given(geometries(), st.sampled_from(["row_column", "row", "column", "full"]))
+def test_lrlc_becomes_locally_connected(geometry, sharing):
+    lrlc = make(LRLC, geometry, input_size=geometry["size"], rank=3, sharing=sharing)
+    randomize(lrlc)
+    local = make(LocallyConnected, geometry, input_size=geometry["size"])
+    local.kernel[...] = jnp.broadcast_to(lrlc.filters(), local.kernel.shape)
+    bias = lrlc.spatial_bias() + lrlc.bias[...][None, None]
+    local.bias[...] = jnp.broadcast_to(bias, local.bias.shape)
+    x = random(0, 2, *geometry["size"], 2)
+    np.testing.assert_allclose(local(x), lrlc(x), atol=1e-4)
+
+
+def test_locally_connected_moves_no_filter_to_another_position():
+    layer = LocallyConnected(1, 1, 1, input_size=(2, 3), rngs=nnx.Rngs(0))
+    layer.kernel[...] = jnp.arange(6.0).reshape(2, 3, 1, 1, 1, 1)
+    np.testing.assert_allclose(layer(jnp.ones((1, 2, 3, 1)))[0, ..., 0], [[0, 1, 2], [3, 4, 5]])
+
+
+def test_coordinates_are_the_reference_ones():
+    layer = CoordConv(1, 2, 1, use_bias=False, rngs=nnx.Rngs(0))
+    layer.conv.kernel[...] = jnp.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]])[None, None]
+    y = layer(jnp.ones((1, 3, 5, 1)))[0]
+    np.testing.assert_allclose(y[:, 2, 0], [-1, 0, 1])  # rows first
+    np.testing.assert_allclose(y[1, :, 1], [-1, -0.5, 0, 0.5, 1])
+
+
 def test_conv_is_that_of_flax():
     ours = Conv(3, 5, 3, 2, padding="SAME", rngs=nnx.Rngs(0))
     flax = nnx.Conv(3, 5, (3, 3), 2, padding="SAME", rngs=nnx.Rngs(1))
@@ -211,6 +247,11 @@ def test_a_wrong_argument_is_named(arguments, words):
     defaults = {"in_features": 3, "out_features": 4, "kernel_size": 3, "input_size": 8}
     with pytest.raises(ValueError, match=words):
         LRLC(**(defaults | arguments), rngs=nnx.Rngs(0))
+
+
+def test_a_wrong_fan_in_is_named():
+    with pytest.raises(ValueError, match="fan_in is 'kears'"):
+        LocallyConnected(3, 4, 3, input_size=8, fan_in="kears", rngs=nnx.Rngs(0))
 
 
 def test_an_input_of_another_size_is_refused():
