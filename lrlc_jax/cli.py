@@ -68,6 +68,8 @@ def run_command(
             raise explain(error, configs, name) from error
         except OSError as error:
             reason = error.strerror or error
+            if composed:
+                raise RunError(f"{error.filename or 'The disk'}: {reason}.") from error
             raise InputError(
                 f"{error.filename or 'The disk'} cannot be used ({reason}); choose another "
                 "results_dir or mend its permissions."

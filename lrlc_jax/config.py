@@ -227,8 +227,20 @@ def parse(values: Mapping[str, Any]) -> Config:
         if name not in top:
             raise unknown_name("setting", name, [*sections, *top])
     config = Config(**sections, **{**top, **values})
+    config.results_dir = results_folder(config.results_dir)
     check(config)
     return config
+
+
+def results_folder(value: Any) -> str:
+    """``results_dir`` as a name, which may look like a number.
+
+    Raises:
+        InputError: if there is none.
+    """
+    if value is None or value == "":
+        raise InputError("results_dir is empty; name the folder for the results.")
+    return str(value)
 
 
 def _at_least(name: str, value: Any, low: int) -> None:
@@ -292,8 +304,6 @@ def check(config: Config) -> None:
         raise unknown_name("tracker.mode", tracker.mode, ("offline", "online"))
     if config.seeds_at_once is not None:
         _at_least("seeds_at_once", config.seeds_at_once, 1)
-    if not config.results_dir:
-        raise InputError("results_dir is empty; name the folder for the results.")
 
 
 def study_config(values: Mapping[str, Any]) -> StudyConfig:

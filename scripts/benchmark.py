@@ -8,7 +8,7 @@ from typing import Any
 
 from lrlc_jax.benchmark import HEADER, as_json, measure, rows
 from lrlc_jax.cli import run_command
-from lrlc_jax.config import layer_config
+from lrlc_jax.config import layer_config, results_folder
 from lrlc_jax.errors import InputError
 from lrlc_jax.report.tables import markdown_rows
 from lrlc_jax.study.records import prepare, write_atomically
@@ -30,7 +30,8 @@ def benchmark(values: dict[str, Any], overrides: list[str]) -> int:
     image_shape = values["image_shape"]
     if not isinstance(image_shape, list) or len(image_shape) != 3:
         raise InputError(f"image_shape is {image_shape!r}; give rows, columns and channels.")
-    prepare(values["results_dir"])
+    results_dir = results_folder(values["results_dir"])
+    prepare(results_dir)
 
     def say(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
@@ -51,7 +52,7 @@ def benchmark(values: dict[str, Any], overrides: list[str]) -> int:
     )
     print("\n".join(markdown_rows(HEADER, rows(measurements, values["batch_size"]))))
     now = datetime.datetime.now(datetime.UTC)
-    folder = pathlib.Path(values["results_dir"]).expanduser() / "benchmarks"
+    folder = pathlib.Path(results_dir).expanduser() / "benchmarks"
     path = folder / f"training-step-{now:%Y%m%dT%H%M%SZ}.json"
     write_atomically(path, json.dumps(result, indent=1) + "\n")
     print(f"\n{path}")

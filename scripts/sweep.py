@@ -40,7 +40,8 @@ def sweep(values: dict[str, Any], overrides: list[str]) -> int:
             print(markdown(table))
             tracker.finish_study(table.name, HEADER, cells(table))
     print("\n".join(str(path) for path in report.files))
-    print(f"{outcome.trained} runs trained now, {len(configs) - outcome.trained} were on record.")
+    known = len(outcome.records) - outcome.trained
+    print(f"{outcome.trained} runs trained now, {known} were on record.")
     for failure in outcome.failures:
         print(f"FAILED: {failure}", file=sys.stderr)
     return 1 if outcome.failures else 0

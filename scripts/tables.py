@@ -5,6 +5,7 @@ import sys
 from typing import Any
 
 from lrlc_jax.cli import run_command
+from lrlc_jax.config import results_folder
 from lrlc_jax.report.build import build
 from lrlc_jax.report.tables import markdown
 from lrlc_jax.study.menu import studies
@@ -15,7 +16,7 @@ CONFIGS = pathlib.Path(__file__).resolve().parents[1] / "configs"
 def tables(values: dict[str, Any], overrides: list[str]) -> int:
     """Write the files, and print the studies' tables."""
     del overrides
-    report = build(studies(CONFIGS), values["results_dir"])
+    report = build(studies(CONFIGS), results_folder(values["results_dir"]))
     for table in report.tables:
         print(markdown(table))
         for problem in table.problems:

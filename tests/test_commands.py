@@ -110,6 +110,12 @@ def test_a_run_is_trained_once_and_its_record_says_what_it_was(tmp_path):
     assert snapshot(tmp_path) == before
 
 
+def test_a_results_folder_may_look_like_a_number(tmp_path):
+    call(tmp_path, "train", "results_dir=2024", "layer=conv", *TINY)
+    assert "Convolution" in call(tmp_path, "tables", "results_dir=2024").stdout
+    assert list((tmp_path / "2024" / "tables").iterdir())
+
+
 def test_multirun_trains_each_combination(tmp_path):
     call(tmp_path, "train", "-m", "layer=lrlc", "layer.rank=1,2", *TINY)
     names = sorted(p.name for p in (tmp_path / "results" / "records").glob("*.json"))

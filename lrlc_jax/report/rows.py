@@ -10,7 +10,6 @@ from lrlc_jax.config import (
     LAYERS,
     PAPER_PROTOCOL,
     LayerConfig,
-    SpecialLayerConfig,
     StudyConfig,
     layer_config,
 )
@@ -21,13 +20,7 @@ from lrlc_jax.study.records import Record
 RANKED = "lrlc"
 RANK_1 = "spatial_bias"  # what the ranked layer is at rank 1
 
-PROTOCOL_WORDS = {
-    "epochs": "epochs",
-    "warmup_epochs": "warmup epochs",
-    "batch_size": "batch size",
-    "learning_rate": "learning rate",
-    "seeds": "seeds",
-}
+PROTOCOL = [field.name for field in dataclasses.fields(PAPER_PROTOCOL) if field.name != "name"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,12 +135,12 @@ class StudyTable:
         groups: dict[str, list[Cell]] = {}
         for cell in self.cells:
             groups.setdefault(row_name(cell.layer), []).append(cell)
-        rank_1 = {places(cell.layer): cell for cell in self.cells if cell.layer.name == RANK_1}
+        rank_1 = {cell.layer.positions: cell for cell in self.cells if cell.layer.name == RANK_1}
         return [
             Row(
                 name,
-                (rank_1[places(cells[0].layer)], *cells)
-                if cells[0].layer.name == RANKED and places(cells[0].layer) in rank_1
+                (rank_1[cells[0].layer.positions], *cells)
+                if cells[0].layer.name == RANKED and cells[0].layer.positions in rank_1
                 else tuple(cells),
             )
             for name, cells in groups.items()
@@ -157,11 +150,6 @@ class StudyTable:
     def problems(self) -> list[str]:
         """A phrase for each run that is missing or failed."""
         return [f"{label(cell.layer)}: {cell.problem}" for cell in self.cells if cell.problem]
-
-
-def places(layer: LayerConfig) -> tuple[int, ...]:
-    """The positions of a special layer."""
-    return layer.positions if isinstance(layer, SpecialLayerConfig) else ()
 
 
 def row_name(layer: LayerConfig) -> str:
@@ -234,12 +222,12 @@ def caption(table: StudyTable) -> list[str]:
         )
     lines.append(
         "Protocol: "
-        + ", ".join(f"{PROTOCOL_WORDS[key]} {protocol[key]}" for key in PROTOCOL_WORDS)
+        + ", ".join(f"{key.replace('_', ' ')} {protocol[key]}" for key in PROTOCOL)
         + "."
     )
     differences = [
-        f"{PROTOCOL_WORDS[key]} {protocol[key]} instead of {getattr(PAPER_PROTOCOL, key)}"
-        for key in PROTOCOL_WORDS
+        f"{key.replace('_', ' ')} {protocol[key]} instead of {getattr(PAPER_PROTOCOL, key)}"
+        for key in PROTOCOL
         if protocol[key] != getattr(PAPER_PROTOCOL, key)
     ]
     if differences:

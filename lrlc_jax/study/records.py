@@ -11,6 +11,9 @@ from lrlc_jax.errors import InputError, RunError
 from lrlc_jax.study.plan import identity
 
 SCHEMA = 1
+EPOCH_FIGURES = ("train_loss", "train_accuracy", "validation_loss", "validation_accuracy")
+FINAL_FIGURES = (*EPOCH_FIGURES, "test_loss", "test_accuracy")
+COUNTS = ("train", "train_available", "validation", "test")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,7 +24,7 @@ class Record:
         identity: the hash of ``run``.
         run: the settings that determine the figures (:func:`lrlc_jax.study.plan.canonical`).
         config: labels and settings besides: names, the source of the data, seeds at once.
-        data: counts, source and fingerprint of the data set.
+        data: classes, image shape, and the number of images in each split.
         code: version, revision and hash of the source.
         versions: of Python and the packages.
         machine: what it ran on.
@@ -166,7 +169,29 @@ def read(path: pathlib.Path) -> Record:
     record = Record(**values)
     if not isinstance(record.run, dict) or identity(record.run) != record.identity:
         raise InputError(f"Record {path} does not have the identity of its settings; {hint}.")
+    if not whole(record):
+        raise InputError(f"Record {path} lacks figures or has odd ones; {hint}.")
     return record
+
+
+def whole(record: Record) -> bool:
+    """Whether every figure that a report needs is there, one for each seed."""
+    try:
+        known = {seed for seed in map(str, record.seeds) if seed not in record.failed}
+        return (
+            bool(record.seeds)
+            and isinstance(record.machine["device"], str)
+            and all(isinstance(n, int) for n in (record.parameters, *map(record.data.get, COUNTS)))
+            and all(len(record.final[name]) == len(record.seeds) for name in FINAL_FIGURES)
+            and all(
+                isinstance(value, float | int) if str(seed) in known else value is None
+                for name in FINAL_FIGURES
+                for seed, value in zip(record.seeds, record.final[name], strict=True)
+            )
+            and all(name in record.epochs for name in EPOCH_FIGURES)
+        )
+    except (AttributeError, KeyError, TypeError):
+        return False
 
 
 def read_all(results_dir: str | pathlib.Path) -> list[Record]:

@@ -15,11 +15,9 @@ from lrlc_jax.errors import InputError, RunError
 from lrlc_jax.network import NetworkFactory
 from lrlc_jax.study import provenance
 from lrlc_jax.study.plan import identity, label, settings
-from lrlc_jax.study.records import Record
+from lrlc_jax.study.records import EPOCH_FIGURES, Record
 from lrlc_jax.training import DeviceData, EpochMetrics, History, train
 from lrlc_jax.training.compilation import CompileClock
-
-EPOCH_FIGURES = ("train_loss", "train_accuracy", "validation_loss", "validation_accuracy")
 
 
 def train_run(

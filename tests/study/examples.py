@@ -20,6 +20,7 @@ def example(
 ):
     """The record of a run with three seeds."""
     schema = LAYERS[name]
+    failed = failed or {}
     if name != "conv":
         layer["at"] = at
     if name == "lrlc":
@@ -48,15 +49,17 @@ def example(
         machine={"device": "cpu"},
         time={"wall_seconds": 1.0},
         seeds=list(range(len(test))),
-        failed=failed or {},
+        failed=failed,
         parameters=1000 + 10 * rank,
         epochs=epochs,
         final={
-            "train_loss": [0.1] * len(test),
-            "train_accuracy": [1.0] * len(test),
-            "validation_loss": [0.2] * len(test),
-            "validation_accuracy": list(validation),
-            "test_loss": [0.3] * len(test),
-            "test_accuracy": list(test),
+            "train_loss": [None if str(i) in failed else 0.1 for i in range(len(test))],
+            "train_accuracy": [None if str(i) in failed else 1.0 for i in range(len(test))],
+            "validation_loss": [None if str(i) in failed else 0.2 for i in range(len(test))],
+            "validation_accuracy": [
+                None if str(i) in failed else value for i, value in enumerate(validation)
+            ],
+            "test_loss": [None if str(i) in failed else 0.3 for i in range(len(test))],
+            "test_accuracy": [None if str(i) in failed else value for i, value in enumerate(test)],
         },
     )

@@ -111,6 +111,12 @@ def tamper(path):
         (lambda p: change(p, schema=99), "has schema 99"),
         (lambda p: change(p, surprise=1), "surprise"),
         (tamper, "does not have the identity"),
+        (lambda p: change(p, final={}), "lacks figures"),
+        (lambda p: change(p, seeds=[0, 1]), "lacks figures"),
+        (lambda p: change(p, seeds=3), "lacks figures"),
+        (lambda p: change(p, failed={"1": 2}), "lacks figures"),
+        (lambda p: change(p, machine={}), "lacks figures"),
+        (lambda p: change(p, data={"train": 400}), "lacks figures"),
     ],
 )
 def test_a_bad_record_is_named(tmp_path, damage, words):
