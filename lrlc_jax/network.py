@@ -46,21 +46,15 @@ class Site:
     use_bias: bool
     input_size: tuple[int, int]
 
-    def without_size(self) -> dict[str, Any]:
-        """The arguments of a layer that works on an input of any size."""
-        arguments = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        del arguments["input_size"]
-        return arguments
-
     def arguments(self) -> dict[str, Any]:
-        """The arguments of a layer that is made for one input size."""
-        return self.without_size() | {"input_size": self.input_size}
+        """The arguments that every layer takes."""
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
 
 
 def make_conv(site: Site, layer: LayerConfig, rngs: nnx.Rngs) -> nnx.Module:
     """The plain convolution, which stands wherever no special layer does."""
     del layer
-    return Conv(**site.without_size(), rngs=rngs)
+    return Conv(**site.arguments(), rngs=rngs)
 
 
 def make_spatial_bias(site: Site, layer: SpatialBiasConfig, rngs: nnx.Rngs) -> nnx.Module:
@@ -85,7 +79,7 @@ def make_lrlc(site: Site, layer: LRLCConfig, rngs: nnx.Rngs) -> nnx.Module:
 def make_coord_conv(site: Site, layer: CoordConvConfig, rngs: nnx.Rngs) -> nnx.Module:
     """Convolution over its input and two coordinate channels."""
     del layer
-    return CoordConv(**site.without_size(), rngs=rngs)
+    return CoordConv(**site.arguments(), rngs=rngs)
 
 
 def make_locally_connected(site: Site, layer: LocallyConnectedConfig, rngs: nnx.Rngs) -> nnx.Module:

@@ -2,7 +2,6 @@
 
 import json
 import pathlib
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -41,8 +40,7 @@ def pick(module: nnx.Module | nnx.State, name: str) -> Any:
         "moving_mean": ("mean",),
         "moving_variance": ("var",),
     }
-    has = module.__contains__ if isinstance(module, nnx.State) else partial(hasattr, module)
-    for part in (*(["conv"] if has("conv") else []), *paths[name]):
+    for part in paths[name]:
         module = module[part] if isinstance(module, nnx.State) else getattr(module, part)
     return module
 

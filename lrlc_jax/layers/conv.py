@@ -5,41 +5,17 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from flax.nnx.nn.dtypes import promote_dtype
 from jax.nn.initializers import Initializer
 
+from lrlc_jax.layers.base import PatchLayer
 from lrlc_jax.layers.combining import SHARINGS, PositionTable, Sharing, check_choice
-from lrlc_jax.layers.product import Padding, Precision, as_pair, local_product, output_size
+from lrlc_jax.layers.product import Padding, Precision
 
 he_uniform = nnx.initializers.he_uniform()
 zeros = nnx.initializers.zeros_init()
 
 
-def check_features(in_features: int, out_features: int) -> None:
-    """Refuse channel counts below 1.
-
-    Raises:
-        ValueError: naming the argument and its value.
-    """
-    for name, value in (("in_features", in_features), ("out_features", out_features)):
-        if not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name} is {value!r}; it must be a whole number of at least 1")
-
-
-def check_input(x: jax.Array, size: tuple[int, int], in_features: int) -> None:
-    """Refuse images of another size than the layer was made for.
-
-    Raises:
-        ValueError: naming the shape that came in and the one that was expected.
-    """
-    if x.ndim != 4 or x.shape[1:] != (*size, in_features):
-        raise ValueError(
-            f"the input has shape {x.shape}; this layer was made for "
-            f"(batch, {size[0]}, {size[1]}, {in_features})"
-        )
-
-
-class Conv(nnx.Module):
+class Conv(PatchLayer):
     """A convolution: the same filter bank at every position (equation 1).
 
     It takes the arguments of :class:`flax.nnx.Conv` that it supports, and computes the same
@@ -50,6 +26,7 @@ class Conv(nnx.Module):
         out_features: channels of the output.
         kernel_size: rows and columns of the filters, one number for both or two.
         strides: steps between positions, likewise.
+        input_size: rows and columns of the input; by default any.
         padding: ``'VALID'``, ``'SAME'``, or zeros before and after rows and columns.
         kernel_dilation: distance between the filters' entries.
         use_bias: add a bias per channel.
@@ -70,6 +47,7 @@ class Conv(nnx.Module):
         kernel_size: int | Sequence[int],
         strides: int | Sequence[int] = 1,
         *,
+        input_size: int | Sequence[int] | None = None,
         padding: Padding = "VALID",
         kernel_dilation: int | Sequence[int] = 1,
         use_bias: bool = True,
@@ -79,15 +57,17 @@ class Conv(nnx.Module):
         kernel_init: Initializer = he_uniform,
         rngs: nnx.Rngs,
     ) -> None:
-        check_features(in_features, out_features)
-        self.in_features = in_features
-        self.out_features = out_features
-        self.kernel_size = as_pair(kernel_size, "kernel_size")
-        self.strides = as_pair(strides, "strides")
-        self.padding = padding
-        self.kernel_dilation = as_pair(kernel_dilation, "kernel_dilation")
-        self.dtype = dtype
-        self.precision = precision
+        super().__init__(
+            in_features,
+            out_features,
+            kernel_size,
+            strides,
+            input_size=input_size,
+            padding=padding,
+            kernel_dilation=kernel_dilation,
+            dtype=dtype,
+            precision=precision,
+        )
         shape = (*self.kernel_size, in_features, out_features)
         self.kernel = nnx.Param(kernel_init(rngs.params(), shape, param_dtype))
         self.bias = nnx.Param(jnp.zeros((out_features,), param_dtype)) if use_bias else None
@@ -95,19 +75,10 @@ class Conv(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """Images ``(batch, rows, cols, in)`` to ``(batch, rows_out, cols_out, out)``."""
         bias = None if self.bias is None else self.bias[...][None, None, None, :]
-        x, kernel, bias = promote_dtype((x, self.kernel[...], bias), dtype=self.dtype)
-        y = local_product(
-            x,
-            kernel[None, None],
-            strides=self.strides,
-            padding=self.padding,
-            dilation=self.kernel_dilation,
-            precision=self.precision,
-        )
-        return y if bias is None else y + bias
+        return self.product(x, self.kernel[...][None, None], bias)
 
 
-class SpatialBiasConv(nnx.Module):
+class SpatialBiasConv(Conv):
     """A convolution followed by a bias that varies over the positions (equation 5).
 
     It is an LRLC layer of rank 1, without the combining weights that have no effect there: the
@@ -143,11 +114,12 @@ class SpatialBiasConv(nnx.Module):
         rngs: nnx.Rngs,
     ) -> None:
         check_choice("sharing", sharing, SHARINGS)
-        self.conv = Conv(
+        super().__init__(
             in_features,
             out_features,
             kernel_size,
             strides,
+            input_size=input_size,
             padding=padding,
             kernel_dilation=kernel_dilation,
             use_bias=use_bias,
@@ -157,17 +129,11 @@ class SpatialBiasConv(nnx.Module):
             kernel_init=kernel_init,
             rngs=rngs,
         )
-        conv = self.conv
-        self.input_size = as_pair(input_size, "input_size")
-        size = output_size(
-            self.input_size, conv.kernel_size, conv.strides, padding, conv.kernel_dilation
-        )
         self.spatial_bias = PositionTable(
-            size, 1, sharing, zeros, param_dtype=param_dtype, rngs=rngs
+            self.positions(), 1, sharing, zeros, param_dtype=param_dtype, rngs=rngs
         )
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Images ``(batch, *input_size, in)`` to ``(batch, rows_out, cols_out, out)``."""
-        check_input(x, self.input_size, self.conv.in_features)
-        y = self.conv(x)
+        y = super().__call__(x)
         return y + self.spatial_bias()[None].astype(y.dtype)

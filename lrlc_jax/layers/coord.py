@@ -7,7 +7,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.nn.initializers import Initializer
 
-from lrlc_jax.layers.conv import Conv, check_features, he_uniform
+from lrlc_jax.layers.base import check_features
+from lrlc_jax.layers.conv import Conv, he_uniform
 from lrlc_jax.layers.product import Padding, Precision
 
 
@@ -26,7 +27,7 @@ def append_coordinates(x: jax.Array) -> jax.Array:
     return jnp.concatenate([x, jnp.broadcast_to(row, shape), jnp.broadcast_to(col, shape)], axis=-1)
 
 
-class CoordConv(nnx.Module):
+class CoordConv(Conv):
     """A convolution over its input and two coordinate channels, row position first.
 
     Its arguments are those of :class:`lrlc_jax.layers.Conv`; ``in_features`` does not count the
@@ -46,6 +47,7 @@ class CoordConv(nnx.Module):
         kernel_size: int | Sequence[int],
         strides: int | Sequence[int] = 1,
         *,
+        input_size: int | Sequence[int] | None = None,
         padding: Padding = "VALID",
         kernel_dilation: int | Sequence[int] = 1,
         use_bias: bool = True,
@@ -55,12 +57,13 @@ class CoordConv(nnx.Module):
         kernel_init: Initializer = he_uniform,
         rngs: nnx.Rngs,
     ) -> None:
-        check_features(in_features, out_features)
-        self.conv = Conv(
+        check_features("in_features", in_features)
+        super().__init__(
             in_features + 2,
             out_features,
             kernel_size,
             strides,
+            input_size=input_size,
             padding=padding,
             kernel_dilation=kernel_dilation,
             use_bias=use_bias,
@@ -73,4 +76,4 @@ class CoordConv(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Images ``(batch, rows, cols, in)`` to ``(batch, rows_out, cols_out, out)``."""
-        return self.conv(append_coordinates(x))
+        return super().__call__(append_coordinates(x))

@@ -6,12 +6,11 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from flax.nnx.nn.dtypes import promote_dtype
 from jax.nn.initializers import Initializer
 
+from lrlc_jax.layers.base import PatchLayer
 from lrlc_jax.layers.combining import check_choice
-from lrlc_jax.layers.conv import check_features, check_input
-from lrlc_jax.layers.product import Padding, Precision, as_pair, local_product, output_size
+from lrlc_jax.layers.product import Padding, Precision
 
 FanIn = Literal["position", "keras"]
 
@@ -23,7 +22,7 @@ STARTS: dict[FanIn, Initializer] = {
 }
 
 
-class LocallyConnected(nnx.Module):
+class LocallyConnected(PatchLayer):
     """A filter bank for every position, with a bias for every position and channel (section 3.1).
 
     Parameters: ``kernel`` ``(rows, cols, kh, kw, in, out)`` and ``bias`` ``(rows, cols, out)``,
@@ -73,19 +72,19 @@ class LocallyConnected(nnx.Module):
         kernel_init: Initializer | None = None,
         rngs: nnx.Rngs,
     ) -> None:
-        check_features(in_features, out_features)
         check_choice("fan_in", fan_in, tuple(STARTS))
-        self.in_features = in_features
-        self.input_size = as_pair(input_size, "input_size")
-        self.kernel_size = as_pair(kernel_size, "kernel_size")
-        self.strides = as_pair(strides, "strides")
-        self.padding = padding
-        self.kernel_dilation = as_pair(kernel_dilation, "kernel_dilation")
-        self.dtype = dtype
-        self.precision = precision
-        positions = output_size(
-            self.input_size, self.kernel_size, self.strides, padding, self.kernel_dilation
+        super().__init__(
+            in_features,
+            out_features,
+            kernel_size,
+            strides,
+            input_size=input_size,
+            padding=padding,
+            kernel_dilation=kernel_dilation,
+            dtype=dtype,
+            precision=precision,
         )
+        positions = self.positions()
         shape = (*positions, *self.kernel_size, in_features, out_features)
         start = kernel_init or STARTS[fan_in]
         self.kernel = nnx.Param(start(rngs.params(), shape, param_dtype))
@@ -95,15 +94,5 @@ class LocallyConnected(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Images ``(batch, *input_size, in)`` to ``(batch, rows_out, cols_out, out)``."""
-        check_input(x, self.input_size, self.in_features)
         bias = None if self.bias is None else self.bias[...][None]
-        x, kernel, bias = promote_dtype((x, self.kernel[...], bias), dtype=self.dtype)
-        y = local_product(
-            x,
-            kernel,
-            strides=self.strides,
-            padding=self.padding,
-            dilation=self.kernel_dilation,
-            precision=self.precision,
-        )
-        return y if bias is None else y + bias
+        return self.product(x, self.kernel[...], bias)

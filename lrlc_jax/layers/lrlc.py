@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from flax.nnx.nn.dtypes import promote_dtype
 from jax.nn.initializers import Initializer
 
+from lrlc_jax.layers.base import PatchLayer
 from lrlc_jax.layers.combining import (
     NORMALIZATIONS,
     SHARINGS,
@@ -18,15 +18,15 @@ from lrlc_jax.layers.combining import (
     constant_start,
     normalize,
 )
-from lrlc_jax.layers.conv import check_features, check_input, zeros
-from lrlc_jax.layers.product import Padding, Precision, as_pair, fold, local_product, output_size
+from lrlc_jax.layers.conv import zeros
+from lrlc_jax.layers.product import Padding, Precision, fold
 
 # The fan-in of a basis filter bank is that of one convolution, whatever the rank: the first axis
 # of the bases (K, kh, kw, in, out) counts neither as an input nor as part of the receptive field.
 he_uniform_bases = nnx.initializers.he_uniform(batch_axis=(0,))
 
 
-class LRLC(nnx.Module):
+class LRLC(PatchLayer):
     """Low-rank local connectivity (section 3.2): ``K`` filter banks, combined at each position.
 
     The filter bank of a position is ``sum_k w[position, k] * bases[k]`` (equation 2). Because the
@@ -93,25 +93,24 @@ class LRLC(nnx.Module):
         weights_init: Initializer | None = None,
         rngs: nnx.Rngs,
     ) -> None:
-        check_features(in_features, out_features)
         check_choice("sharing", sharing, SHARINGS)
         check_choice("normalization", normalization, NORMALIZATIONS)
         if not isinstance(rank, int) or rank < 1:
             raise ValueError(f"rank is {rank!r}; it must be a whole number of at least 1")
-        self.in_features = in_features
-        self.out_features = out_features
+        super().__init__(
+            in_features,
+            out_features,
+            kernel_size,
+            strides,
+            input_size=input_size,
+            padding=padding,
+            kernel_dilation=kernel_dilation,
+            dtype=dtype,
+            precision=precision,
+        )
         self.rank = rank
         self.normalization = normalization
-        self.input_size = as_pair(input_size, "input_size")
-        self.kernel_size = as_pair(kernel_size, "kernel_size")
-        self.strides = as_pair(strides, "strides")
-        self.padding = padding
-        self.kernel_dilation = as_pair(kernel_dilation, "kernel_dilation")
-        self.dtype = dtype
-        self.precision = precision
-        size = output_size(
-            self.input_size, self.kernel_size, self.strides, padding, self.kernel_dilation
-        )
+        size = self.positions()
         shape = (rank, *self.kernel_size, in_features, out_features)
         self.bases = nnx.Param(kernel_init(rngs.params(), shape, param_dtype))
         self.weights = PositionTable(
@@ -139,19 +138,6 @@ class LRLC(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Images ``(batch, *input_size, in)`` to ``(batch, rows_out, cols_out, out)``."""
-        check_input(x, self.input_size, self.in_features)
         bias = None if self.bias is None else self.bias[...][None, None, None, :]
         spatial = None if self.spatial_bias is None else self.spatial_bias()[None]
-        x, filters, bias, spatial = promote_dtype(
-            (x, self.filters(), bias, spatial), dtype=self.dtype
-        )
-        y = local_product(
-            x,
-            filters,
-            strides=self.strides,
-            padding=self.padding,
-            dilation=self.kernel_dilation,
-            precision=self.precision,
-        )
-        y = y if spatial is None else y + spatial
-        return y if bias is None else y + bias
+        return self.product(x, self.filters(), spatial, bias)

@@ -124,8 +124,8 @@ def test_rank_1_is_a_convolution_with_a_spatial_bias(geometry):
     lrlc = make(LRLC, geometry, input_size=geometry["size"], rank=1)
     randomize(lrlc)
     biased = make(SpatialBiasConv, geometry, input_size=geometry["size"])
-    biased.conv.kernel[...] = lrlc.bases[...][0]
-    biased.conv.bias[...] = lrlc.bias[...]
+    biased.kernel[...] = lrlc.bases[...][0]
+    biased.bias[...] = lrlc.bias[...]
     biased.spatial_bias.row[...] = lrlc.spatial_bias.row[...]
     biased.spatial_bias.column[...] = lrlc.spatial_bias.column[...]
     x = random(0, 2, *geometry["size"], 2)
@@ -169,7 +169,7 @@ def test_locally_connected_moves_no_filter_to_another_position():
 
 def test_coordinates_are_the_reference_ones():
     layer = CoordConv(1, 2, 1, use_bias=False, rngs=nnx.Rngs(0))
-    layer.conv.kernel[...] = jnp.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]])[None, None]
+    layer.kernel[...] = jnp.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]])[None, None]
     y = layer(jnp.ones((1, 3, 5, 1)))[0]
     np.testing.assert_allclose(y[:, 2, 0], [-1, 0, 1])  # rows first
     np.testing.assert_allclose(y[1, :, 1], [-1, -0.5, 0, 0.5, 1])
