@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 LONG_LIST = 12
 
@@ -31,3 +32,24 @@ def unknown_name(what: str, name: str, valid: Iterable[str]) -> InputError:
     hint = f"; did you mean {close[0]!r}?" if close else "."
     valid_names = "" if close and len(names) > LONG_LIST else f" Valid: {', '.join(names)}."
     return InputError(f"There is no {what} {name!r}{hint}{valid_names}")
+
+
+def one_of(what: str, value: Any, valid: Iterable[str]) -> None:
+    """Refuse a word that is not among the valid ones.
+
+    Raises:
+        InputError: naming the setting, its value and what is allowed.
+    """
+    names = tuple(valid)
+    if value not in names:
+        raise unknown_name(what, str(value), names)
+
+
+def at_least(name: str, value: Any, low: int) -> None:
+    """Refuse what is not a whole number, or too low.
+
+    Raises:
+        InputError: naming the setting and its value.
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or value < low:
+        raise InputError(f"{name} is {value!r}; it must be a whole number of at least {low}.")

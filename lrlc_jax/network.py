@@ -9,11 +9,16 @@ import jax.numpy as jnp
 from flax import nnx
 
 from lrlc_jax.config import (
+    DEPTH,
     CoordConvConfig,
+    InputDependentLRLCConfig,
     LayerConfig,
     LocallyConnectedConfig,
     LRLCConfig,
+    MixedLRLCConfig,
+    NetworkConfig,
     SpatialBiasConfig,
+    WideConvConfig,
 )
 from lrlc_jax.layers import (
     LRLC,
@@ -22,13 +27,15 @@ from lrlc_jax.layers import (
     CoordConv,
     LocallyConnected,
     SpatialBiasConv,
-    output_size,
+    blur_downsample,
+    matched_width,
 )
+from lrlc_jax.layers.base import PatchLayer
+from lrlc_jax.layers.blur import blurred_size
 from lrlc_jax.layers.conv import he_uniform
-from lrlc_jax.layers.lrlc import he_uniform_bases
-from lrlc_jax.layers.product import Padding, as_pair
+from lrlc_jax.layers.window import Padding, as_pair
 
-Pooling: TypeAlias = Literal["average", "flatten"]
+Pooling: TypeAlias = Literal["average", "max", "flatten"]
 State: TypeAlias = nnx.State[Any, Any]
 
 glorot_uniform = nnx.initializers.glorot_uniform()
@@ -51,18 +58,18 @@ class Site:
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
 
 
-def make_conv(site: Site, layer: LayerConfig, rngs: nnx.Rngs) -> nnx.Module:
-    """The plain convolution, which stands wherever no special layer does."""
+def make_conv(site: Site, layer: LayerConfig, rngs: nnx.Rngs) -> PatchLayer:
+    """The plain convolution, which stands wherever no special layer does; or a wide one."""
     del layer
     return Conv(**site.arguments(), rngs=rngs)
 
 
-def make_spatial_bias(site: Site, layer: SpatialBiasConfig, rngs: nnx.Rngs) -> nnx.Module:
+def make_spatial_bias(site: Site, layer: SpatialBiasConfig, rngs: nnx.Rngs) -> PatchLayer:
     """Convolution with a spatial bias."""
     return SpatialBiasConv(**site.arguments(), sharing=layer.sharing, rngs=rngs)  # type: ignore[arg-type]
 
 
-def make_lrlc(site: Site, layer: LRLCConfig, rngs: nnx.Rngs) -> nnx.Module:
+def make_lrlc(site: Site, layer: LRLCConfig, rngs: nnx.Rngs) -> PatchLayer:
     """Low-rank local connectivity with fixed combining weights."""
     return LRLC(
         **site.arguments(),
@@ -70,19 +77,51 @@ def make_lrlc(site: Site, layer: LRLCConfig, rngs: nnx.Rngs) -> nnx.Module:
         sharing=layer.sharing,  # type: ignore[arg-type]
         normalization=layer.normalization,  # type: ignore[arg-type]
         use_spatial_bias=layer.use_spatial_bias,
-        kernel_init=he_uniform_bases,
         weights_init=he_uniform if layer.weights_init == "random" else None,
         rngs=rngs,
     )
 
 
-def make_coord_conv(site: Site, layer: CoordConvConfig, rngs: nnx.Rngs) -> nnx.Module:
+def make_input_dependent(site: Site, layer: InputDependentLRLCConfig, rngs: nnx.Rngs) -> PatchLayer:
+    """Low-rank local connectivity with combining weights from the layer's input."""
+    return LRLC(
+        **site.arguments(),
+        rank=layer.rank,
+        input_dependent=True,
+        normalization=layer.normalization,  # type: ignore[arg-type]
+        use_spatial_bias=layer.use_spatial_bias,
+        rngs=rngs,
+    )
+
+
+def make_mixed(site: Site, layer: MixedLRLCConfig, rngs: nnx.Rngs) -> PatchLayer:
+    """Low-rank local connectivity with bases of several sizes, which need padding to align."""
+
+    def pairs(value: int | list[Any]) -> tuple[tuple[int, int], ...]:
+        values = value if isinstance(value, list) else [value] * layer.rank
+        return tuple(as_pair(v, "kernel_sizes or dilations") for v in values)
+
+    padded = "SAME" if site.padding == "VALID" else site.padding
+    arguments = site.arguments() | {"kernel_size": pairs(layer.kernel_sizes), "padding": padded}
+    return LRLC(
+        **arguments,
+        kernel_dilation=pairs(layer.dilations),
+        rank=layer.rank,
+        input_dependent=layer.input_dependent,
+        sharing=layer.sharing,  # type: ignore[arg-type]
+        normalization=layer.normalization,  # type: ignore[arg-type]
+        use_spatial_bias=layer.use_spatial_bias,
+        rngs=rngs,
+    )
+
+
+def make_coord_conv(site: Site, layer: CoordConvConfig, rngs: nnx.Rngs) -> PatchLayer:
     """Convolution over its input and two coordinate channels."""
     del layer
     return CoordConv(**site.arguments(), rngs=rngs)
 
 
-def make_locally_connected(site: Site, layer: LocallyConnectedConfig, rngs: nnx.Rngs) -> nnx.Module:
+def make_locally_connected(site: Site, layer: LocallyConnectedConfig, rngs: nnx.Rngs) -> PatchLayer:
     """A locally connected layer, which keeps its bias where batch normalisation follows.
 
     The bias varies over the positions, so that batch normalisation does not cancel it.
@@ -91,12 +130,15 @@ def make_locally_connected(site: Site, layer: LocallyConnectedConfig, rngs: nnx.
     return LocallyConnected(**arguments, rngs=rngs)
 
 
-LAYERS: dict[str, Callable[..., nnx.Module]] = {
+LAYERS: dict[str, Callable[..., PatchLayer]] = {
     "conv": make_conv,
     "coord_conv": make_coord_conv,
+    "wide_conv": make_conv,
     "locally_connected": make_locally_connected,
     "spatial_bias": make_spatial_bias,
     "lrlc": make_lrlc,
+    "lrlc_input_dependent": make_input_dependent,
+    "lrlc_mixed": make_mixed,
 }
 
 
@@ -114,7 +156,9 @@ class Network(nnx.Module):
         strides: stride of each layer.
         padding: of every layer.
         batch_norm: normalise after every layer.
-        pooling: ``'average'`` over all positions (the paper's), or ``'flatten'``.
+        pooling: ``'average'`` over all positions (the paper's), ``'max'``, or ``'flatten'``.
+        blur: where a stride is more than 1, let the layer stand at every position, and blur after
+            its ReLU before the steps are taken.
         rngs: source of the start values.
 
     Raises:
@@ -133,32 +177,41 @@ class Network(nnx.Module):
         padding: Padding = "VALID",
         batch_norm: bool = True,
         pooling: Pooling = "average",
+        blur: bool = False,
         rngs: nnx.Rngs,
     ) -> None:
         size, channels = image_shape[:2], image_shape[2]
-        layers, norms = [], []
+        layers, norms, steps = [], [], []
         for position, (width, kernel, stride) in enumerate(
             zip(features, kernel_sizes, strides, strict=True), start=1
         ):
+            special = position in layer.positions
+            if special and isinstance(layer, WideConvConfig):
+                last = position == len(features)
+                width = matched_width(channels, width, layer.rank, last=last)  # noqa: PLW2901
+            step = as_pair(stride, "strides")
             site = Site(
                 in_features=channels,
                 out_features=width,
                 kernel_size=as_pair(kernel, "kernel_size"),
-                strides=as_pair(stride, "strides"),
+                strides=(1, 1) if blur else step,
                 padding=padding,
                 use_bias=not batch_norm,
                 input_size=size,
             )
-            make = LAYERS[layer.name] if position in layer.positions else make_conv
-            layers.append(make(site, layer, rngs))
+            layers.append((LAYERS[layer.name] if special else make_conv)(site, layer, rngs))
             if batch_norm:
                 norms.append(BatchNorm(width))
-            size = output_size(size, site.kernel_size, site.strides, padding)
+            size = layers[-1].positions()
+            if blur:
+                steps.append(step)
+                size = blurred_size(size, step)
             channels = width
         self.layers = nnx.List(layers)
         self.norms = nnx.List(norms)
+        self.steps = tuple(steps)
         self.pooling = pooling
-        flat = channels if pooling == "average" else channels * size[0] * size[1]
+        flat = channels * size[0] * size[1] if pooling == "flatten" else channels
         self.classifier = nnx.Linear(flat, num_classes, kernel_init=glorot_uniform, rngs=rngs)
 
     def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
@@ -173,8 +226,16 @@ class Network(nnx.Module):
             if self.norms:
                 x = self.norms[position](x, use_running_average=not train)
             x = jax.nn.relu(x)
-        x = jnp.mean(x, axis=(1, 2)) if self.pooling == "average" else x.reshape(x.shape[0], -1)
-        return self.classifier(x)
+            if self.steps and self.steps[position] != (1, 1):
+                x = blur_downsample(x, self.steps[position])
+        return self.classifier(pool(x, self.pooling))
+
+
+def pool(x: jax.Array, pooling: Pooling) -> jax.Array:
+    """Maps ``(batch, rows, cols, channels)`` as what the classifier takes, ``(batch, numbers)``."""
+    if pooling == "average":
+        return jnp.mean(x, axis=(1, 2))
+    return jnp.max(x, axis=(1, 2)) if pooling == "max" else x.reshape(x.shape[0], -1)
 
 
 def count_parameters(state: State) -> int:
@@ -215,10 +276,34 @@ class NetworkFactory:
     image_shape: tuple[int, int, int]
     num_classes: int
     layer: LayerConfig
+    network: NetworkConfig = dataclasses.field(default_factory=NetworkConfig)
 
     def __hash__(self) -> int:
-        return hash((self.image_shape, self.num_classes, repr(self.layer)))
+        return hash((self.image_shape, self.num_classes, repr(self.layer), repr(self.network)))
 
     def __call__(self, rngs: nnx.Rngs) -> Network:
         """A new network, started from ``rngs``."""
-        return Network(self.image_shape, self.num_classes, self.layer, rngs=rngs)
+        network = self.network
+        return Network(
+            self.image_shape,
+            self.num_classes,
+            self.layer,
+            features=(network.channels,) * DEPTH,
+            kernel_sizes=(network.kernel_size,) * DEPTH,
+            strides=network.strides,
+            padding=network.padding.upper(),
+            batch_norm=network.batch_norm,
+            pooling=network.pooling,  # type: ignore[arg-type]
+            blur=network.blur,
+            rngs=rngs,
+        )
+
+    def parameters(self) -> int:
+        """Trainable numbers in the network."""
+        return count_parameters(nnx.state(nnx.eval_shape(lambda: self(nnx.Rngs(0))), nnx.Param))
+
+    def matched(self) -> "NetworkFactory | None":
+        """The LRLC network whose parameters a network with a wide convolution matches."""
+        if not isinstance(self.layer, WideConvConfig):
+            return None
+        return dataclasses.replace(self, layer=LRLCConfig(at=self.layer.at, rank=self.layer.rank))

@@ -4,6 +4,7 @@ import json
 import pathlib
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
@@ -22,32 +23,63 @@ def close(actual: Any, expected: np.ndarray, *, relative: float = 1e-4, absolute
     np.testing.assert_array_less(np.abs(actual - expected), bound)
 
 
+PATHS: dict[str, tuple[str | int, ...]] = {
+    "kernel": ("kernel",),
+    "kernel_bases": ("bases",),
+    "combining_weights_row": ("weights", "row"),
+    "combining_weights_col": ("weights", "column"),
+    "combining_weights": ("weights", "full"),
+    "bias_row": ("spatial_bias", "row"),
+    "bias_col": ("spatial_bias", "column"),
+    "spatial_bias": ("spatial_bias", "full"),
+    "bias_channels": ("bias",),
+    "bias": ("bias",),
+    "gamma": ("scale",),
+    "beta": ("bias",),
+    "moving_mean": ("mean",),
+    "moving_variance": ("var",),
+    "dim_reduction": ("weights", "low"),
+    "squeeze": ("weights", "squeeze"),
+    "excite": ("weights", "excite"),
+    "proj": ("weights", "proj"),
+    "depthwise_kernel": ("kernel",),
+    **{f"depthwise_dilation{2**i}": ("weights", "depthwise", i) for i in range(4)},
+    **{f"kernel_bases{k}": ("bases", "kernels", k) for k in range(4)},
+}
+
+
 def pick(module: nnx.Module | nnx.State, name: str) -> Any:
-    """The parameter of a layer that the reference calls ``name``, as an attribute path."""
-    paths = {
-        "kernel": ("kernel",),
-        "kernel_bases": ("bases",),
-        "combining_weights_row": ("weights", "row"),
-        "combining_weights_col": ("weights", "column"),
-        "combining_weights": ("weights", "full"),
-        "bias_row": ("spatial_bias", "row"),
-        "bias_col": ("spatial_bias", "column"),
-        "spatial_bias": ("spatial_bias", "full"),
-        "bias_channels": ("bias",),
-        "bias": ("bias",),
-        "gamma": ("scale",),
-        "beta": ("bias",),
-        "moving_mean": ("mean",),
-        "moving_variance": ("var",),
-    }
-    for part in paths[name]:
-        module = module[part] if isinstance(module, nnx.State) else getattr(module, part)
+    """The parameter of a layer or network that the reference calls ``name``.
+
+    Names are ``kernel_bases`` or ``squeeze.bias`` in a layer, and in a network those behind the
+    owner: ``layer2.kernel_bases``, ``bn1.gamma``, ``logits.bias``.
+    """
+    path: list[str | int] = []
+    for part in name.split("."):
+        if part == "logits":
+            path.append("classifier")
+        elif part[:5] == "layer":
+            path += ["layers", int(part[5:]) - 1]
+        elif part[:2] == "bn":
+            path += ["norms", int(part[2:]) - 1]
+        else:
+            path += PATHS[part]
+    for key in path:
+        indexed = isinstance(module, nnx.State | nnx.List)
+        module = module[key] if indexed else getattr(module, key)
     return module
 
 
 def ours(name: str, value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """A reference weight in our layout: bases ``(kh, kw, in, K*out)`` become ``(K, kh, ...)``."""
-    if name == "kernel_bases":
+    if name.rsplit(".", maxsplit=1)[-1] == "kernel_bases":
         rank, kh, kw, channels, features = shape
         return value.reshape(kh, kw, channels, rank, features).transpose(3, 0, 1, 2, 4)
     return value.reshape(shape)
+
+
+def put(module: nnx.Module, arrays: dict[str, np.ndarray], prefix: str, names: list[str]) -> None:
+    """Set the parameters of ``module`` to the reference's."""
+    for name in names:
+        variable = pick(module, name)
+        variable[...] = jnp.asarray(ours(name, arrays[prefix + name], variable.shape))

@@ -4,12 +4,15 @@ Every layer is the same product of image patches with filter banks (:mod:`.produ
 says which filter bank stands at which position.
 """
 
+from lrlc_jax.layers.blur import blur_downsample
 from lrlc_jax.layers.conv import Conv, SpatialBiasConv
 from lrlc_jax.layers.coord import CoordConv
 from lrlc_jax.layers.local import LocallyConnected
 from lrlc_jax.layers.lrlc import LRLC
 from lrlc_jax.layers.norm import BatchNorm
-from lrlc_jax.layers.product import extract_patches, fold, local_product, output_size
+from lrlc_jax.layers.product import fold, local_product
+from lrlc_jax.layers.wide import matched_width
+from lrlc_jax.layers.window import extract_patches, output_size
 
 __all__ = [
     "LRLC",
@@ -18,8 +21,10 @@ __all__ = [
     "CoordConv",
     "LocallyConnected",
     "SpatialBiasConv",
+    "blur_downsample",
     "extract_patches",
     "fold",
     "local_product",
+    "matched_width",
     "output_size",
 ]

@@ -7,7 +7,8 @@ import jax
 from flax import nnx
 from flax.nnx.nn.dtypes import promote_dtype
 
-from lrlc_jax.layers.product import Padding, Precision, as_pair, local_product, output_size
+from lrlc_jax.layers.product import Precision, window_product
+from lrlc_jax.layers.window import Padding, Pair, Window, as_pair, sliding_window
 
 
 def check_features(name: str, value: int) -> None:
@@ -57,15 +58,20 @@ class PatchLayer(nnx.Module):
         self.dtype = dtype
         self.precision = precision
 
-    def positions(self) -> tuple[int, int]:
-        """Rows and columns of the output, of a layer that was made for one input size."""
-        assert self.input_size is not None
-        return output_size(
-            self.input_size, self.kernel_size, self.strides, self.padding, self.kernel_dilation
+    def window(self, size: Pair | None = None) -> Window:
+        """The window over an input of ``size``, by default of the layer's own input size."""
+        size = size or self.input_size
+        assert size is not None
+        return sliding_window(
+            size, self.kernel_size, self.strides, self.padding, self.kernel_dilation
         )
 
-    def product(self, x: jax.Array, filters: jax.Array, *biases: jax.Array | None) -> jax.Array:
-        """The product of each patch with its filter bank, plus the biases that there are.
+    def positions(self) -> Pair:
+        """Rows and columns of the output, of a layer that was made for one input size."""
+        return self.window().positions
+
+    def check_input(self, x: jax.Array) -> Pair:
+        """The rows and columns of an input that the layer was made for.
 
         Raises:
             ValueError: if the input has another size or other channels than the layer.
@@ -77,15 +83,33 @@ class PatchLayer(nnx.Module):
                 f"the input has shape {x.shape}; this layer was made for "
                 f"(batch, {rows}, {cols}, {self.in_features} channels)"
             )
+        return size[0], size[1]
+
+    def product(
+        self,
+        x: jax.Array,
+        filters: jax.Array,
+        *biases: jax.Array | None,
+        window: Window | None = None,
+    ) -> jax.Array:
+        """The product of each patch with its filter bank, plus the biases that there are.
+
+        Args:
+            filters: ``(rows_out or 1, cols_out or 1, ..., out)``; between them the taps of the
+                window and the channels.
+            window: by default that of the layer.
+
+        Raises:
+            ValueError: if the input has another size or other channels than the layer.
+        """
+        window = window or self.window(self.check_input(x))
         operands: tuple[Any, ...] = promote_dtype((x, filters, *biases), dtype=self.dtype)
-        y = local_product(
-            operands[0],
-            operands[1],
-            strides=self.strides,
-            padding=self.padding,
-            dilation=self.kernel_dilation,
-            precision=self.precision,
-        )
-        for bias in operands[2:]:
-            y = y if bias is None else y + bias
-        return y
+        y = window_product(operands[0], operands[1], window, self.precision)
+        return add_biases(y, *operands[2:])
+
+
+def add_biases(y: jax.Array, *biases: jax.Array | None) -> jax.Array:
+    """``y`` plus the biases that there are."""
+    for bias in biases:
+        y = y if bias is None else y + bias
+    return y

@@ -9,7 +9,8 @@ from jax.nn.initializers import Initializer
 
 from lrlc_jax.layers.base import PatchLayer
 from lrlc_jax.layers.combining import SHARINGS, PositionTable, Sharing, check_choice
-from lrlc_jax.layers.product import Padding, Precision
+from lrlc_jax.layers.product import Precision
+from lrlc_jax.layers.window import Padding
 
 he_uniform = nnx.initializers.he_uniform()
 zeros = nnx.initializers.zeros_init()
@@ -27,7 +28,8 @@ class Conv(PatchLayer):
         kernel_size: rows and columns of the filters, one number for both or two.
         strides: steps between positions, likewise.
         input_size: rows and columns of the input; by default any.
-        padding: ``'VALID'``, ``'SAME'``, or zeros before and after rows and columns.
+        padding: ``'VALID'``, ``'SAME'``, ``'REFLECT'``, ``'CIRCULAR'``, or zeros before and after
+            rows and columns.
         kernel_dilation: distance between the filters' entries.
         use_bias: add a bias per channel.
         dtype: type of the computation; by default that of input and parameters together.

@@ -9,7 +9,8 @@ from jax.nn.initializers import Initializer
 
 from lrlc_jax.layers.base import check_features
 from lrlc_jax.layers.conv import Conv, he_uniform
-from lrlc_jax.layers.product import Padding, Precision
+from lrlc_jax.layers.product import Precision
+from lrlc_jax.layers.window import Padding
 
 
 def append_coordinates(x: jax.Array) -> jax.Array:

@@ -10,7 +10,8 @@ from jax.nn.initializers import Initializer
 
 from lrlc_jax.layers.base import PatchLayer
 from lrlc_jax.layers.combining import check_choice
-from lrlc_jax.layers.product import Padding, Precision
+from lrlc_jax.layers.product import Precision
+from lrlc_jax.layers.window import Padding
 
 FanIn = Literal["position", "keras"]
 
@@ -34,7 +35,8 @@ class LocallyConnected(PatchLayer):
         kernel_size: rows and columns of the filters, one number for both or two.
         strides: steps between positions, likewise.
         input_size: rows and columns of the input.
-        padding: ``'VALID'``, ``'SAME'``, or zeros before and after rows and columns.
+        padding: ``'VALID'``, ``'SAME'``, ``'REFLECT'``, ``'CIRCULAR'``, or zeros before and after
+            rows and columns.
         kernel_dilation: distance between the filters' entries.
         use_bias: add a bias per position and channel.
         fan_in: how the default start is scaled: ``'position'`` counts the inputs of one position,

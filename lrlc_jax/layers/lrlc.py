@@ -1,13 +1,16 @@
-"""The low-rank locally connected layer with combining weights that all examples share."""
+"""The low-rank locally connected layer."""
 
+import functools
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from flax.nnx.nn.dtypes import promote_dtype
 from jax.nn.initializers import Initializer
 
-from lrlc_jax.layers.base import PatchLayer
+from lrlc_jax.layers.base import PatchLayer, add_biases
+from lrlc_jax.layers.bases import MixedBases, Sizes, is_mixed, pairs_of, span
 from lrlc_jax.layers.combining import (
     NORMALIZATIONS,
     SHARINGS,
@@ -18,8 +21,10 @@ from lrlc_jax.layers.combining import (
     constant_start,
     normalize,
 )
+from lrlc_jax.layers.combining_network import CombiningNetwork
 from lrlc_jax.layers.conv import zeros
-from lrlc_jax.layers.product import Padding, Precision, fold
+from lrlc_jax.layers.product import Precision, combined_product, fold
+from lrlc_jax.layers.window import Padding, sliding_window
 
 # The fan-in of a basis filter bank is that of one convolution, whatever the rank: the first axis
 # of the bases (K, kh, kw, in, out) counts neither as an input nor as part of the receptive field.
@@ -29,38 +34,55 @@ he_uniform_bases = nnx.initializers.he_uniform(batch_axis=(0,))
 class LRLC(PatchLayer):
     """Low-rank local connectivity (section 3.2): ``K`` filter banks, combined at each position.
 
-    The filter bank of a position is ``sum_k w[position, k] * bases[k]`` (equation 2). Because the
+    The filter bank of a position is ``sum_k w[position, k] * bases[k]`` (equation 2). Where the
     combining weights do not depend on the example, the filter banks are folded first and then
     applied once, so that the arithmetic per image is that of a convolution at any rank. The
     authors' Algorithm 1, K convolutions and a weighted sum of their outputs, gives the same
     numbers at K times the cost.
 
-    Parameters: ``bases`` ``(K, kh, kw, in, out)``, ``weights`` and ``spatial_bias`` (tables over
-    the output positions, shared as ``sharing`` says), ``bias`` ``(out,)``.
+    With ``input_dependent`` the weights come from the layer's input by a small network
+    (section 3.2.2, :class:`lrlc_jax.layers.combining_network.CombiningNetwork`), and Algorithm 1
+    it is. The K outputs are never held together: one after the other is computed and added, and
+    the backward pass computes each again. What is kept from the forward to the backward pass is
+    the layer's input, its patches (``kh * kw`` times the input, as for a convolution; not kept
+    with bases of mixed sizes) and the combining weights, K numbers per example and position.
+    Inside the network g nothing is kept; it is computed again.
+
+    Parameters: ``bases`` ``(K, kh, kw, in, out)``, or with mixed sizes ``bases.kernels``, a list;
+    ``weights`` (a table over the output positions, or the network g) and ``spatial_bias`` (a
+    table); ``bias`` ``(out,)``.
 
     Args:
         in_features: channels of the input.
         out_features: channels of the output.
-        kernel_size: rows and columns of the filters, one number for both or two.
-        strides: steps between positions, likewise.
+        kernel_size: rows and columns of the filters, one number for both or two; or a sequence of
+            such pairs, one for each basis. Bases of different size are aligned by their padding,
+            which must keep the size (``'SAME'``, ``'REFLECT'``, ``'CIRCULAR'``).
+        strides: steps between positions, one number for both or two.
         input_size: rows and columns of the input.
         rank: K, the number of basis filter banks.
+        input_dependent: compute the combining weights from the input of the layer.
         sharing: ``'row_column'`` sums a weight per row and one per column (equation 3); ``'row'``
             and ``'column'`` keep one of the two; ``'full'`` has a weight for each position. The
-            spatial bias is shared in the same way.
+            spatial bias is shared in the same way. By default ``'row_column'``; with
+            ``input_dependent`` ``'full'``, and no other.
         normalization: of the weights over the basis: ``'softmax'`` (equation 4), ``'norm'`` (l2)
             or ``'none'``.
-        padding: ``'VALID'``, ``'SAME'``, or zeros before and after rows and columns.
-        kernel_dilation: distance between the filters' entries.
+        padding: ``'VALID'``, ``'SAME'``, ``'REFLECT'``, ``'CIRCULAR'``, or zeros before and after
+            rows and columns.
+        kernel_dilation: distance between the filters' entries; or a sequence of pairs, one for
+            each basis.
         use_bias: add a bias per channel.
         use_spatial_bias: add a bias per position (equation 5).
         dtype: type of the computation; by default that of input and parameters together.
         param_dtype: type of the parameters.
         precision: of the products, as in :func:`jax.lax.dot`.
-        kernel_init: start of the bases, given the shape ``(K, kh, kw, in, out)``.
+        kernel_init: start of the bases, given the shape ``(K, kh, kw, in, out)``; with mixed sizes
+            ``(1, kh, kw, in, out)`` for each.
         weights_init: start of the combining weights, given ``(rows, K)``, ``(cols, K)`` or
             ``(rows, cols, K)``; by default the constant with which the layer starts as a
-            convolution.
+            convolution. With ``input_dependent``: start of the kernels of g, by default
+            glorot_uniform.
         rngs: source of the start values.
 
     Raises:
@@ -75,15 +97,16 @@ class LRLC(PatchLayer):
         self,
         in_features: int,
         out_features: int,
-        kernel_size: int | Sequence[int],
+        kernel_size: Sizes,
         strides: int | Sequence[int] = 1,
         *,
         input_size: int | Sequence[int],
         rank: int,
-        sharing: Sharing = "row_column",
+        input_dependent: bool = False,
+        sharing: Sharing | None = None,
         normalization: Normalization = "softmax",
         padding: Padding = "VALID",
-        kernel_dilation: int | Sequence[int] = 1,
+        kernel_dilation: Sizes = 1,
         use_bias: bool = True,
         use_spatial_bias: bool = True,
         dtype: jax.typing.DTypeLike | None = None,
@@ -93,34 +116,80 @@ class LRLC(PatchLayer):
         weights_init: Initializer | None = None,
         rngs: nnx.Rngs,
     ) -> None:
+        sharing = sharing or ("full" if input_dependent else "row_column")
         check_choice("sharing", sharing, SHARINGS)
         check_choice("normalization", normalization, NORMALIZATIONS)
         if not isinstance(rank, int) or rank < 1:
             raise ValueError(f"rank is {rank!r}; it must be a whole number of at least 1")
+        if input_dependent and sharing != "full":
+            raise ValueError(
+                f"sharing is {sharing!r} and input_dependent is True; weights that depend on the "
+                "input are not shared: leave sharing out, or make it 'full'"
+            )
+        sizes = pairs_of(kernel_size, rank, "kernel_size")
+        dilations = pairs_of(kernel_dilation, rank, "kernel_dilation")
+        mixed = is_mixed(kernel_size) or is_mixed(kernel_dilation)
+        if mixed and not (isinstance(padding, str) and padding.upper() != "VALID"):
+            raise ValueError(
+                f"padding is {padding!r}; with a kernel_size or kernel_dilation for each basis it "
+                "must be 'SAME', 'REFLECT' or 'CIRCULAR'"
+            )
         super().__init__(
             in_features,
             out_features,
-            kernel_size,
+            span(sizes, dilations) if mixed else sizes[0],
             strides,
             input_size=input_size,
             padding=padding,
-            kernel_dilation=kernel_dilation,
+            kernel_dilation=1 if mixed else dilations[0],
             dtype=dtype,
             precision=precision,
         )
         self.rank = rank
         self.normalization = normalization
+        self.input_dependent = input_dependent
+        assert self.input_size is not None
         size = self.positions()
-        shape = (rank, *self.kernel_size, in_features, out_features)
-        self.bases = nnx.Param(kernel_init(rngs.params(), shape, param_dtype))
-        self.weights = PositionTable(
-            size,
-            rank,
-            sharing,
-            weights_init or constant_start(rank, sharing),
-            param_dtype=param_dtype,
-            rngs=rngs,
-        )
+        self.bases: MixedBases | nnx.Param[jax.Array]
+        if mixed:
+            windows = [
+                sliding_window(self.input_size, kernel, self.strides, padding, dilation)
+                for kernel, dilation in zip(sizes, dilations, strict=True)
+            ]
+            self.bases = MixedBases(
+                in_features,
+                out_features,
+                sizes,
+                windows,
+                kernel_init,
+                param_dtype=param_dtype,
+                rngs=rngs,
+            )
+        else:
+            shape = (rank, *self.kernel_size, in_features, out_features)
+            self.bases = nnx.Param(kernel_init(rngs.params(), shape, param_dtype))
+        self.weights: PositionTable | CombiningNetwork
+        if input_dependent:
+            self.weights = CombiningNetwork(
+                in_features,
+                rank,
+                self.input_size,
+                size,
+                init=weights_init,
+                dtype=dtype,
+                param_dtype=param_dtype,
+                precision=precision,
+                rngs=rngs,
+            )
+        else:
+            self.weights = PositionTable(
+                size,
+                rank,
+                sharing,
+                weights_init or constant_start(rank, sharing),
+                param_dtype=param_dtype,
+                rngs=rngs,
+            )
         self.spatial_bias = (
             PositionTable(size, 1, sharing, zeros, param_dtype=param_dtype, rngs=rngs)
             if use_spatial_bias
@@ -128,16 +197,75 @@ class LRLC(PatchLayer):
         )
         self.bias = nnx.Param(jnp.zeros((out_features,), param_dtype)) if use_bias else None
 
-    def combining_weights(self) -> jax.Array:
-        """Normalised combining weights ``(rows or 1, cols or 1, K)``; 1 where they do not vary."""
-        return normalize(self.weights(), self.normalization)
+    def combining_weights(self, x: jax.Array | None = None) -> jax.Array:
+        """Normalised combining weights.
+
+        Args:
+            x: the layer's input, if they depend on it.
+
+        Returns:
+            ``(rows or 1, cols or 1, K)``; 1 where they do not vary. With ``input_dependent``
+            ``(batch, rows, cols, K)``.
+
+        Raises:
+            ValueError: if the weights depend on the input and there is none.
+        """
+        if isinstance(self.weights, PositionTable):
+            return normalize(self.weights(), self.normalization)
+        if x is None:
+            raise ValueError("x is None; the combining weights of this layer depend on its input")
+        graphdef, params = nnx.split(self.weights)
+        # The maps inside of g take up to 20 K channels, and next to no time to compute again.
+        raw = jax.checkpoint(lambda params, x: nnx.merge(graphdef, params)(x))(params, x)
+        return normalize(raw, self.normalization)
 
     def filters(self) -> jax.Array:
-        """The filter bank of each position ``(rows or 1, cols or 1, kh, kw, in, out)``."""
-        return fold(self.combining_weights(), self.bases[...])
+        """The filter bank of each position ``(rows or 1, cols or 1, kh, kw, in, out)``.
+
+        Bases of mixed sizes are set into the ``kh x kw`` of the largest, among zeros.
+
+        Raises:
+            ValueError: if the combining weights depend on the input.
+        """
+        weights = self.combining_weights()
+        if isinstance(self.bases, MixedBases):
+            bases, _ = self.bases.together(self.window(), every_tap=True)
+            bases = bases.reshape(self.rank, *self.kernel_size, *bases.shape[2:])
+        else:
+            bases = self.bases[...]
+        return fold(weights, bases)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Images ``(batch, *input_size, in)`` to ``(batch, rows_out, cols_out, out)``."""
+        self.check_input(x)
         bias = None if self.bias is None else self.bias[...][None, None, None, :]
         spatial = None if self.spatial_bias is None else self.spatial_bias()[None]
-        return self.product(x, self.filters(), spatial, bias)
+        if self.input_dependent:
+            return add_biases(
+                *promote_dtype((self.algorithm_1(x), spatial, bias), dtype=self.dtype)
+            )
+        if isinstance(self.bases, MixedBases):
+            bases, window = self.bases.together(self.window())
+        else:
+            bases, window = self.bases[...], self.window()
+        filters = fold(self.combining_weights(), bases)
+        return self.product(x, filters, spatial, bias, window=window)
+
+    def algorithm_1(self, x: jax.Array) -> jax.Array:
+        """The sum of each basis' product, weighted for each example, without biases."""
+        weights = self.combining_weights(x)
+        if isinstance(self.bases, MixedBases):
+            parts = self.bases.parts()
+        else:
+            parts = [(self.bases[...], self.window())]
+        total, first = None, 0
+        for bases, window in parts:
+            last = first + bases.shape[0]
+            operands = promote_dtype((x, weights[..., first:last], bases), dtype=self.dtype)
+            product = functools.partial(combined_product, window=window, precision=self.precision)
+            if len(parts) > 1:  # do not keep the patches of each
+                product = jax.checkpoint(product)
+            part = product(*operands)
+            total, first = part if total is None else total + part, last
+        assert total is not None
+        return total

@@ -1,0 +1,107 @@
+"""From a composed mapping to typed settings.
+
+``configs/`` holds the settings as a menu of small YAML files. What is here refuses, before anything
+is loaded, every wrong name and value.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from lrlc_jax.config.layers import LAYERS, LayerConfig
+from lrlc_jax.config.schema import (
+    Config,
+    DatasetConfig,
+    NetworkConfig,
+    ProtocolConfig,
+    StudyConfig,
+    TrackerConfig,
+)
+from lrlc_jax.errors import InputError, at_least, one_of, unknown_name
+
+T = TypeVar("T")
+SECTIONS: dict[str, type[Any]] = {
+    "dataset": DatasetConfig,
+    "network": NetworkConfig,
+    "protocol": ProtocolConfig,
+    "tracker": TrackerConfig,
+}
+
+
+def _typed(schema: type[T], values: Any, where: str) -> T:
+    """``values`` as an instance of the dataclass ``schema``."""
+    names = [f.name for f in dataclasses.fields(schema)]  # type: ignore[arg-type]
+    if not isinstance(values, Mapping):
+        raise InputError(f"{where} is {values!r}; it must have the settings {', '.join(names)}.")
+    for name in values:
+        if name not in names:
+            raise unknown_name("setting", f"{where}.{name}", [f"{where}.{n}" for n in names])
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(schema), dict(values))
+        return OmegaConf.to_object(merged)  # type: ignore[return-value]
+    except OmegaConfBaseException as error:
+        key = f"{where}.{error.full_key}" if error.full_key else where
+        reason = str(error.msg if error.msg else error).splitlines()[0]
+        raise InputError(f"{key}: {reason.rstrip('.')}.") from None
+
+
+def layer_config(values: Mapping[str, Any]) -> LayerConfig:
+    """The layer's settings, checked.
+
+    Raises:
+        InputError: for an unknown layer, setting or value.
+    """
+    name = values.get("name")
+    one_of("layer", name, LAYERS)
+    layer = _typed(LAYERS[str(name)], values, "layer")
+    layer.check()
+    return layer
+
+
+def parse(values: Mapping[str, Any]) -> Config:
+    """A composed configuration as typed settings, all of them checked.
+
+    Raises:
+        InputError: for anything that is not allowed, naming the setting.
+    """
+    values = dict(values)
+    layer = layer_config(values.pop("layer", {"name": "conv"}))
+    sections: dict[str, Any] = {"layer": layer}
+    for name, schema in SECTIONS.items():
+        sections[name] = _typed(schema, values.pop(name, {}), name)
+        sections[name].check()
+    top = {"results_dir": "results", "seeds_at_once": None}
+    for name in values:
+        if name not in top:
+            raise unknown_name("setting", name, [*sections, *top])
+    config = Config(**sections, **{**top, **values})
+    config.results_dir = results_folder(config.results_dir)
+    if config.seeds_at_once is not None:
+        at_least("seeds_at_once", config.seeds_at_once, 1)
+    return config
+
+
+def results_folder(value: Any) -> str:
+    """``results_dir`` as a name, which may look like a number.
+
+    Raises:
+        InputError: if there is none.
+    """
+    if value is None or value == "":
+        raise InputError("results_dir is empty; name the folder for the results.")
+    return str(value)
+
+
+def study_config(values: Mapping[str, Any]) -> StudyConfig:
+    """A study's settings, checked; its runs are checked when they are expanded.
+
+    Raises:
+        InputError: for an unknown setting or a value of the wrong type.
+    """
+    study = _typed(StudyConfig, values, "study")
+    if study.train_size is not None:
+        at_least("study.train_size", study.train_size, 1)
+    return study

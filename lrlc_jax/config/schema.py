@@ -1,0 +1,151 @@
+"""The settings of a run and of a study, besides those of the layer."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from lrlc_jax.config.layers import DEPTH, LayerConfig
+from lrlc_jax.errors import InputError, at_least, one_of
+
+
+@dataclass
+class DatasetConfig:
+    """Which images, and where they come from."""
+
+    name: str = "digits"
+    source: str = "builtin"
+    path: str | None = None
+    manual_dir: str | None = None
+    train_size: int | None = None
+
+    SOURCES: ClassVar[dict[str, tuple[str, ...]]] = {
+        "digits": ("builtin",),
+        "mnist": ("tfds", "files"),
+    }
+
+    def check(self) -> None:
+        """Refuse an unknown data set or source, and a size below 1.
+
+        Raises:
+            InputError: naming the setting, its value and what is allowed.
+        """
+        one_of("dataset", self.name, self.SOURCES)
+        one_of(f"dataset.source of {self.name}", self.source, self.SOURCES[self.name])
+        if self.train_size is not None:
+            at_least("dataset.train_size", self.train_size, 1)
+
+
+@dataclass
+class NetworkConfig:
+    """What surrounds the layer under study; the defaults are the paper's network."""
+
+    channels: int = 64
+    kernel_size: int = 3
+    strides: list[int] = field(default_factory=lambda: [1, 1, 1])
+    padding: str = "valid"
+    pooling: str = "average"
+    blur: bool = False
+    batch_norm: bool = True
+
+    CHOICES: ClassVar[dict[str, tuple[str, ...]]] = {
+        "padding": ("valid", "same", "reflect", "circular"),
+        "pooling": ("average", "max", "flatten"),
+    }
+
+    def check(self) -> None:
+        """Refuse an unknown word, a number below 1, and strides that are not one for each layer.
+
+        Raises:
+            InputError: naming the setting, its value and what is allowed.
+        """
+        for setting, allowed in self.CHOICES.items():
+            one_of(f"network.{setting}", getattr(self, setting), allowed)
+        at_least("network.channels", self.channels, 1)
+        at_least("network.kernel_size", self.kernel_size, 1)
+        if len(self.strides) != DEPTH:
+            raise InputError(
+                f"network.strides is {self.strides}; give {DEPTH} numbers, one for each layer."
+            )
+        for stride in self.strides:
+            at_least("network.strides", stride, 1)
+
+
+PAPER_NETWORK = NetworkConfig(64, 3, [1, 1, 1], "valid", "average", False, True)
+
+
+@dataclass
+class ProtocolConfig:
+    """How a network is trained (section 4 of the paper; ``name`` is only a label)."""
+
+    name: str = "quick"
+    epochs: int = 40
+    warmup_epochs: int = 1
+    batch_size: int = 50
+    learning_rate: float = 0.01
+    seeds: int = 10
+
+    def check(self) -> None:
+        """Refuse numbers with which nothing could be trained.
+
+        Raises:
+            InputError: naming the setting, its value and what is allowed.
+        """
+        for name in ("epochs", "batch_size", "seeds"):
+            at_least(f"protocol.{name}", getattr(self, name), 1)
+        at_least("protocol.warmup_epochs", self.warmup_epochs, 0)
+        if self.warmup_epochs > self.epochs:
+            raise InputError(
+                f"protocol.warmup_epochs is {self.warmup_epochs}, more than the {self.epochs} of "
+                f"protocol.epochs; set it to at most {self.epochs}."
+            )
+        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
+            raise InputError(
+                f"protocol.learning_rate is {self.learning_rate}; it must be a positive number."
+            )
+
+
+PAPER_PROTOCOL = ProtocolConfig("paper", 150, 10, 512, 0.01, 10)
+
+
+@dataclass
+class TrackerConfig:
+    """Where, besides the disk, a run's figures go."""
+
+    name: str = "none"
+    mode: str = "offline"
+    project: str = "lrlc_jax"
+    entity: str | None = None
+
+    def check(self) -> None:
+        """Refuse an unknown tracker or mode.
+
+        Raises:
+            InputError: naming the setting, its value and what is allowed.
+        """
+        one_of("tracker", self.name, ("none", "wandb"))
+        one_of("tracker.mode", self.mode, ("offline", "online"))
+
+
+@dataclass
+class Config:
+    """One run: a network with its layer, trained on a data set from several seeds."""
+
+    dataset: DatasetConfig = field(default_factory=DatasetConfig)
+    layer: Any = field(default_factory=LayerConfig)
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    protocol: ProtocolConfig = field(default_factory=ProtocolConfig)
+    tracker: TrackerConfig = field(default_factory=TrackerConfig)
+    results_dir: str = "results"
+    seeds_at_once: int | None = None
+
+
+@dataclass
+class StudyConfig:
+    """A list of runs that belong in one table. Each entry of ``runs`` names a layer; a list of
+    values stands for one run each.
+    """
+
+    name: str = "quick"
+    title: str = ""
+    train_size: int | None = None
+    runs: list[dict[str, Any]] = field(default_factory=list)

@@ -1,0 +1,114 @@
+"""Basis filter banks of different kernel sizes and dilations (an extension that the paper names).
+
+All of them stand on one grid, the window of the largest. Each fills those taps of the grid that
+are its own, and a tap that no basis has costs nothing.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.nn.initializers import Initializer
+
+from lrlc_jax.layers.window import Pair, Window, as_pair
+
+# One number, rows and columns, or such pairs, one for each basis.
+Sizes: TypeAlias = int | Sequence[int] | Sequence[Sequence[int]]
+
+
+def is_mixed(value: Any) -> bool:
+    """Whether a kernel size or dilation is a sequence of pairs, one for each basis."""
+    return not isinstance(value, int) and any(not isinstance(v, int) for v in value)
+
+
+def pairs_of(value: Any, rank: int, name: str) -> tuple[Pair, ...]:
+    """A pair for each basis, from one for all or from a sequence of pairs.
+
+    Raises:
+        ValueError: if the number of pairs is not the rank.
+    """
+    if not is_mixed(value):
+        return (as_pair(value, name),) * rank
+    if len(value) != rank:
+        raise ValueError(
+            f"{name} is {value!r}, for {len(value)} bases, and rank is {rank}; it must be a whole "
+            f"number, two of them for rows and columns, or {rank} such pairs"
+        )
+    return tuple(as_pair(pair, name) for pair in value)
+
+
+def span(kernel_sizes: Sequence[Pair], dilations: Sequence[Pair]) -> Pair:
+    """Rows and columns that the largest basis spans.
+
+    >>> span([(3, 3), (2, 2)], [(1, 1), (3, 1)])
+    (4, 3)
+    """
+    pairs = list(zip(kernel_sizes, dilations, strict=True))
+    rows, cols = (max((k[axis] - 1) * d[axis] + 1 for k, d in pairs) for axis in (0, 1))
+    return rows, cols
+
+
+class MixedBases(nnx.Module):
+    """K basis filter banks, each with a kernel size and a dilation of its own.
+
+    Parameters: ``kernels``, a list of K arrays ``(kh, kw, in, out)``.
+
+    Args:
+        in_features: channels of the input.
+        out_features: channels of the output.
+        kernel_sizes: rows and columns of each basis.
+        windows: the window of each basis.
+        init: start of a basis, given the shape ``(1, kh, kw, in, out)``.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        kernel_sizes: Sequence[Pair],
+        windows: Sequence[Window],
+        init: Initializer,
+        *,
+        param_dtype: jax.typing.DTypeLike,
+        rngs: nnx.Rngs,
+    ) -> None:
+        shapes = [(1, *kernel, in_features, out_features) for kernel in kernel_sizes]
+        self.windows = tuple(windows)
+        self.kernels = nnx.List(
+            nnx.Param(init(rngs.params(), shape, param_dtype)[0]) for shape in shapes
+        )
+
+    def parts(self) -> list[tuple[jax.Array, Window]]:
+        """Each basis ``(1, kh, kw, in, out)`` with its window."""
+        return [(k[...][None], w) for k, w in zip(self.kernels, self.windows, strict=True)]
+
+    def together(self, grid: Window, *, every_tap: bool = False) -> tuple[jax.Array, Window]:
+        """All bases on one window, which has the taps of the grid that any basis has.
+
+        Args:
+            grid: the window of the largest basis.
+            every_tap: take the other taps of the grid too.
+
+        Returns:
+            The bases ``(K, taps, in, out)``, zero where a basis has no tap, and the window.
+        """
+        own = [taps_on_grid(grid, window) for window in self.windows]
+        taps = grid.taps if every_tap else tuple(sorted(set().union(*own)))
+        stacked = []
+        for kernel, mine in zip(self.kernels, own, strict=True):
+            values = kernel[...]
+            values = values.reshape(-1, *values.shape[2:])
+            places = jnp.array([taps.index(tap) for tap in mine])
+            empty = jnp.zeros((len(taps), *values.shape[1:]), values.dtype)
+            stacked.append(empty.at[places].set(values))
+        return jnp.stack(stacked), dataclasses.replace(grid, taps=taps)
+
+
+def taps_on_grid(grid: Window, window: Window) -> list[Pair]:
+    """The taps of a basis, counted from the corner of the grid, which is padded by more."""
+    (top, _), (left, _) = grid.padding
+    (own_top, _), (own_left, _) = window.padding
+    return [(row + top - own_top, col + left - own_left) for row, col in window.taps]

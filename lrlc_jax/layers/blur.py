@@ -1,0 +1,48 @@
+"""Antialiased downsampling: a blur before the steps are taken (Zhang, 2019)."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+from lrlc_jax.layers.product import depthwise
+from lrlc_jax.layers.window import Pair, sliding_window
+
+
+def binomial(size: int) -> list[float]:
+    """The weights of a binomial filter, which sum to 1.
+
+    >>> binomial(3)
+    [0.25, 0.5, 0.25]
+    """
+    return [math.comb(size - 1, k) / 2 ** (size - 1) for k in range(size)]
+
+
+def blurred_size(size: Pair, strides: Pair) -> Pair:
+    """Rows and columns of what :func:`blur_downsample` returns."""
+    return -(-size[0] // strides[0]), -(-size[1] // strides[1])
+
+
+def blur_downsample(x: jax.Array, strides: Pair) -> jax.Array:
+    """Every ``stride``-th row and column of the blurred images, from the first on.
+
+    The blur along an axis is a binomial filter of ``2 * stride - 1`` taps over the image and its
+    reflection; a stride of 1 blurs nothing.
+
+    Args:
+        x: images ``(batch, rows, cols, channels)``.
+
+    Returns:
+        ``(batch, ceil(rows / stride), ceil(cols / stride), channels)``.
+
+    Raises:
+        ValueError: if the images are smaller than the filter reflects.
+
+    >>> x = jnp.array([0.0, 1.0, 0.0, 1.0]).reshape(1, 1, 4, 1)
+    >>> blur_downsample(x, (1, 2)).ravel().tolist()
+    [0.5, 0.5]
+    """
+    rows, cols = (2 * s - 1 for s in strides)
+    window = sliding_window((x.shape[1], x.shape[2]), (rows, cols), strides, "REFLECT")
+    kernel = jnp.outer(jnp.array(binomial(rows)), jnp.array(binomial(cols)))
+    return depthwise(x, kernel.reshape(-1, 1).astype(x.dtype), window)

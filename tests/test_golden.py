@@ -1,0 +1,291 @@
+"""Every number of the authors' implementation: outputs, gradients, statistics, counts, starts.
+
+The folder ``golden`` of ``LRLC_JAX_SHARED`` holds them. Each case of each file there is a test.
+"""
+
+import functools
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from lrlc_jax.config import (
+    CoordConvConfig,
+    InputDependentLRLCConfig,
+    LayerConfig,
+    LocallyConnectedConfig,
+    LRLCConfig,
+    WideConvConfig,
+)
+from lrlc_jax.layers import LRLC
+from lrlc_jax.layers.combining_network import resize
+from lrlc_jax.layers.coord import append_coordinates
+from lrlc_jax.network import Network, apply, count_parameters
+from tests import golden
+from tests.conftest import SHARED, shared
+
+FOLDER = SHARED / "golden"
+
+LAYERS = {
+    "lrlc": LRLCConfig,
+    "input_dependent": InputDependentLRLCConfig,
+    "wide_conv": WideConvConfig,
+    "locally_connected": LocallyConnectedConfig,
+}
+
+
+@functools.cache
+def arrays_of(file, field):
+    return golden.load(shared("golden", file), field)
+
+
+def sharing_of(weights):
+    """How a reference layer with these weights shares them; None where it computes them."""
+    rows, cols = "combining_weights_row" in weights, "combining_weights_col" in weights
+    if rows or cols:
+        return "row_column" if rows and cols else "row" if rows else "column"
+    return "full" if "combining_weights" in weights else None
+
+
+def per_basis(value):
+    """As the layers take it: where the reference lists values for the bases, pairs."""
+    if not isinstance(value, list) or (len(value) == 2 and value == [3, 3]):
+        return value
+    return [v if isinstance(v, list) else [v, v] for v in value]
+
+
+def check_layer(file, case):
+    """One layer: outputs, combining weights, and gradients of inputs and parameters."""
+    arrays, descriptions = arrays_of(file, "cases")
+    config = descriptions[case]["config"]
+    _, rows, cols, channels = descriptions[case]["input_shape"]
+    mixed = file.startswith("layer_mixed")
+    size, dilation = config["kernel_size"], config["dilations"]
+    layer = LRLC(
+        channels,
+        config["filters"],
+        per_basis(size) if mixed else size,
+        config["strides"],
+        input_size=(rows, cols),
+        rank=config["spatial_rank"],
+        input_dependent=config.get("input_dependent", False),
+        sharing=sharing_of(descriptions[case]["weight_order"]),
+        normalization=config["normalize_weights"] or "none",
+        padding=config["padding"].upper(),
+        kernel_dilation=per_basis(dilation) if mixed else dilation,
+        use_bias=config["use_bias"],
+        use_spatial_bias=config["use_spatial_bias"],
+        rngs=nnx.Rngs(0),
+    )
+    names = descriptions[case]["weight_order"]
+    expected_count = sum(arrays[f"{case}/w/{name}"].size for name in names)
+    assert count_parameters(nnx.state(layer, nnx.Param)) == expected_count
+    golden.put(layer, arrays, f"{case}/w/", names)
+    graphdef, params = nnx.split(layer)
+    activation = jax.nn.relu if config["activation"] == "relu" else lambda y: y
+
+    def output(params, x):
+        return activation(nnx.merge(graphdef, params)(x))
+
+    x, weight = jnp.asarray(arrays[f"{case}/input"]), jnp.asarray(arrays[f"{case}/R"])
+    golden.close(output(params, x), arrays[f"{case}/output"])
+    used = layer.combining_weights(x if layer.input_dependent else None)
+    golden.close(jnp.squeeze(used), arrays[f"{case}/combining_weights_used"].squeeze())
+    grads, grad_x = jax.grad(lambda p, x: jnp.sum(output(p, x) * weight), argnums=(0, 1))(params, x)
+    golden.close(grad_x, arrays[f"{case}/grad_input"])
+    for name in names:
+        actual = golden.pick(grads, name)[...]
+        golden.close(actual, golden.ours(name, arrays[f"{case}/g/{name}"], actual.shape))
+
+
+def layer_of(file):
+    """The layer under study in a reference network, from the file's name."""
+    text = file.removeprefix("net_").removesuffix(".npz")
+    text = text.removeprefix("nobn_").removeprefix("flatten_strided_")
+    if text in ("conv2d", "coord_conv"):
+        return LayerConfig() if text == "conv2d" else CoordConvConfig()
+    kind = next(kind for kind in LAYERS if text.startswith(kind))
+    options = {}
+    for word in text.removeprefix(f"{kind}_").split("_"):
+        if word.startswith("layer"):
+            options["at"] = int(word[5:])
+        elif word.startswith("rank"):
+            options["rank"] = int(word[4:])
+        elif word == "all":
+            options["at"] = "all"
+        elif word == "norm":
+            options["normalization"] = "norm"
+        else:
+            options["sharing"] = {"full": "full", "row": "row", "col": "column"}[word]
+    return LAYERS[kind](**options)
+
+
+def check_network(file, _):
+    """A network in training and inference mode: logits, loss, gradients, moving statistics."""
+    arrays, meta = arrays_of(file, "meta")
+    config = meta["config"]
+    network = Network(
+        (16, 16, 3),
+        10,
+        layer_of(file),
+        features=config["num_filters_list"],
+        kernel_sizes=config["kernel_size_list"],
+        strides=config["strides_list"],
+        batch_norm=config["batch_norm"],
+        pooling="average" if config["global_avg_pooling"] else "flatten",
+        rngs=nnx.Rngs(0),
+    )
+    golden.put(network, arrays, "w/", meta["weight_order"])
+    graphdef, params, stats = nnx.split(network, nnx.Param, nnx.BatchStat)
+    assert count_parameters(params) == meta["trainable_parameters"]
+    images, labels = jnp.asarray(arrays["images"]), jnp.asarray(arrays["labels"], jnp.int32)
+
+    def loss(params, images, stats, *, train):
+        logits, after = apply(graphdef, params, stats, images, train=train)
+        picked = jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], axis=1)
+        return -jnp.mean(picked), (logits, after)
+
+    value, (logits, _) = loss(params, images, stats, train=False)
+    golden.close(logits, arrays["logits_eval"])
+    golden.close(value, arrays["loss_eval"])
+    (value, (logits, after)), (grads, grad_images) = jax.value_and_grad(
+        lambda p, x: loss(p, x, stats, train=True), argnums=(0, 1), has_aux=True
+    )(params, images)
+    golden.close(logits, arrays["logits_train"])
+    golden.close(value, arrays["loss_train"])
+    golden.close(grad_images, arrays["grad_images"])
+    for name in meta["trainable"]:
+        actual = golden.pick(grads, name)[...]
+        golden.close(actual, golden.ours(name, arrays[f"g/{name}"], actual.shape))
+    for key in arrays:
+        if key.startswith("after/"):
+            moved = golden.pick(after, key.removeprefix("after/"))[...]
+            golden.close(moved, arrays[key], relative=1e-5, absolute=1e-6)
+
+
+KINDS = {
+    "lrlc": {},
+    "lrlc_full": {"sharing": "full"},
+    "lrlc_row": {"sharing": "row"},
+    "lrlc_col": {"sharing": "column"},
+}
+
+
+def check_counts(file, dataset):
+    """The parameters of every network of the paper, at full size."""
+    table = json.loads(shared("golden", file).read_text())[dataset]
+    shape = tuple(table["image_shape"])
+    for key, entry in table["variants"].items():
+        kind, *settings = key.split("/")
+        values = dict(s.split("=") for s in settings)
+        options = {"rank": int(values["rank"])} if "rank" in values else {}
+        if "layer" in values:
+            options["at"] = "all" if values["layer"] == "all" else int(values["layer"])
+        make = {
+            "conv2d": LayerConfig,
+            "coord_conv": CoordConvConfig,
+            "locally_connected2d": LocallyConnectedConfig,
+            "lrlc_input_dependent": InputDependentLRLCConfig,
+            "wide_conv2d": WideConvConfig,
+        }.get(kind) or functools.partial(LRLCConfig, **KINDS[kind])
+        network = nnx.eval_shape(lambda: Network(shape, 10, make(**options), rngs=nnx.Rngs(0)))  # noqa: B023
+        assert count_parameters(nnx.state(network, nnx.Param)) == entry["trainable"], key
+        stats = count_parameters(nnx.state(network, nnx.BatchStat))
+        assert stats == entry["non_trainable"], key
+
+
+def check_start(file, variant):
+    """Start values: the range, and the spread of those that are random."""
+    expected = json.loads(shared("golden", file).read_text())[variant]
+    layers = {
+        "conv2d": LayerConfig(),
+        "lrlc_layer3_rank4": LRLCConfig(at=3, rank=4),
+        "lrlc_layer1_rank2": LRLCConfig(at=1, rank=2),
+        "lrlc_layer3_rank4_full": LRLCConfig(at=3, rank=4, sharing="full"),
+        "lrlc_layer3_rank4_row": LRLCConfig(at=3, rank=4, sharing="row"),
+        "lrlc_layer3_rank4_he_combining": LRLCConfig(at=3, rank=4, weights_init="random"),
+        "lrlc_layer3_rank4_full_he_combining": LRLCConfig(
+            at=3, rank=4, sharing="full", weights_init="random"
+        ),
+        "input_dependent_layer3_rank4": InputDependentLRLCConfig(at=3, rank=4),
+        "wide_conv_layer2_rank4": WideConvConfig(at=2, rank=4),
+        "locally_connected_layer1": LocallyConnectedConfig(at=1),
+        "locally_connected_layer3": LocallyConnectedConfig(at=3),
+        "nobn_lrlc_layer3_rank4": LRLCConfig(at=3, rank=4),
+    }
+    network = Network(
+        (32, 32, 3),
+        10,
+        layers[variant],
+        batch_norm=not variant.startswith("nobn"),
+        rngs=nnx.Rngs(0),
+    )
+    for name, entry in expected.items():
+        value = np.asarray(golden.pick(network, name)[...])
+        assert value.size == np.prod(entry["shape"]), name
+        if "uniform_limit" in entry:
+            limit = entry["uniform_limit"]
+            # A bound that fewer than one of a million right starts break.
+            reached = 1 - 14 / value.size
+            spread = 3.5 / value.size**0.5
+            assert np.abs(value).max() <= limit * (1 + 1e-6), name
+            assert np.abs(value).max() >= reached * limit, name
+            assert value.std() == pytest.approx(entry["uniform_std"], rel=max(spread, 0.01)), name
+        else:
+            np.testing.assert_allclose(value, entry["mean"], rtol=1e-6, err_msg=name)
+
+
+def check_preprocess(file, case):
+    """Resizing with aligned corners, coordinate channels, and the scaling of pixels."""
+    with np.load(shared("golden", file)) as arrays:
+        expected = arrays[case]
+        kind = case.split("/")[0]
+        if kind.startswith("bilinear"):
+            actual = resize(jnp.asarray(arrays[f"{kind}/input"]), expected.shape[1:3])
+        else:
+            blank = jnp.zeros((*expected.shape[:3], 1))
+            actual = append_coordinates(blank)[..., 1:]
+        golden.close(actual, expected)
+
+
+def cases():
+    """Every case of every file, or one for each kind of file where there is no folder."""
+    kinds = {
+        "layer_*.npz": check_layer,
+        "net_*.npz": check_network,
+        "param_counts.json": check_counts,
+        "init_stats.json": check_start,
+        "preprocess.npz": check_preprocess,
+    }
+    for pattern, check in kinds.items():
+        files = sorted(FOLDER.glob(pattern))
+        if not files:
+            yield pytest.param(check, pattern, "", id=pattern)
+        for path in files:
+            if path.suffix == ".json":
+                names = list(json.loads(path.read_text()))
+            elif check is check_layer:
+                names = list(arrays_of(path.name, "cases")[1])
+            elif check is check_preprocess:
+                with np.load(path) as arrays:
+                    names = [n for n in arrays if n.startswith(("bilinear", "position"))]
+                    names = [n for n in names if not n.endswith("input")]
+            else:
+                names = [""]
+            for name in names:
+                yield pytest.param(check, path.name, name, id=f"{path.stem}-{name}".strip("-"))
+
+
+@pytest.mark.parametrize(("check", "file", "case"), list(cases()))
+def test_the_numbers_are_the_authors(check, file, case):
+    check(file, case)
+
+
+def test_no_file_of_the_authors_numbers_is_left_out():
+    if not FOLDER.exists():
+        pytest.skip(f"golden is not in LRLC_JAX_SHARED ({SHARED})")
+    tested = {parameters.values[1] for parameters in cases()}
+    assert tested == {p.name for p in FOLDER.iterdir()} - {"README.md"}
