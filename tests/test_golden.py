@@ -87,14 +87,21 @@ def check_layer(file, case):
     graphdef, params = nnx.split(layer)
     activation = jax.nn.relu if config["activation"] == "relu" else lambda y: y
 
-    def output(params, x):
-        return activation(nnx.merge(graphdef, params)(x))
+    @jax.jit
+    def figures(params, x, weight):
+        def total(params, x):
+            layer = nnx.merge(graphdef, params)
+            y = activation(layer(x))
+            used = layer.combining_weights(x if layer.input_dependent else None)
+            return jnp.sum(y * weight), (y, used)
+
+        grads, (y, used) = jax.grad(total, argnums=(0, 1), has_aux=True)(params, x)
+        return y, used, *grads
 
     x, weight = jnp.asarray(arrays[f"{case}/input"]), jnp.asarray(arrays[f"{case}/R"])
-    golden.close(output(params, x), arrays[f"{case}/output"])
-    used = layer.combining_weights(x if layer.input_dependent else None)
+    y, used, grads, grad_x = figures(params, x, weight)
+    golden.close(y, arrays[f"{case}/output"])
     golden.close(jnp.squeeze(used), arrays[f"{case}/combining_weights_used"].squeeze())
-    grads, grad_x = jax.grad(lambda p, x: jnp.sum(output(p, x) * weight), argnums=(0, 1))(params, x)
     golden.close(grad_x, arrays[f"{case}/grad_input"])
     for name in names:
         actual = golden.pick(grads, name)[...]
@@ -143,17 +150,18 @@ def check_network(file, _):
     assert count_parameters(params) == meta["trainable_parameters"]
     images, labels = jnp.asarray(arrays["images"]), jnp.asarray(arrays["labels"], jnp.int32)
 
-    def loss(params, images, stats, *, train):
+    def loss(params, images, train):
         logits, after = apply(graphdef, params, stats, images, train=train)
         picked = jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], axis=1)
         return -jnp.mean(picked), (logits, after)
 
-    value, (logits, _) = loss(params, images, stats, train=False)
+    value, (logits, _) = jax.jit(loss, static_argnums=2)(params, images, False)
     golden.close(logits, arrays["logits_eval"])
     golden.close(value, arrays["loss_eval"])
-    (value, (logits, after)), (grads, grad_images) = jax.value_and_grad(
-        lambda p, x: loss(p, x, stats, train=True), argnums=(0, 1), has_aux=True
-    )(params, images)
+    gradients = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)
+    (value, (logits, after)), (grads, grad_images) = jax.jit(gradients, static_argnums=2)(
+        params, images, True
+    )
     golden.close(logits, arrays["logits_train"])
     golden.close(value, arrays["loss_train"])
     golden.close(grad_images, arrays["grad_images"])

@@ -23,12 +23,17 @@ from lrlc_jax.layers.combining import (
 )
 from lrlc_jax.layers.combining_network import CombiningNetwork
 from lrlc_jax.layers.conv import zeros
-from lrlc_jax.layers.product import Precision, combined_product, fold
+from lrlc_jax.layers.product import Precision, combined_product, fold, in_chunks
 from lrlc_jax.layers.window import Padding, sliding_window
 
 # The fan-in of a basis filter bank is that of one convolution, whatever the rank: the first axis
 # of the bases (K, kh, kw, in, out) counts neither as an input nor as part of the receptive field.
 he_uniform_bases = nnx.initializers.he_uniform(batch_axis=(0,))
+
+
+# Maps that the network g computes on its way, for each basis: its input is 6 at most, and the
+# layers have 3, 6 and 1, some before and after an activation.
+MAPS_OF_G = 24
 
 
 class LRLC(PatchLayer):
@@ -42,11 +47,10 @@ class LRLC(PatchLayer):
 
     With ``input_dependent`` the weights come from the layer's input by a small network
     (section 3.2.2, :class:`lrlc_jax.layers.combining_network.CombiningNetwork`), and Algorithm 1
-    it is. The K outputs are never held together: one after the other is computed and added, and
-    the backward pass computes each again. What is kept from the forward to the backward pass is
-    the layer's input, its patches (``kh * kw`` times the input, as for a convolution; not kept
-    with bases of mixed sizes) and the combining weights, K numbers per example and position.
-    Inside the network g nothing is kept; it is computed again.
+    it is, for a few examples at a time. From the forward to the backward pass nothing is kept but
+    the layer's input; the K outputs, the patches and the maps inside of the network are held for
+    those few examples only, and computed again for the gradients. The memory of a training step
+    is thus below that of a convolution, which keeps its patches, at any rank.
 
     Parameters: ``bases`` ``(K, kh, kw, in, out)``, or with mixed sizes ``bases.kernels``, a list;
     ``weights`` (a table over the output positions, or the network g) and ``spatial_bias`` (a
@@ -214,10 +218,7 @@ class LRLC(PatchLayer):
             return normalize(self.weights(), self.normalization)
         if x is None:
             raise ValueError("x is None; the combining weights of this layer depend on its input")
-        graphdef, params = nnx.split(self.weights)
-        # The maps inside of g take up to 20 K channels, and next to no time to compute again.
-        raw = jax.checkpoint(lambda params, x: nnx.merge(graphdef, params)(x))(params, x)
-        return normalize(raw, self.normalization)
+        return normalize(self.weights(x), self.normalization)
 
     def filters(self) -> jax.Array:
         """The filter bank of each position ``(rows or 1, cols or 1, kh, kw, in, out)``.
@@ -253,19 +254,20 @@ class LRLC(PatchLayer):
 
     def algorithm_1(self, x: jax.Array) -> jax.Array:
         """The sum of each basis' product, weighted for each example, without biases."""
-        weights = self.combining_weights(x)
         if isinstance(self.bases, MixedBases):
             parts = self.bases.parts()
         else:
             parts = [(self.bases[...], self.window())]
-        total, first = None, 0
-        for bases, window in parts:
-            last = first + bases.shape[0]
-            operands = promote_dtype((x, weights[..., first:last], bases), dtype=self.dtype)
-            product = functools.partial(combined_product, window=window, precision=self.precision)
-            if len(parts) > 1:  # do not keep the patches of each
-                product = jax.checkpoint(product)
-            part = product(*operands)
-            total, first = part if total is None else total + part, last
-        assert total is not None
-        return total
+
+        def combined(x: jax.Array) -> jax.Array:
+            weights = jnp.split(self.combining_weights(x), len(parts), axis=-1)
+            products = []
+            for weight, (bases, window) in zip(weights, parts, strict=True):
+                operands = promote_dtype((x, weight, bases), dtype=self.dtype)
+                products.append(combined_product(*operands, window, self.precision))
+            return functools.reduce(jnp.add, products)
+
+        rows, cols = self.positions()
+        taps = sum(len(window.taps) for _, window in parts)
+        numbers = taps * self.in_features + self.rank * (self.out_features + MAPS_OF_G)
+        return in_chunks(combined, x, rows * cols * numbers)

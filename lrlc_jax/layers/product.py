@@ -9,6 +9,7 @@ How the product is computed is decided here and nowhere else.
 """
 
 import functools
+from collections.abc import Callable
 from typing import TypeAlias
 
 import flax.typing
@@ -100,11 +101,10 @@ def combined_product(
     window: Window,
     precision: Precision = None,
 ) -> jax.Array:
-    """Basis products, weighted for each example and position and summed (Algorithm 1).
+    """The products with all bases, weighted and summed at each position (Algorithm 1).
 
-    For combining weights that depend on the example, where filter banks cannot be folded. One
-    basis after the other is multiplied and added, and in the backward pass multiplied again: the
-    products of the K bases are never held together.
+    For combining weights that depend on the example, where filter banks cannot be folded. It holds
+    the products of all K bases at once: call it on few examples (:func:`in_chunks`).
 
     Args:
         x: images ``(batch, rows, cols, in)``.
@@ -115,20 +115,33 @@ def combined_product(
         ``(batch, rows_out, cols_out, out)``.
     """
     rank, *_, features = bases.shape
-    patches = window.patches(x)
+    matrix = jnp.moveaxis(bases.reshape(rank, -1, features), 0, 1).reshape(-1, rank * features)
+    products = jnp.matmul(window.patches(x), matrix, precision=precision)
+    products = products.reshape(*products.shape[:-1], rank, features)
+    return jnp.einsum("bhwko,bhwk->bhwo", products, weights, precision=precision)
 
-    # Inside a scan nothing would be saved by telling the two computations apart (prevent_cse).
-    @functools.partial(jax.checkpoint, prevent_cse=False)
-    def add(total: jax.Array, basis: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
-        weight, matrix = basis
-        return total + weight[..., None] * jnp.matmul(patches, matrix, precision=precision), None
 
-    total, _ = jax.lax.scan(
-        add,
-        jnp.zeros((*patches.shape[:-1], features), patches.dtype),
-        (jnp.moveaxis(weights, -1, 0), bases.reshape(rank, -1, features)),
-    )
-    return total
+# Numbers that the intermediate results of one chunk may have. On CPU they then stay in the caches,
+# which was faster than anything larger; an accelerator needs enough to be busy.
+CHUNK = {"cpu": 2**21}
+LARGE_CHUNK = 2**27
+
+
+def in_chunks(function: Callable[[jax.Array], jax.Array], x: jax.Array, numbers: int) -> jax.Array:
+    """``function(x)``, for so few examples at a time that its intermediate results are small.
+
+    The backward pass computes each chunk again: nothing but ``x`` is kept for it.
+
+    Args:
+        function: of images ``(batch, rows, cols, channels)``, each by itself.
+        x: the images.
+        numbers: size of the intermediate results of one example.
+    """
+    budget = CHUNK.get(jax.default_backend(), LARGE_CHUNK)
+    # In a loop nothing would be gained by keeping the two computations apart (prevent_cse).
+    one = jax.checkpoint(lambda example: function(example[None])[0], prevent_cse=False)
+    y: jax.Array = jax.lax.map(one, x, batch_size=max(1, budget // numbers))
+    return y
 
 
 def depthwise(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
