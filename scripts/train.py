@@ -5,6 +5,7 @@ from typing import Any
 
 from lrlc_jax.cli import run_command
 from lrlc_jax.config import parse
+from lrlc_jax.report.tables import parameters
 from lrlc_jax.study.choose import describe
 from lrlc_jax.study.execute import execute
 from lrlc_jax.study.plan import label
@@ -22,7 +23,7 @@ def train(values: dict[str, Any], overrides: list[str]) -> int:
     for record in outcome.records:
         known = "" if outcome.trained else " (already on record)"
         print(f"{label(record.run['layer'])} on {record.run['dataset']['name']}{known}:")
-        print(f"  {describe(record)}")
+        print(f"  {describe(record)}; {parameters(record)} parameters")
         print(f"  {folder(config.results_dir) / record.file_name}")
     return 1 if outcome.failures else 0
 

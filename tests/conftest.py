@@ -20,6 +20,15 @@ def strict_types(request):
         yield
 
 
+@pytest.fixture(autouse=True)
+def quick_compilation(request):
+    """Let XLA optimise little where there are many small programs, and none of them is measured."""
+    quick = request.path.parent.name == "layers" or request.path.name == "test_network.py"
+    jax.config.update("jax_disable_most_optimizations", quick)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 def shared(*parts: str) -> pathlib.Path:
     """A path in the optional folder with reference numbers and data; skips where it is absent."""
     path = SHARED.joinpath(*parts)

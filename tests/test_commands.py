@@ -83,7 +83,8 @@ def test_bad_input_gets_one_sentence(tmp_path, script, arguments, words):
 
 def test_help_and_config_read_well(tmp_path):
     text = call(tmp_path, "train", "--help").stdout
-    assert "layer: conv, coord_conv, locally_connected, lrlc, spatial_bias" in text
+    assert "layer: conv, coord_conv, locally_connected, lrlc, lrlc_input_dependent" in text
+    assert "network: paper" in text
     assert "== Config" not in text
     text = call(tmp_path, "train", "--cfg", "job", "layer.rank=7").stdout
     assert "rank: 7" in text

@@ -6,19 +6,21 @@ import re
 import pytest
 from omegaconf import OmegaConf
 
+from lrlc_jax.builders import BUILDERS
 from lrlc_jax.config import (
     LAYERS,
+    PAPER_NETWORK,
     PAPER_PROTOCOL,
     Config,
     DatasetConfig,
     LRLCConfig,
+    NetworkConfig,
     ProtocolConfig,
     TrackerConfig,
     layer_config,
     parse,
 )
 from lrlc_jax.errors import InputError
-from lrlc_jax.network import LAYERS as BUILDERS
 from lrlc_jax.study.menu import studies
 from lrlc_jax.study.plan import expand
 from tests.conftest import ROOT
@@ -46,11 +48,25 @@ def test_the_default_choices_have_the_defaults_of_the_schema():
     assert menu("protocol")["quick"] == dataclasses.asdict(ProtocolConfig())
     assert menu("dataset")["digits"] == dataclasses.asdict(DatasetConfig())
     assert menu("tracker")["none"] == dataclasses.asdict(TrackerConfig())
+    assert menu("network")["paper"] == dataclasses.asdict(NetworkConfig())
+
+
+def test_the_paper_network_is_the_papers_and_the_default():
+    assert NetworkConfig() == PAPER_NETWORK
+    assert dataclasses.asdict(PAPER_NETWORK) == {
+        "channels": 64,
+        "kernel_size": 3,
+        "strides": [1, 1, 1],
+        "padding": "valid",
+        "pooling": "average",
+        "blur": False,
+        "batch_norm": True,
+    }
 
 
 @pytest.mark.parametrize(
     ("group", "name"),
-    [(g, n) for g in ("dataset", "protocol", "tracker") for n in menu(g)],
+    [(g, n) for g in ("dataset", "network", "protocol", "tracker") for n in menu(g)],
 )
 def test_every_choice_is_valid(group, name):
     assert parse({group: menu(group)[name]})
@@ -62,7 +78,7 @@ def test_every_dataset_has_a_menu_entry():
 
 def test_every_study_expands():
     for study in studies(CONFIGS):
-        assert expand(study, LRLCConfig())
+        assert expand(study, {})
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.yaml")), ids=lambda p: p.stem)
@@ -90,6 +106,17 @@ def test_the_paper_protocol_is_the_papers():
         ({"layer": {"name": "lrcl"}}, "did you mean 'lrlc'"),
         ({"layer": {"name": "lrlc", "rnk": 3}}, "did you mean 'layer.rank'"),
         ({"layer": {"name": "lrlc", "rank": 0}}, "layer.rank is 0"),
+        ({"layer": {"name": "wide_conv", "rank": 0}}, "layer.rank is 0"),
+        ({"layer": {"name": "lrlc_input_dependent", "sharing": "row"}}, "setting 'layer.sharing'"),
+        ({"layer": {"name": "lrlc_mixed", "rank": 3}}, "layer.dilations is .* layer.rank is 3"),
+        ({"layer": {"name": "lrlc_mixed", "kernel_sizes": [3, 0]}}, "layer.kernel_sizes is 0"),
+        ({"layer": {"name": "lrlc_mixed", "kernel_sizes": [3, [3]]}}, "layer.kernel_sizes is"),
+        ({"layer": {"name": "lrlc_mixed", "input_dependent": True}}, "set layer.sharing=full"),
+        ({"network": {"padding": "reflct"}}, "did you mean 'reflect'"),
+        ({"network": {"pooling": "sum"}}, "There is no network.pooling 'sum'"),
+        ({"network": {"strides": [2, 2]}}, "network.strides is .2, 2.; give 3 numbers"),
+        ({"network": {"strides": [2, 2, 0]}}, "network.strides is 0"),
+        ({"network": {"channels": 0}}, "network.channels is 0"),
         ({"layer": {"name": "lrlc", "rank": "many"}}, r"layer\.rank"),
         ({"layer": {"name": "lrlc", "at": 0}}, "layer.at is 0"),
         ({"layer": {"name": "lrlc", "at": []}}, r"layer.at is \[\]"),

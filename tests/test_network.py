@@ -1,6 +1,4 @@
-"""The network has the authors' parameters, and computes the authors' numbers."""
-
-import json
+"""What surrounds the layers: places, pooling, padding, blur; and the network for inference."""
 
 import jax
 import jax.numpy as jnp
@@ -9,131 +7,30 @@ import pytest
 from flax import nnx
 
 from lrlc_jax.config import (
-    CoordConvConfig,
+    LAYERS,
     LayerConfig,
     LocallyConnectedConfig,
     LRLCConfig,
+    MixedLRLCConfig,
+    NetworkConfig,
     SpatialBiasConfig,
+    SpecialLayerConfig,
+    WideConvConfig,
 )
-from lrlc_jax.network import Network, apply, count_parameters
-from tests import golden
-from tests.conftest import shared
+from lrlc_jax.conversion import for_inference
+from lrlc_jax.layers import LRLC, Conv, LocallyConnected
+from lrlc_jax.network import Network, NetworkFactory, apply, count_parameters, pool, split
+from tests.layers.examples import random, randomize
 
-VARIANTS = {
-    "conv2d": LayerConfig(),
-    "lrlc_layer1_rank4": LRLCConfig(at=1, rank=4),
-    "lrlc_layer2_rank4": LRLCConfig(at=2, rank=4),
-    "lrlc_layer3_rank4": LRLCConfig(at=3, rank=4),
-    "lrlc_all_rank2": LRLCConfig(at="all", rank=2),
-    "lrlc_layer3_rank4_norm": LRLCConfig(at=3, rank=4, normalization="norm"),
-    "lrlc_layer2_rank2_full": LRLCConfig(at=2, rank=2, sharing="full"),
-    "lrlc_layer2_rank2_row": LRLCConfig(at=2, rank=2, sharing="row"),
-    "lrlc_layer2_rank2_col": LRLCConfig(at=2, rank=2, sharing="column"),
-    "coord_conv": CoordConvConfig(),
-    "locally_connected_layer1": LocallyConnectedConfig(at=1),
-    "locally_connected_layer2": LocallyConnectedConfig(at=2),
-    "locally_connected_layer3": LocallyConnectedConfig(at=3),
-    "nobn_lrlc_layer2_rank2": LRLCConfig(at=2, rank=2),
-    "flatten_strided_lrlc_layer2_rank2": LRLCConfig(at=2, rank=2),
-}
-
-
-def place(network_or_state, name):
-    """What the reference calls ``layer2.kernel_bases``, ``bn1.gamma`` or ``logits.bias``."""
-    owner, weight = name.split(".")
-    get = (
-        (lambda key: network_or_state[key])
-        if isinstance(network_or_state, nnx.State)
-        else lambda key: getattr(network_or_state, key)
-    )
-    if owner == "logits":
-        return golden.pick(get("classifier"), weight)
-    part, number = ("layers", owner[5:]) if owner.startswith("layer") else ("norms", owner[2:])
-    return golden.pick(get(part)[int(number) - 1], weight)
-
-
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_network_agrees_with_the_authors(variant):
-    arrays, meta = golden.load(shared("golden", f"net_{variant}.npz"), "meta")
-    config = meta["config"]
-    network = Network(
-        (16, 16, 3),
-        10,
-        VARIANTS[variant],
-        features=config["num_filters_list"],
-        kernel_sizes=config["kernel_size_list"],
-        strides=config["strides_list"],
-        batch_norm=config["batch_norm"],
-        pooling="average" if config["global_avg_pooling"] else "flatten",
-        rngs=nnx.Rngs(0),
-    )
-    for name in meta["weight_order"]:
-        variable = place(network, name)
-        variable[...] = jnp.asarray(
-            golden.ours(name.split(".")[1], arrays[f"w/{name}"], variable.shape)
-        )
-    graphdef, params, stats = nnx.split(network, nnx.Param, nnx.BatchStat)
-    assert count_parameters(params) == meta["trainable_parameters"]
-    images, labels = jnp.asarray(arrays["images"]), jnp.asarray(arrays["labels"], jnp.int32)
-
-    def loss(params, images, stats, *, train):
-        logits, after = apply(graphdef, params, stats, images, train=train)
-        picked = jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], axis=1)
-        return -jnp.mean(picked), (logits, after)
-
-    value, (logits, _) = loss(params, images, stats, train=False)
-    golden.close(logits, arrays["logits_eval"])
-    golden.close(value, arrays["loss_eval"])
-    (value, (logits, after)), (grads, grad_images) = jax.value_and_grad(
-        lambda p, x: loss(p, x, stats, train=True), argnums=(0, 1), has_aux=True
-    )(params, images)
-    golden.close(logits, arrays["logits_train"])
-    golden.close(value, arrays["loss_train"])
-    golden.close(grad_images, arrays["grad_images"])
-    for name in meta["trainable"]:
-        actual = place(grads, name)[...]
-        golden.close(actual, golden.ours(name.split(".")[1], arrays[f"g/{name}"], actual.shape))
-    for key in arrays:
-        if key.startswith("after/"):
-            moved = place(after, key.removeprefix("after/"))[...]
-            golden.close(moved, arrays[key], relative=1e-5, absolute=1e-6)
-
-
-KINDS = {
-    "lrlc": "row_column",
-    "lrlc_full": "full",
-    "lrlc_row": "row",
-    "lrlc_col": "column",
-}
+SMALL = (8, 9, 2)
 
 
 def trainable(shape, layer):
-    network = nnx.eval_shape(lambda: Network(shape, 10, layer, rngs=nnx.Rngs(0)))
-    return count_parameters(nnx.state(network, nnx.Param))
+    return NetworkFactory(shape, 10, layer).parameters()
 
 
-@pytest.mark.parametrize("dataset", ["cifar10", "mnist"])
-def test_parameter_counts_are_the_authors(dataset):
-    table = json.loads(shared("golden", "param_counts.json").read_text())[dataset]
-    checked = 0
-    for key, entry in table["variants"].items():
-        kind, *settings = key.split("/")
-        values = dict(s.split("=") for s in settings)
-        if kind in ("conv2d", "coord_conv"):
-            layer = LayerConfig() if kind == "conv2d" else CoordConvConfig()
-        elif kind == "locally_connected2d":
-            at = values["layer"]
-            layer = LocallyConnectedConfig(at=at if at == "all" else int(at))
-        elif kind in KINDS:
-            at = values["layer"] if values["layer"] == "all" else int(values["layer"])
-            layer = LRLCConfig(at=at, rank=int(values["rank"]), sharing=KINDS[kind])
-        else:
-            continue  # layers that are not part of the project yet
-        shape = tuple(table["image_shape"])
-        assert trainable(shape, layer) == entry["trainable"], key
-        checked += 1
-    not_yet = ("wide_conv2d", "lrlc_input_dependent")
-    assert checked == sum(key.split("/")[0] not in not_yet for key in table["variants"])
+def small(layer, **network):
+    return NetworkFactory(SMALL, 3, layer, NetworkConfig(**{"channels": 4, **network}))
 
 
 def test_spatial_bias_has_lrlc_rank_1_without_its_idle_weights():
@@ -143,39 +40,166 @@ def test_spatial_bias_has_lrlc_rank_1_without_its_idle_weights():
     assert trainable(shape, ranked) - trainable(shape, biased) == idle
 
 
-STARTS = {
-    "conv2d": LayerConfig(),
-    "lrlc_layer3_rank4": LRLCConfig(at=3, rank=4),
-    "lrlc_layer1_rank2": LRLCConfig(at=1, rank=2),
-    "lrlc_layer3_rank4_full": LRLCConfig(at=3, rank=4, sharing="full"),
-    "lrlc_layer3_rank4_row": LRLCConfig(at=3, rank=4, sharing="row"),
-    "lrlc_layer3_rank4_he_combining": LRLCConfig(at=3, rank=4, weights_init="random"),
-    "lrlc_layer3_rank4_full_he_combining": LRLCConfig(
-        at=3, rank=4, sharing="full", weights_init="random"
-    ),
-    "locally_connected_layer1": LocallyConnectedConfig(at=1),
-    "locally_connected_layer3": LocallyConnectedConfig(at=3),
-}
-
-
-@pytest.mark.parametrize("variant", STARTS)
-def test_start_values_are_the_authors(variant):
-    expected = json.loads(shared("golden", "init_stats.json").read_text())
-    network = Network((32, 32, 3), 10, STARTS[variant], rngs=nnx.Rngs(0))
-    for name, entry in expected[variant].items():
-        value = np.asarray(place(network, name)[...])
-        assert value.size == np.prod(entry["shape"]), name
-        if "uniform_limit" in entry:
-            limit = entry["uniform_limit"]
-            small = value.size < 500
-            assert np.abs(value).max() <= limit * (1 + 1e-6), name
-            assert np.abs(value).max() > (0.9 if small else 0.97) * limit, name
-            assert value.std() == pytest.approx(entry["uniform_std"], rel=0.15 if small else 0.05)
-        else:
-            np.testing.assert_allclose(value, entry["mean"], rtol=1e-6, err_msg=name)
-
-
 def test_the_fair_start_of_locally_connected_is_that_of_a_convolution():
     network = Network((32, 32, 3), 10, LocallyConnectedConfig(fan_in="position"), rngs=nnx.Rngs(0))
     limit = (6 / 576) ** 0.5
     assert 0.99 * limit < np.abs(network.layers[2].kernel[...]).max() <= limit * (1 + 1e-6)
+
+
+def test_a_wide_convolution_says_which_lrlc_it_stands_for():
+    factory = NetworkFactory((32, 32, 3), 10, WideConvConfig(at="all", rank=4))
+    # The figures of section 4's footnote: widening every layer matches nothing.
+    assert factory.parameters() == 492_580
+    assert factory.matched().parameters() == 303_698
+    assert NetworkFactory((32, 32, 3), 10, LRLCConfig()).matched() is None
+
+
+@pytest.mark.parametrize("at", [1, 2, 3])
+@pytest.mark.parametrize("rank", [2, 7, 30])
+def test_one_wide_layer_has_about_the_parameters_of_lrlc(at, rank):
+    factory = NetworkFactory((32, 32, 3), 10, WideConvConfig(at=at, rank=rank))
+    assert factory.parameters() == pytest.approx(factory.matched().parameters(), rel=0.05)
+
+
+PLACES = [
+    schema(at=at) if issubclass(schema, SpecialLayerConfig) else schema()
+    for schema in LAYERS.values()
+    for at in ([1, 2, 3, "all"] if issubclass(schema, SpecialLayerConfig) else [1])
+]
+
+
+@pytest.mark.parametrize("layer", PLACES, ids=lambda layer: f"{layer.name}-{layer.positions}")
+def test_every_layer_trains_at_every_position(layer):
+    network = small(layer)(nnx.Rngs(0))
+    graphdef, params, stats = split(network)
+    images, labels = random(0, 6, *SMALL), jnp.arange(6) % 3
+
+    @jax.jit
+    def loss_and_grads(params, stats):
+        def loss(params):
+            logits, after = apply(graphdef, params, stats, images, train=True)
+            return -jnp.mean(jax.nn.log_softmax(logits)[jnp.arange(6), labels]), after
+
+        return jax.value_and_grad(loss, has_aux=True)(params)
+
+    losses = []
+    for _ in range(8):
+        (value, stats), grads = loss_and_grads(params, stats)
+        params = jax.tree.map(lambda p, g: p - 0.2 * g, params, grads)
+        losses.append(float(value))
+    assert losses[-1] < losses[0]
+    for path, grad in nnx.to_flat_state(grads):
+        assert np.any(np.asarray(grad[...])), f"{path} takes no part"
+
+
+@pytest.mark.parametrize("padding", ["valid", "same", "reflect", "circular"])
+@pytest.mark.parametrize("name", ["conv", "lrlc", "lrlc_mixed", "lrlc_input_dependent"])
+def test_padding_keeps_the_size_or_does_not(padding, name):
+    layer = LAYERS[name]()
+    network = small(layer, padding=padding)(nnx.Rngs(0))
+    kept = padding != "valid"
+    sizes = [each.positions() for each in network.layers]
+    last = (8, 9) if kept else (4, 5) if name == "lrlc_mixed" else (2, 3)
+    assert sizes[-1] == last
+    assert network(jnp.ones((1, *SMALL)), train=False).shape == (1, 3)
+
+
+def test_a_circular_network_does_not_see_a_circular_shift():
+    network = small(LayerConfig(), padding="circular")(nnx.Rngs(0))
+    x = random(0, 2, *SMALL)
+    shifted = jnp.roll(x, (3, 2), axis=(1, 2))
+    np.testing.assert_allclose(network(x, train=False), network(shifted, train=False), atol=1e-5)
+    zeros = small(LayerConfig(), padding="same")(nnx.Rngs(0))
+    difference = jnp.abs(zeros(x, train=False) - zeros(shifted, train=False))
+    assert difference.max() > 1e-3  # the border is seen
+
+
+def test_pooling_is_over_all_positions():
+    x = random(0, 2, 3, 4, 5)
+    np.testing.assert_allclose(pool(x, "average"), np.mean(x, axis=(1, 2)), atol=1e-6)
+    np.testing.assert_allclose(pool(x, "max"), np.max(x, axis=(1, 2)))
+    np.testing.assert_allclose(pool(x, "flatten"), np.asarray(x).reshape(2, -1))
+    for pooling, numbers in (("average", 4), ("max", 4), ("flatten", 4 * 2 * 3)):
+        network = small(LayerConfig(), pooling=pooling)(nnx.Rngs(0))
+        assert network.classifier.in_features == numbers
+        assert network(jnp.ones((1, *SMALL)), train=False).shape == (1, 3)
+
+
+def test_blur_takes_the_same_steps_as_strides():
+    plain = small(LRLCConfig(at=2), strides=[1, 2, 1], padding="same")(nnx.Rngs(0))
+    blurred = small(LRLCConfig(at=2), strides=[1, 2, 1], padding="same", blur=True)(nnx.Rngs(0))
+    assert plain.layers[1].positions() == (4, 5)
+    assert blurred.layers[1].positions() == (8, 9)
+    assert plain.layers[2].positions() == blurred.layers[2].positions() == (4, 5)
+
+
+def test_blur_makes_a_strided_network_less_sensitive_to_shifts():
+    x = random(0, 64, 16, 16, 2)
+
+    def change(blur):
+        network = NetworkFactory(
+            (16, 16, 2),
+            3,
+            LayerConfig(),
+            NetworkConfig(8, 3, [1, 2, 2], "circular", "average", blur, False),
+        )(nnx.Rngs(0))
+        shifted = network(jnp.roll(x, 1, axis=2), train=False)
+        original = network(x, train=False)
+        return float(jnp.mean(jnp.square(shifted - original)) / jnp.var(original))
+
+    assert change(True) < 0.5 * change(False)
+
+
+@pytest.mark.parametrize("batch_norm", [False, True])
+@pytest.mark.parametrize(
+    "layer",
+    [
+        LRLCConfig(at="all", rank=3),
+        LRLCConfig(at=[1, 3], rank=2, sharing="row", normalization="norm"),
+        MixedLRLCConfig(at=2, rank=2, kernel_sizes=[3, [2, 1]], dilations=[1, 2]),
+        SpatialBiasConfig(),
+        LocallyConnectedConfig(at=2),
+        LayerConfig(),
+    ],
+    ids=lambda layer: layer.name,
+)
+def test_the_network_for_inference_has_the_same_outputs(layer, batch_norm):
+    network = small(layer)(nnx.Rngs(0))
+    randomize(network)
+    for norm in network.norms:
+        norm.mean[...] = random(7, 4)
+        norm.var[...] = jnp.exp(random(8, 4))
+    x = random(0, 5, *SMALL)
+    expected = network(x, train=False)
+    before = jax.tree.map(jnp.copy, nnx.state(network))
+    converted = for_inference(network, batch_norm=batch_norm)
+    actual = converted(x, train=False)
+    assert np.abs(actual - expected).max() < 1e-5 * max(1, np.abs(expected).max())
+    assert len(converted.norms) == (0 if batch_norm else 3)
+    assert not any(isinstance(each, LRLC) for each in converted.layers)
+    for position in layer.positions:
+        assert isinstance(converted.layers[position - 1], LocallyConnected)
+    assert jax.tree.all(jax.tree.map(jnp.array_equal, before, nnx.state(network)))
+
+
+def test_the_network_for_inference_costs_the_multiply_adds_of_a_convolution():
+    def flops(network):
+        graphdef, state = nnx.split(network)
+        program = jax.jit(lambda s, x: nnx.merge(graphdef, s)(x, train=False))
+        return program.lower(state, jnp.ones((4, *SMALL))).compile().cost_analysis()["flops"]
+
+    conv = for_inference(small(LayerConfig())(nnx.Rngs(0)), batch_norm=True)
+    ranked = small(LRLCConfig(at="all", rank=3))(nnx.Rngs(0))
+    local = for_inference(ranked, batch_norm=True)
+    assert all(isinstance(each, Conv) for each in conv.layers)
+    assert flops(local) == flops(conv) < flops(ranked)
+
+
+def test_filters_that_depend_on_the_example_cannot_be_converted():
+    network = small(LAYERS["lrlc_input_dependent"]())(nnx.Rngs(0))
+    with pytest.raises(ValueError, match="input_dependent is True"):
+        for_inference(network)
+
+
+def test_parameters_are_counted():
+    assert count_parameters({"a": jnp.ones((2, 3)), "b": jnp.ones(4)}) == 10

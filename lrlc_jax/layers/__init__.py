@@ -6,6 +6,7 @@ says which filter bank stands at which position.
 
 from lrlc_jax.layers.blur import blur_downsample
 from lrlc_jax.layers.conv import Conv, SpatialBiasConv
+from lrlc_jax.layers.convert import fold_batch_norm, to_locally_connected
 from lrlc_jax.layers.coord import CoordConv
 from lrlc_jax.layers.local import LocallyConnected
 from lrlc_jax.layers.lrlc import LRLC
@@ -24,7 +25,9 @@ __all__ = [
     "blur_downsample",
     "extract_patches",
     "fold",
+    "fold_batch_norm",
     "local_product",
     "matched_width",
     "output_size",
+    "to_locally_connected",
 ]

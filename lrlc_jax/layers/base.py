@@ -1,7 +1,6 @@
 """What the layers have in common: a window that slides, and the product with filter banks."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 from flax import nnx
@@ -23,6 +22,8 @@ def check_features(name: str, value: int) -> None:
 
 class PatchLayer(nnx.Module):
     """A layer that multiplies image patches with filter banks; it has no parameters of its own.
+
+    A layer says what its filter banks and biases are (``filters`` and ``biases``).
 
     Args:
         input_size: rows and columns of the input, or None for a layer that takes any size.
@@ -57,6 +58,8 @@ class PatchLayer(nnx.Module):
         self.input_size = None if input_size is None else as_pair(input_size, "input_size")
         self.dtype = dtype
         self.precision = precision
+        if self.input_size is not None:
+            self.window()  # refuses a kernel that does not fit
 
     def window(self, size: Pair | None = None) -> Window:
         """The window over an input of ``size``, by default of the layer's own input size."""
@@ -85,31 +88,45 @@ class PatchLayer(nnx.Module):
             )
         return size[0], size[1]
 
-    def product(
-        self,
-        x: jax.Array,
-        filters: jax.Array,
-        *biases: jax.Array | None,
-        window: Window | None = None,
-    ) -> jax.Array:
-        """The product of each patch with its filter bank, plus the biases that there are.
+    def filters(self) -> jax.Array:
+        """The filter bank of each position ``(rows or 1, cols or 1, kh, kw, in, out)``."""
+        raise NotImplementedError
 
-        Args:
-            filters: ``(rows_out or 1, cols_out or 1, ..., out)``; between them the taps of the
-                window and the channels.
-            window: by default that of the layer.
+    def biases(self) -> tuple[jax.Array, ...]:
+        """What is added to the product: terms that broadcast to ``(rows, cols, out)``."""
+        raise NotImplementedError
+
+    def filters_on_window(self) -> tuple[jax.Array, Window | None]:
+        """The filters, and the window that they stand on if it is not that of the kernel size."""
+        return self.filters(), None
+
+    def multiply_adds(self) -> int:
+        """Multiply-adds of the product for one example; a layer for any input size has no number.
+
+        Biases, and the folding of filters that is done once for a batch, are not among them.
+        """
+        rows, cols = self.positions()
+        return rows * cols * len(self.window().taps) * self.in_features * self.out_features
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Images ``(batch, rows, cols, in)`` to ``(batch, rows_out, cols_out, out)``.
 
         Raises:
             ValueError: if the input has another size or other channels than the layer.
         """
-        window = window or self.window(self.check_input(x))
-        operands: tuple[Any, ...] = promote_dtype((x, filters, *biases), dtype=self.dtype)
-        y = window_product(operands[0], operands[1], window, self.precision)
-        return add_biases(y, *operands[2:])
+        size = self.check_input(x)
+        filters, window = self.filters_on_window()
+        x, filters = promote_dtype((x, filters), dtype=self.dtype)
+        window = window or self.window(size)
+        return self.add_biases(window_product(x, filters, window, self.precision))
+
+    def add_biases(self, y: jax.Array) -> jax.Array:
+        """``y`` plus the biases, in its own type."""
+        for bias in self.biases():
+            y = y + bias[None].astype(y.dtype)
+        return y
 
 
-def add_biases(y: jax.Array, *biases: jax.Array | None) -> jax.Array:
-    """``y`` plus the biases that there are."""
-    for bias in biases:
-        y = y if bias is None else y + bias
-    return y
+def channel_bias(bias: nnx.Param[jax.Array] | None) -> tuple[jax.Array, ...]:
+    """A bias ``(out,)``, if there is one, as a term that broadcasts over the positions."""
+    return () if bias is None else (bias[...][None, None],)

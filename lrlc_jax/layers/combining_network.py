@@ -11,6 +11,10 @@ from lrlc_jax.layers.window import Pair, sliding_window
 
 DILATIONS = (1, 2, 4, 8)
 
+# How many maps of the output's size the network computes for each basis: its context has 6 at most,
+# its layers have 3, 6 and 1, and some of them come before and after an activation.
+MAPS_PER_BASIS = 24
+
 glorot_uniform = nnx.initializers.glorot_uniform()
 zeros = nnx.initializers.zeros_init()
 

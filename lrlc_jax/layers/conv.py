@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.nn.initializers import Initializer
 
-from lrlc_jax.layers.base import PatchLayer
+from lrlc_jax.layers.base import PatchLayer, channel_bias
 from lrlc_jax.layers.combining import SHARINGS, PositionTable, Sharing, check_choice
 from lrlc_jax.layers.product import Precision
 from lrlc_jax.layers.window import Padding
@@ -74,10 +74,13 @@ class Conv(PatchLayer):
         self.kernel = nnx.Param(kernel_init(rngs.params(), shape, param_dtype))
         self.bias = nnx.Param(jnp.zeros((out_features,), param_dtype)) if use_bias else None
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Images ``(batch, rows, cols, in)`` to ``(batch, rows_out, cols_out, out)``."""
-        bias = None if self.bias is None else self.bias[...][None, None, None, :]
-        return self.product(x, self.kernel[...][None, None], bias)
+    def filters(self) -> jax.Array:
+        """The one filter bank ``(1, 1, kh, kw, in, out)``."""
+        return self.kernel[...][None, None]
+
+    def biases(self) -> tuple[jax.Array, ...]:
+        """The bias per channel."""
+        return channel_bias(self.bias)
 
 
 class SpatialBiasConv(Conv):
@@ -135,7 +138,6 @@ class SpatialBiasConv(Conv):
             self.positions(), 1, sharing, zeros, param_dtype=param_dtype, rngs=rngs
         )
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Images ``(batch, *input_size, in)`` to ``(batch, rows_out, cols_out, out)``."""
-        y = super().__call__(x)
-        return y + self.spatial_bias()[None].astype(y.dtype)
+    def biases(self) -> tuple[jax.Array, ...]:
+        """The bias per position, and that per channel."""
+        return (self.spatial_bias(), *channel_bias(self.bias))

@@ -76,5 +76,14 @@ class CoordConv(Conv):
         )
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Images ``(batch, rows, cols, in)`` to ``(batch, rows_out, cols_out, out)``."""
+        """Images ``(batch, rows, cols, in)`` to ``(batch, rows_out, cols_out, out)``.
+
+        Raises:
+            ValueError: if the input has another size or other channels than the layer.
+        """
+        if x.ndim != 4 or x.shape[-1] != self.in_features - 2:
+            raise ValueError(
+                f"the input has shape {x.shape}; this layer was made for "
+                f"(batch, rows, cols, {self.in_features - 2} channels)"
+            )
         return super().__call__(append_coordinates(x))

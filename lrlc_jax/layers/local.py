@@ -94,7 +94,10 @@ class LocallyConnected(PatchLayer):
             nnx.Param(jnp.zeros((*positions, out_features), param_dtype)) if use_bias else None
         )
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Images ``(batch, *input_size, in)`` to ``(batch, rows_out, cols_out, out)``."""
-        bias = None if self.bias is None else self.bias[...][None]
-        return self.product(x, self.kernel[...], bias)
+    def filters(self) -> jax.Array:
+        """The kernel."""
+        return self.kernel[...]
+
+    def biases(self) -> tuple[jax.Array, ...]:
+        """The bias per position and channel."""
+        return () if self.bias is None else (self.bias[...],)

@@ -9,7 +9,7 @@ from flax import nnx
 from flax.nnx.nn.dtypes import promote_dtype
 from jax.nn.initializers import Initializer
 
-from lrlc_jax.layers.base import PatchLayer, add_biases
+from lrlc_jax.layers.base import PatchLayer, channel_bias
 from lrlc_jax.layers.bases import MixedBases, Sizes, is_mixed, pairs_of, span
 from lrlc_jax.layers.combining import (
     NORMALIZATIONS,
@@ -21,19 +21,14 @@ from lrlc_jax.layers.combining import (
     constant_start,
     normalize,
 )
-from lrlc_jax.layers.combining_network import CombiningNetwork
+from lrlc_jax.layers.combining_network import MAPS_PER_BASIS, CombiningNetwork
 from lrlc_jax.layers.conv import zeros
 from lrlc_jax.layers.product import Precision, combined_product, fold, in_chunks
-from lrlc_jax.layers.window import Padding, sliding_window
+from lrlc_jax.layers.window import Padding, Window, sliding_window
 
 # The fan-in of a basis filter bank is that of one convolution, whatever the rank: the first axis
 # of the bases (K, kh, kw, in, out) counts neither as an input nor as part of the receptive field.
 he_uniform_bases = nnx.initializers.he_uniform(batch_axis=(0,))
-
-
-# Maps that the network g computes on its way, for each basis: its input is 6 at most, and the
-# layers have 3, 6 and 1, some before and after an activation.
-MAPS_OF_G = 24
 
 
 class LRLC(PatchLayer):
@@ -236,28 +231,47 @@ class LRLC(PatchLayer):
             bases = self.bases[...]
         return fold(weights, bases)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Images ``(batch, *input_size, in)`` to ``(batch, rows_out, cols_out, out)``."""
-        self.check_input(x)
-        bias = None if self.bias is None else self.bias[...][None, None, None, :]
-        spatial = None if self.spatial_bias is None else self.spatial_bias()[None]
-        if self.input_dependent:
-            return add_biases(
-                *promote_dtype((self.algorithm_1(x), spatial, bias), dtype=self.dtype)
-            )
-        if isinstance(self.bases, MixedBases):
-            bases, window = self.bases.together(self.window())
-        else:
-            bases, window = self.bases[...], self.window()
-        filters = fold(self.combining_weights(), bases)
-        return self.product(x, filters, spatial, bias, window=window)
+    def filters_on_window(self) -> tuple[jax.Array, Window | None]:
+        """The filters; of mixed bases only those taps that any of them has."""
+        if not isinstance(self.bases, MixedBases):
+            return self.filters(), None
+        bases, window = self.bases.together(self.window())
+        return fold(self.combining_weights(), bases), window
 
-    def algorithm_1(self, x: jax.Array) -> jax.Array:
-        """The sum of each basis' product, weighted for each example, without biases."""
+    def biases(self) -> tuple[jax.Array, ...]:
+        """The bias per position, and that per channel."""
+        spatial = () if self.spatial_bias is None else (self.spatial_bias(),)
+        return (*spatial, *channel_bias(self.bias))
+
+    def parts(self) -> list[tuple[jax.Array, Window]]:
+        """The bases ``(K, kh, kw, in, out)`` with their window; of mixed sizes, one by one."""
         if isinstance(self.bases, MixedBases):
-            parts = self.bases.parts()
+            return self.bases.parts()
+        return [(self.bases[...], self.window())]
+
+    def multiply_adds(self) -> int:
+        """Multiply-adds of the product for one example; input dependent, those with every basis.
+
+        The network g is not counted.
+        """
+        if self.input_dependent:
+            taps = sum(len(bases) * len(window.taps) for bases, window in self.parts())
         else:
-            parts = [(self.bases[...], self.window())]
+            window = self.filters_on_window()[1] or self.window()
+            taps = len(window.taps)
+        rows, cols = self.positions()
+        return rows * cols * taps * self.in_features * self.out_features
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Images ``(batch, *input_size, in)`` to ``(batch, rows_out, cols_out, out)``.
+
+        Raises:
+            ValueError: if the input has another size or other channels than the layer.
+        """
+        if not self.input_dependent:
+            return super().__call__(x)
+        self.check_input(x)
+        parts = self.parts()
 
         def combined(x: jax.Array) -> jax.Array:
             weights = jnp.split(self.combining_weights(x), len(parts), axis=-1)
@@ -269,5 +283,5 @@ class LRLC(PatchLayer):
 
         rows, cols = self.positions()
         taps = sum(len(window.taps) for _, window in parts)
-        numbers = taps * self.in_features + self.rank * (self.out_features + MAPS_OF_G)
-        return in_chunks(combined, x, rows * cols * numbers)
+        numbers = taps * self.in_features + self.rank * (self.out_features + MAPS_PER_BASIS)
+        return self.add_biases(in_chunks(combined, x, rows * cols * numbers))

@@ -50,9 +50,13 @@ class BatchNorm(nnx.Module):
             keep = self.momentum
             self.mean[...] = keep * self.mean[...] + (1 - keep) * jax.lax.stop_gradient(mean)
             self.var[...] = keep * self.var[...] + (1 - keep) * jax.lax.stop_gradient(unbiased)
-        factor = self.scale[...] * jax.lax.rsqrt(var + self.epsilon)
-        shift = self.bias[...] - mean * factor
+        factor, shift = self.affine(mean, var)
         axes = tuple(range(x.ndim - 1))
         return x * jnp.expand_dims(factor, axes).astype(x.dtype) + jnp.expand_dims(
             shift, axes
         ).astype(x.dtype)
+
+    def affine(self, mean: jax.Array, var: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """The factor and the shift of each channel with which this mean and variance normalise."""
+        factor = self.scale[...] * jax.lax.rsqrt(var + self.epsilon)
+        return factor, self.bias[...] - mean * factor

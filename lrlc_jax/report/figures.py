@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from lrlc_jax.report.rows import Row, StudyTable
+from lrlc_jax.report.rows import Row, StudyTable, network_differences
 from lrlc_jax.study.choose import estimate
 
 STYLE: dict[Any, Any] = {
@@ -41,12 +41,14 @@ def accuracy_against_rank(table: StudyTable) -> Figure:
         axes.xaxis.set_minor_locator(NullLocator())
         axes.set_xlabel("rank (1: convolution + spatial bias); filled: chosen on validation data")
         axes.set_ylabel("test accuracy, %")
+        changes = network_differences(table.setting.network)
         data, protocol = table.records[0].data, table.setting.protocol
         subset = f" (subset of {data['train_available']:,})"
+        other = f"\nNOT THE PAPER'S NETWORK: {', '.join(changes)}" if changes else ""
         axes.set_title(
             f"{table.setting.dataset['name']}: {data['train']:,}"
             f"{subset if data['train'] != data['train_available'] else ''} training images, "
-            f"{protocol['epochs']} epochs, {protocol['seeds']} seeds",
+            f"{protocol['epochs']} epochs, {protocol['seeds']} seeds{other}",
             fontsize=9,
         )
         if table.problems:

@@ -8,39 +8,53 @@ from typing import Any
 
 from lrlc_jax.config import (
     LAYERS,
+    PAPER_NETWORK,
     PAPER_PROTOCOL,
     LayerConfig,
+    RankedLayerConfig,
     StudyConfig,
-    layer_config,
 )
 from lrlc_jax.study.choose import Estimate, best, estimate
-from lrlc_jax.study.plan import expand, label, layer_settings
+from lrlc_jax.study.plan import PLACE, expand, label, layer_settings
 from lrlc_jax.study.records import Record
 
-RANKED = "lrlc"
-RANK_1 = "spatial_bias"  # what the ranked layer is at rank 1
+RANK_1 = {"lrlc": "spatial_bias"}  # what a ranked layer is at rank 1
+
+# Options that a table's runs share; of the bases' sizes a study says itself what it wants.
+OPTIONS = {
+    name: default
+    for schema in LAYERS.values()
+    for name, default in dataclasses.asdict(schema()).items()
+    if name not in (*PLACE, "kernel_sizes", "dilations", "input_dependent")
+}
 
 PROTOCOL = [field.name for field in dataclasses.fields(PAPER_PROTOCOL) if field.name != "name"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """All that the runs of one table have in common: data and protocol, not the layer."""
+    """All that the runs of one table have in common: data and protocol, not the layer.
+
+    Attributes:
+        network: what surrounds the layer, None for the paper's network.
+    """
 
     dataset: Mapping[str, Any]
     protocol: Mapping[str, Any]
     training: int
+    network: Mapping[str, Any] | None = None
 
     @classmethod
     def of(cls, record: Record) -> "Setting":
         """The setting of a record."""
         run = record.run
-        return cls(run["dataset"], run["protocol"], run["training"])
+        return cls(run["dataset"], run["protocol"], run["training"], run.get("network"))
 
     @property
     def key(self) -> str:
         """Equal for equal settings."""
-        return json.dumps(dataclasses.asdict(self), sort_keys=True)
+        parts = dataclasses.asdict(self)
+        return json.dumps({k: v for k, v in parts.items() if v is not None}, sort_keys=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +67,7 @@ class Cell:
     @property
     def rank(self) -> int | None:
         """The rank; 1 for the spatial bias, none for layers that have no rank."""
-        if self.layer.name == RANK_1:
+        if self.layer.name in RANK_1.values():
             return 1
         return getattr(self.layer, "rank", None)
 
@@ -87,7 +101,7 @@ class Row:
     @property
     def ranked(self) -> bool:
         """Whether a rank is chosen here."""
-        return any(cell.layer.name == RANKED for cell in self.cells)
+        return any(isinstance(cell.layer, RankedLayerConfig) for cell in self.cells)
 
     @property
     def note(self) -> str:
@@ -105,7 +119,7 @@ class StudyTable:
     """A study's runs for one setting, and one choice of the layers' options.
 
     Attributes:
-        options: settings of the ranked layer other than its positions and rank.
+        options: settings of the layers other than their positions and ranks.
     """
 
     study: StudyConfig
@@ -135,16 +149,13 @@ class StudyTable:
         groups: dict[str, list[Cell]] = {}
         for cell in self.cells:
             groups.setdefault(row_name(cell.layer), []).append(cell)
-        rank_1 = {cell.layer.positions: cell for cell in self.cells if cell.layer.name == RANK_1}
-        return [
-            Row(
-                name,
-                (rank_1[cells[0].layer.positions], *cells)
-                if cells[0].layer.name == RANKED and cells[0].layer.positions in rank_1
-                else tuple(cells),
-            )
-            for name, cells in groups.items()
-        ]
+        place = {(cell.layer.name, cell.layer.positions): cell for cell in self.cells}
+
+        def rank_1(layer: LayerConfig) -> list[Cell]:
+            found = place.get((RANK_1.get(layer.name, ""), layer.positions))
+            return [found] if found else []
+
+        return [Row(n, (*rank_1(cells[0].layer), *cells)) for n, cells in groups.items()]
 
     @property
     def problems(self) -> list[str]:
@@ -179,14 +190,10 @@ def study_tables(study: StudyConfig, records: Sequence[Record]) -> list[StudyTab
 
 
 def all_options(records: Sequence[Record]) -> list[dict[str, Any]]:
-    """The options of the ranked layer that the records' layers have, each completed by defaults."""
+    """The options that the records' layers have, each completed by defaults."""
     found: dict[str, dict[str, Any]] = {}
     for record in records:
-        layer = dict(record.run["layer"])
-        known = dataclasses.asdict(LAYERS[RANKED]())
-        options = known | {k: v for k, v in layer.items() if k in known}
-        for key in ("name", "at", "rank"):
-            options.pop(key)
+        options = OPTIONS | {k: v for k, v in record.run["layer"].items() if k in OPTIONS}
         found[json.dumps(options, sort_keys=True)] = options
     return [options for _, options in sorted(found.items())]
 
@@ -195,7 +202,7 @@ def table_of(
     study: StudyConfig, records: Sequence[Record], options: Mapping[str, Any]
 ) -> StudyTable:
     """The study's cells, filled from records of one setting."""
-    layers = expand(study, layer_config({"name": RANKED, **options}))
+    layers = expand(study, options)
     cells = tuple(
         Cell(layer, next((r for r in records if r.run["layer"] == layer_settings(layer)), None))
         for layer in layers
@@ -232,12 +239,24 @@ def caption(table: StudyTable) -> list[str]:
     ]
     if differences:
         lines.append(f"NOT THE PAPER'S PROTOCOL: {', '.join(differences)}.")
+    surroundings = network_differences(table.setting.network)
+    if surroundings:
+        lines.append(f"NOT THE PAPER'S NETWORK: {', '.join(surroundings)}.")
     devices = sorted({device_name(r.machine) for r in table.records})
     lines.append(
-        "Accuracy: mean over seeds ± its standard error, at the end of training. The rank of LRLC "
-        f"is chosen by validation accuracy. Trained on: {', '.join(devices)}."
+        "Accuracy: mean over seeds ± its standard error, at the end of training. Ranks are "
+        f"chosen by validation accuracy. Trained on: {', '.join(devices)}."
     )
     return lines
+
+
+def network_differences(network: Mapping[str, Any] | None) -> list[str]:
+    """In what a run's network differs from the paper's, apart from the layer; a phrase for each."""
+    return [
+        f"{name.replace('_', ' ')} {value} instead of {getattr(PAPER_NETWORK, name)}"
+        for name, value in (network or {}).items()
+        if value != getattr(PAPER_NETWORK, name, None)
+    ]
 
 
 def device_name(machine: Mapping[str, Any]) -> str:

@@ -4,7 +4,7 @@ import csv
 import io
 from collections.abc import Sequence
 
-from lrlc_jax.report.rows import StudyTable, caption
+from lrlc_jax.report.rows import StudyTable, caption, network_differences
 from lrlc_jax.study.choose import Estimate, estimate
 from lrlc_jax.study.plan import label
 from lrlc_jax.study.records import Record
@@ -30,13 +30,19 @@ def cells(table: StudyTable) -> list[tuple[str, ...]]:
             (
                 row.name,
                 rank,
-                f"{record.parameters:,}",
+                parameters(record),
                 validation.percent(),
                 test.percent(),
                 f"INCOMPLETE: {row.note}" if row.note else "",
             )
         )
     return rows
+
+
+def parameters(record: Record) -> str:
+    """Trainable numbers; of a wide convolution, beside those of the LRLC that it stands for."""
+    matched = record.matched_parameters
+    return f"{record.parameters:,}" + (f" (LRLC: {matched:,})" if matched else "")
 
 
 def markdown(table: StudyTable) -> str:
@@ -73,6 +79,7 @@ def comma_separated(table: StudyTable) -> str:
             "rank",
             "chosen",
             "parameters",
+            "matched_parameters",
             "validation_mean",
             "validation_se",
             "test_mean",
@@ -90,11 +97,12 @@ def comma_separated(table: StudyTable) -> str:
             record = cell.record
             status = cell.problem or "ok"
             if record is None:
-                line = [row.name, cell.rank, False, *[None] * 7, status, None, None]
+                line = [row.name, cell.rank, False, *[None] * 8, status, None, None]
             else:
                 validation = estimate(record.final["validation_accuracy"])
                 test = estimate(record.final["test_accuracy"])
-                line = [row.name, cell.rank, record is row.chosen, record.parameters]
+                line = [row.name, cell.rank, record is row.chosen]
+                line += [record.parameters, record.matched_parameters]
                 line += [*_numbers(validation), *_numbers(test)]
                 line += [len(record.seeds), len(record.failed), status]
                 line += [record.data["train"], record.identity]
@@ -127,6 +135,7 @@ def all_runs(records: Sequence[Record]) -> str:
     rows = []
     for record in sorted(records, key=lambda r: r.file_name):
         data, protocol = record.data, record.run["protocol"]
+        network = record.run.get("network")
         size = f"{data['train']}"
         if data["train"] != data["train_available"]:
             size += f" (SUBSET of {data['train_available']})"
@@ -137,7 +146,7 @@ def all_runs(records: Sequence[Record]) -> str:
             (
                 record.run["dataset"]["name"],
                 size,
-                label(record.run["layer"]),
+                ", ".join([label(record.run["layer"]), *network_differences(network)]),
                 f"{protocol['epochs']} x {protocol['batch_size']}",
                 str(len(record.seeds)),
                 validation.percent() if validation else failed,

@@ -9,6 +9,7 @@ from typing import Any
 
 from lrlc_jax.config import (
     LAYERS,
+    PAPER_NETWORK,
     Config,
     LayerConfig,
     SpecialLayerConfig,
@@ -22,13 +23,16 @@ from lrlc_jax.errors import InputError, unknown_name
 # configuration leads to, so that older records no longer count as done.
 TRAINING_VERSION = 1
 
+# What a study says of each of its layers itself.
+PLACE = ("name", "at", "rank")
+
 ORDINALS = ("first", "second", "third")
 
 
-def expand(study: StudyConfig, base: LayerConfig) -> list[LayerConfig]:
+def expand(study: StudyConfig, options: Mapping[str, Any]) -> list[LayerConfig]:
     """The layers of a study, one for each run.
 
-    Settings of ``base`` that an entry does not give and its layer has too are taken over.
+    Of the options, those are taken over that an entry does not give and its layer has.
 
     Raises:
         InputError: for an unknown layer, setting or value in the study.
@@ -39,9 +43,7 @@ def expand(study: StudyConfig, base: LayerConfig) -> list[LayerConfig]:
         if name not in LAYERS:
             raise unknown_name(f"layer (in study {study.name})", name, LAYERS)
         known = {field.name for field in dataclasses.fields(LAYERS[name])}
-        taken = {k: v for k, v in dataclasses.asdict(base).items() if k in known}
-        for key in ("name", "at", "rank"):
-            taken.pop(key, None)
+        taken = {k: v for k, v in options.items() if k in known and k not in PLACE}
         lists = {k: v if isinstance(v, list) else [v] for k, v in entry.items() if k != "layer"}
         for values in itertools.product(*lists.values()):
             layer = layer_config({**taken, "name": name, **dict(zip(lists, values, strict=True))})
@@ -54,7 +56,8 @@ def expand(study: StudyConfig, base: LayerConfig) -> list[LayerConfig]:
 
 def plan(study: StudyConfig, base: Config) -> list[Config]:
     """The runs of a study: ``base`` with each of its layers."""
-    return [dataclasses.replace(base, layer=layer) for layer in expand(study, base.layer)]
+    options = dataclasses.asdict(base.layer)
+    return [dataclasses.replace(base, layer=layer) for layer in expand(study, options)]
 
 
 def label(layer: LayerConfig | Mapping[str, Any]) -> str:
@@ -72,7 +75,10 @@ def label(layer: LayerConfig | Mapping[str, Any]) -> str:
         "coord_conv": "CoordConv",
         "locally_connected": "Locally connected",
         "lrlc": "LRLC",
+        "lrlc_input_dependent": "Input-dependent LRLC",
+        "lrlc_mixed": "LRLC of mixed bases",
         "spatial_bias": "Convolution + spatial bias",
+        "wide_conv": "Wide convolution",
     }
     text = names.get(layer.name, layer.name)
     if isinstance(layer, SpecialLayerConfig):
@@ -87,7 +93,7 @@ def label(layer: LayerConfig | Mapping[str, Any]) -> str:
         text += "".join(
             f", {field.name} {getattr(layer, field.name)}"
             for field in dataclasses.fields(layer)
-            if field.name not in ("name", "at", "rank")
+            if field.name not in PLACE
             and getattr(layer, field.name) != getattr(defaults, field.name)
         )
     rank = getattr(layer, "rank", None)
@@ -105,11 +111,12 @@ def layer_settings(layer: LayerConfig) -> dict[str, Any]:
 def canonical(config: Config, fingerprint: str, train_size: int) -> dict[str, Any]:
     """Everything that determines a run's figures, and nothing else.
 
-    Where the data lies, how many seeds train at once and who is told of it do not.
+    Where the data lies, how many seeds train at once and who is told of it do not. The network is
+    left out where it is the paper's.
     """
     protocol = dataclasses.asdict(config.protocol)
     protocol.pop("name")
-    return {
+    run = {
         "training": TRAINING_VERSION,
         "dataset": {
             "name": config.dataset.name,
@@ -119,6 +126,9 @@ def canonical(config: Config, fingerprint: str, train_size: int) -> dict[str, An
         "layer": layer_settings(config.layer),
         "protocol": protocol,
     }
+    if config.network != PAPER_NETWORK:
+        run["network"] = dataclasses.asdict(config.network)
+    return run
 
 
 def settings(config: Config, dataset: Dataset) -> dict[str, Any]:

@@ -34,6 +34,8 @@ class Record:
         parameters: trainable numbers in the network.
         epochs: figures per epoch and seed, ``{name: [epoch][seed]}``; null where not finite.
         final: figures at the end per seed, ``{name: [seed]}``; null for a failed seed.
+        matched_parameters: of a wide convolution, those of the LRLC network that it stands for;
+            records of other layers do not have it.
     """
 
     identity: str
@@ -50,6 +52,7 @@ class Record:
     epochs: dict[str, list[list[float | None]]]
     final: dict[str, list[float | None]]
     schema: int = SCHEMA
+    matched_parameters: int | None = None
 
     @property
     def file_name(self) -> str:
@@ -123,6 +126,8 @@ def dumps(record: Record) -> str:
     """The record as JSON, with one line for each list of numbers."""
     values = dataclasses.asdict(record)
     values = {"schema": values.pop("schema"), **values}
+    if record.matched_parameters is None:
+        del values["matched_parameters"]
     lists: list[str] = []
 
     def shorten(value: Any) -> Any:
@@ -163,8 +168,8 @@ def read(path: pathlib.Path) -> Record:
             "update lrlc_jax."
         )
     names = {field.name for field in dataclasses.fields(Record)}
-    if set(values) != names:
-        odd = ", ".join(sorted(set(values) ^ names))
+    if set(values) | {"matched_parameters"} != names:
+        odd = ", ".join(sorted(set(values) ^ names - {"matched_parameters"}))
         raise InputError(f"Record {path} lacks settings or has unknown ones ({odd}); {hint}.")
     record = Record(**values)
     if not isinstance(record.run, dict) or identity(record.run) != record.identity:

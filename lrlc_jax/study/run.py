@@ -43,7 +43,7 @@ def train_run(
         ends.append(time.perf_counter())
         on_epoch(epoch, metrics)
 
-    factory = NetworkFactory(dataset.image_shape, dataset.num_classes, config.layer)
+    factory = NetworkFactory(dataset.image_shape, dataset.num_classes, config.layer, config.network)
     try:
         nnx.eval_shape(lambda: factory(nnx.Rngs(0)))
     except ValueError as error:
@@ -61,6 +61,7 @@ def train_run(
         reason = " ".join(str(error).split())[:300]
         raise RunError(f"{label(config.layer)} could not be trained: {reason}.") from error
     run = settings(config, dataset)
+    matched = factory.matched()
     return Record(
         identity=identity(run),
         run=run,
@@ -87,6 +88,7 @@ def train_run(
             "programs_compiled": clock.programs - programs,
             "median_epoch_seconds": round(float(np.median(np.diff(ends))), 4),
         },
+        matched_parameters=None if matched is None else matched.parameters(),
         **figures(history),
     )
 

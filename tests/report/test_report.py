@@ -1,15 +1,16 @@
 """Tables and figures say what the records say, and say loudly what they lack."""
 
 import csv
+import dataclasses
 import io
 
 import pytest
 
-from lrlc_jax.config import StudyConfig
+from lrlc_jax.config import NetworkConfig, StudyConfig
 from lrlc_jax.errors import InputError
 from lrlc_jax.report.build import build
 from lrlc_jax.report.rows import study_tables
-from lrlc_jax.report.tables import comma_separated, latex, markdown
+from lrlc_jax.report.tables import all_runs, comma_separated, latex, markdown
 from lrlc_jax.study import records
 from tests.study.examples import example
 
@@ -102,6 +103,47 @@ def test_runs_with_other_options_get_a_table_of_their_own_that_shares_the_baseli
     assert "LRLC (third layer), normalization norm" in markdown(table)
     both = study_tables(STUDY, conv + norm + [example(rank=r) for r in (2, 4)])
     assert len(both) == 2
+
+
+def test_every_ranked_layer_chooses_its_rank_and_only_lrlc_may_be_the_spatial_bias():
+    kinds = ("wide_conv", "lrlc_input_dependent")
+    runs = [*STUDY.runs, *({"layer": kind, "at": [3], "rank": [2, 4]} for kind in kinds)]
+    found = complete()
+    for kind in kinds:
+        for rank in (2, 4):
+            score = (rank / 10,) * 3
+            found.append(example(kind, rank=rank, validation=score, test=score))
+    found[4:] = [
+        dataclasses.replace(r, matched_parameters=777)
+        if r.run["layer"]["name"] == "wide_conv"
+        else r
+        for r in found[4:]
+    ]
+    (table,) = study_tables(dataclasses.replace(STUDY, runs=runs), found)
+    text = markdown(table)
+    assert line(text, "Wide convolution")[1:3] == ["4", "1,040 (LRLC: 777)"]
+    assert line(text, "Input-dependent")[1:3] == ["4", "1,040"]
+    assert [len(row.cells) for row in table.rows if row.ranked] == [3, 2, 2]
+
+
+def test_another_network_is_another_table_and_labelled():
+    found = complete() + complete(network=NetworkConfig(padding="same", blur=True))
+    tables = study_tables(STUDY, found)
+    assert len(tables) == 2
+    texts = [markdown(table) for table in tables]
+    assert sum("NOT THE PAPER'S NETWORK" in text for text in texts) == 1
+    assert any("padding same instead of valid, blur True instead of False" in t for t in texts)
+    assert "padding same" in all_runs(found)
+
+
+def test_options_of_any_layer_keep_tables_apart():
+    runs = [{"layer": "conv"}, {"layer": "locally_connected", "at": [3]}]
+    study = dataclasses.replace(STUDY, runs=runs)
+    found = [example("conv"), example("locally_connected")]
+    found.append(example("locally_connected", fan_in="position"))
+    tables = study_tables(study, found)
+    assert len(tables) == 2
+    assert not any(table.problems for table in tables)
 
 
 def test_csv_has_every_run_in_full():

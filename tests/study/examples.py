@@ -1,6 +1,6 @@
 """Records as a run would leave them, for tests of what comes after."""
 
-from lrlc_jax.config import LAYERS, Config, ProtocolConfig
+from lrlc_jax.config import LAYERS, Config, NetworkConfig, ProtocolConfig, RankedLayerConfig
 from lrlc_jax.study.plan import canonical, identity
 from lrlc_jax.study.records import Record
 
@@ -16,6 +16,7 @@ def example(
     train=400,
     available=400,
     fingerprint="f00d",
+    network=None,
     **layer,
 ):
     """The record of a run with three seeds."""
@@ -23,9 +24,13 @@ def example(
     failed = failed or {}
     if name != "conv":
         layer["at"] = at
-    if name == "lrlc":
+    if issubclass(schema, RankedLayerConfig):
         layer["rank"] = rank
-    config = Config(layer=schema(**layer), protocol=ProtocolConfig(seeds=len(test)))
+    config = Config(
+        layer=schema(**layer),
+        protocol=ProtocolConfig(seeds=len(test)),
+        network=network or NetworkConfig(),
+    )
     run = canonical(config, fingerprint, train)
     epochs = {
         f"{split}_{figure}": [[0.5] * len(test)]

@@ -10,6 +10,7 @@ from lrlc_jax.config import (
     DatasetConfig,
     LayerConfig,
     LRLCConfig,
+    NetworkConfig,
     ProtocolConfig,
     StudyConfig,
 )
@@ -32,6 +33,7 @@ def run_of(**changes):
         {"layer": LRLCConfig(at=2)},
         {"layer": LRLCConfig(normalization="norm")},
         {"layer": LayerConfig()},
+        {"network": NetworkConfig(padding="same")},
         {"protocol": ProtocolConfig(epochs=7)},
         {"protocol": ProtocolConfig(seeds=3)},
         {"protocol": ProtocolConfig(learning_rate=0.02)},
@@ -73,6 +75,17 @@ def test_a_record_comes_back_as_it_was(tmp_path):
     assert records.find(record.identity, tmp_path) == record
     assert records.find("0" * 16, tmp_path) is None
     assert [p.name for p in path.parent.iterdir()] == [record.file_name]
+
+
+def test_the_parameters_that_a_wide_convolution_matches_are_kept(tmp_path):
+    plain, wide = example(), dataclasses.replace(example("wide_conv"), matched_parameters=999)
+    assert records.read(records.write(wide, tmp_path)) == wide
+    assert "matched_parameters" not in records.dumps(plain)
+
+
+def test_the_papers_network_is_not_spelled_out():
+    # so that records from before there was a choice are still those of their runs
+    assert "network" not in canonical(Config(), "f00d", 400)
 
 
 def test_a_record_is_never_overwritten(tmp_path):
@@ -161,7 +174,7 @@ def test_a_study_is_expanded_once_for_each_layer_position_and_rank():
     study = StudyConfig(
         runs=[{"layer": "conv"}, {"layer": "lrlc", "at": [1, "all"], "rank": [2, 4]}]
     )
-    layers = expand(study, LRLCConfig(normalization="norm"))
+    layers = expand(study, {"normalization": "norm", "rank": 3, "fan_in": "position"})
     assert [(x.name, getattr(x, "at", None), getattr(x, "rank", None)) for x in layers] == [
         ("conv", None, None),
         ("lrlc", 1, 2),
@@ -183,4 +196,4 @@ def test_a_study_is_expanded_once_for_each_layer_position_and_rank():
 )
 def test_a_wrong_study_is_refused(runs, words):
     with pytest.raises(InputError, match=words):
-        expand(StudyConfig(runs=runs), LayerConfig())
+        expand(StudyConfig(runs=runs), {})
