@@ -131,7 +131,8 @@ class StudyTable:
     def name(self) -> str:
         """For file names: readable, and unique by the hash at its end."""
         dataset, protocol = self.setting.dataset, self.setting.protocol
-        text = self.setting.key + json.dumps(self.options, sort_keys=True)
+        options = {k: v for k, v in self.options.items() if v != OPTIONS[k]}
+        text = self.setting.key + json.dumps(options, sort_keys=True)
         return (
             f"{self.study.name}-{dataset['name']}-n{dataset['train_size']}-"
             f"{protocol['epochs']}epochs-{protocol['seeds']}seeds-"
