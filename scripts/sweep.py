@@ -36,7 +36,7 @@ def sweep(values: dict[str, Any], overrides: list[str]) -> int:
     others = [other for other in studies(CONFIGS) if other.name != study.name]
     report = build([study, *others], config.results_dir)
     for table in report.tables:
-        if table.study.name == study.name and identities & {r.identity for r in table.records}:
+        if table.study.name == study.name and identities & table.identities:
             print(markdown(table))
             tracker.finish_study(table.name, HEADER, cells(table))
     print("\n".join(str(path) for path in report.files))

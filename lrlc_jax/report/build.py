@@ -19,6 +19,21 @@ class Report:
     files: list[pathlib.Path]
 
 
+def informative(tables: Sequence[StudyTable]) -> list[StudyTable]:
+    """The tables but for those with gaps whose runs all stand in a table with fewer gaps.
+
+    Studies share runs; a folder with the records of one is not an unfinished other one.
+    """
+    return [
+        table
+        for table in tables
+        if not any(
+            table.identities <= other.identities and len(table.problems) > len(other.problems)
+            for other in tables
+        )
+    ]
+
+
 def build(studies: Sequence[StudyConfig], results_dir: str) -> Report:
     """Tables and figures of each study that the folder has a record of.
 
@@ -34,7 +49,7 @@ def build(studies: Sequence[StudyConfig], results_dir: str) -> Report:
             f"There are no records in {folder(results_dir)}; `make run-sweep` makes some."
         )
     root = pathlib.Path(results_dir).expanduser()
-    tables = [table for study in studies for table in study_tables(study, records)]
+    tables = informative([table for study in studies for table in study_tables(study, records)])
     contents: dict[pathlib.Path, str | bytes] = {root / "tables" / "all-runs.md": all_runs(records)}
     for table in tables:
         from lrlc_jax.report.figures import accuracy_against_rank, pdf, png  # noqa: PLC0415

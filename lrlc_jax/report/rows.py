@@ -145,6 +145,11 @@ class StudyTable:
         return [cell.record for cell in self.cells if cell.record]
 
     @property
+    def identities(self) -> set[str]:
+        """Of the records there are."""
+        return {record.identity for record in self.records}
+
+    @property
     def rows(self) -> list[Row]:
         """In the order of the study. LRLC may choose rank 1, the spatial bias, as well."""
         groups: dict[str, list[Cell]] = {}
@@ -185,7 +190,7 @@ def study_tables(study: StudyConfig, records: Sequence[Record]) -> list[StudyTab
         tables += [
             table
             for table in found
-            if table.records and not any(_ids(table) < _ids(other) for other in found)
+            if table.records and not any(table.identities < other.identities for other in found)
         ]
     return tables
 
@@ -209,10 +214,6 @@ def table_of(
         for layer in layers
     )
     return StudyTable(study, Setting.of(records[0]), options, cells)
-
-
-def _ids(table: StudyTable) -> set[str]:
-    return {record.identity for record in table.records}
 
 
 def caption(table: StudyTable) -> list[str]:

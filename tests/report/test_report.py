@@ -190,6 +190,26 @@ def test_a_bad_record_leaves_everything_as_it_was(tmp_path):
     assert contents(tmp_path) == before
 
 
+def test_records_of_one_study_are_not_an_unfinished_other(tmp_path):
+    larger = StudyConfig(name="larger", runs=[*STUDY.runs, {"layer": "lrlc", "at": [1], "rank": 2}])
+    for record in complete():
+        records.write(record, tmp_path)
+    (table,) = build([larger, STUDY], str(tmp_path)).tables
+    assert table.study is STUDY
+    records.write(example(at=1, rank=2), tmp_path)
+    found = build([larger, STUDY], str(tmp_path)).tables
+    assert {table.study.name for table in found} == {"larger", "small"}
+    (gap,) = build([larger], str(tmp_path)).tables
+    assert not gap.problems
+
+
+def test_a_study_with_gaps_is_shown_where_no_other_table_has_its_runs(tmp_path):
+    for record in complete()[:3]:
+        records.write(record, tmp_path)
+    (table,) = build([STUDY], str(tmp_path)).tables
+    assert len(table.problems) == 1
+
+
 def test_nothing_on_record_is_said(tmp_path):
     with pytest.raises(InputError, match="no records"):
         build([STUDY], str(tmp_path))
