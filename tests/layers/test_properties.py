@@ -17,6 +17,7 @@ from lrlc_jax.layers import (
     product,
     to_locally_connected,
 )
+from lrlc_jax.layers.combining import normalize
 from tests.layers.examples import CHANNELS, FEATURES, KINDS, make, random
 
 property_test = functools.partial(settings, max_examples=8, deadline=None, derandomize=True)
@@ -266,3 +267,11 @@ def test_second_derivatives_exist():
     step = 1e-2
     numeric = (jax.grad(loss)(1 + step) - jax.grad(loss)(1 - step)) / (2 * step)
     np.testing.assert_allclose(forward_over_reverse, numeric, rtol=1e-2)
+
+
+def test_the_l2_norm_is_one_down_to_tiny_weights_and_finite_at_none():
+    np.testing.assert_allclose(normalize(jnp.array([3e-6, 4e-6]), "norm"), [0.6, 0.8], rtol=1e-5)
+    # below a square of 1e-12 the divisor stays at 1e-6
+    np.testing.assert_allclose(normalize(jnp.array([3e-8, 4e-8]), "norm"), [0.03, 0.04], rtol=1e-5)
+    gradient = jax.grad(lambda w: normalize(w, "norm")[0])(jnp.zeros(2))
+    np.testing.assert_allclose(gradient, [1e6, 0], rtol=1e-5)
