@@ -20,6 +20,7 @@ STYLE: dict[Any, Any] = {
     "axes.prop_cycle": cycler(color=["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9"]),
 }
 MARKERS = "osD^v"
+WIDTH = 5.6  # of a figure, in inches
 
 
 def accuracy_against_rank(table: StudyTable) -> Figure:
@@ -29,7 +30,7 @@ def accuracy_against_rank(table: StudyTable) -> Figure:
     a band; the rank that validation accuracy chose is filled, the others are open.
     """
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(5.6, 3.9), dpi=200, layout="constrained")
+        figure = Figure(figsize=(WIDTH, 3.9), dpi=200, layout="constrained")
         axes = figure.add_subplot()
         rows = [row for row in table.rows if row.ranked]
         for number, row in enumerate(rows):
@@ -61,8 +62,14 @@ def accuracy_against_rank(table: StudyTable) -> Figure:
                 ha="center",
                 va="top",
             )
-        figure.legend(loc="outside lower center", ncols=3, frameon=False)
+        figure.legend(loc="outside lower center", ncols=legend_columns(table), frameon=False)
     return figure
+
+
+def legend_columns(table: StudyTable) -> int:
+    """As many columns of the names as the width of the figure holds."""
+    longest = max(len(row.name) for row in table.rows if row.ranked)
+    return max(1, int(WIDTH / (0.55 + 0.062 * longest)))  # inches: the mark, and a character
 
 
 def _draw_row(axes: Axes, row: Row, marker: str, shift: float) -> None:
