@@ -54,7 +54,7 @@ def study(path, **lists):
         ("train", ["layer=lrcl"], "did you mean 'lrlc'"),
         ("train", ["dataset=minst"], "did you mean 'mnist'"),
         ("train", ["layer.rnk=3"], "did you mean 'layer.rank'"),
-        ("train", ["layer=conv", "layer.rank=3"], "add layer=lrlc"),
+        ("train", ["layer=conv", "layer.rank=3"], "layer=lrlc or"),
         ("train", ["layer.rank=0"], "layer.rank is 0"),
         ("train", ["layer.at=4"], "layer.at is 4"),
         ("train", ["layer.rank=["], "cannot be read"),
