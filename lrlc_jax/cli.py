@@ -21,6 +21,7 @@ from lrlc_jax.config import LAYERS
 from lrlc_jax.errors import InputError, RunError, unknown_name
 
 INTERRUPTED = 130
+READER_GONE = 141  # as a shell says of a program that SIGPIPE ended
 
 
 @contextlib.contextmanager
@@ -31,6 +32,9 @@ def one_sentence() -> Iterator[None]:
     except (InputError, RunError) as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(error.status) from None
+    except BrokenPipeError:  # `| head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(READER_GONE) from None
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from here", file=sys.stderr)
         raise SystemExit(INTERRUPTED) from None
@@ -59,6 +63,7 @@ def run_command(
         with one_sentence():
             values = OmegaConf.to_container(config, resolve=True)
             statuses.append(task(values, overrides))  # type: ignore[arg-type]
+            sys.stdout.flush()  # here a reader that has gone is no error
 
     main = hydra.main(version_base="1.3", config_path=str(configs), config_name=name)(job)
     with one_sentence():

@@ -117,6 +117,18 @@ def test_a_results_folder_may_look_like_a_number(tmp_path):
     assert list((tmp_path / "2024" / "tables").iterdir())
 
 
+def test_a_reader_that_has_seen_enough_is_no_error(tmp_path):
+    call(tmp_path, "train", "layer=conv", *TINY)
+    reader, writer = os.pipe()
+    os.close(reader)
+    answer = subprocess.run(
+        command("tables"), cwd=tmp_path, stdout=writer, stderr=subprocess.PIPE, check=False
+    )
+    os.close(writer)
+    assert answer.returncode == 141
+    assert not answer.stderr
+
+
 def test_multirun_trains_each_combination(tmp_path):
     call(tmp_path, "train", "-m", "layer=lrlc", "layer.rank=1,2", *TINY)
     names = sorted(p.name for p in (tmp_path / "results" / "records").glob("*.json"))
