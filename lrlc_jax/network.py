@@ -11,7 +11,7 @@ from flax import nnx
 from lrlc_jax.builders import BUILDERS, Site, make_conv
 from lrlc_jax.config import DEPTH, LayerConfig, LRLCConfig, NetworkConfig, WideConvConfig
 from lrlc_jax.layers import BatchNorm, blur_downsample, matched_width
-from lrlc_jax.layers.blur import blurred_size
+from lrlc_jax.layers.blur import blur_window
 from lrlc_jax.layers.window import Padding, as_pair
 
 Pooling: TypeAlias = Literal["average", "max", "flatten"]
@@ -83,7 +83,7 @@ class Network(nnx.Module):
             size = layers[-1].positions()
             if blur:
                 steps.append(step)
-                size = blurred_size(size, step)
+                size = blur_window(size, step).positions
             channels = width
         self.layers = nnx.List(layers)
         self.norms = nnx.List(norms)

@@ -133,6 +133,11 @@ def test_blur_takes_the_same_steps_as_strides():
     assert plain.layers[2].positions() == blurred.layers[2].positions() == (4, 5)
 
 
+def test_images_too_small_to_be_blurred_are_refused_before_training():
+    with pytest.raises(ValueError, match="2x3 is too small for the kernel, which spans 5x5"):
+        small(LayerConfig(), strides=[1, 1, 3], blur=True)(nnx.Rngs(0))
+
+
 def test_blur_makes_a_strided_network_less_sensitive_to_shifts():
     x = random(0, 64, 16, 16, 2)
 

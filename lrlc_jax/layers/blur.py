@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from lrlc_jax.layers.product import depthwise
-from lrlc_jax.layers.window import Pair, sliding_window
+from lrlc_jax.layers.window import Pair, Window, sliding_window
 
 
 def binomial(size: int) -> list[float]:
@@ -18,9 +18,13 @@ def binomial(size: int) -> list[float]:
     return [math.comb(size - 1, k) / 2 ** (size - 1) for k in range(size)]
 
 
-def blurred_size(size: Pair, strides: Pair) -> Pair:
-    """Rows and columns of what :func:`blur_downsample` returns."""
-    return -(-size[0] // strides[0]), -(-size[1] // strides[1])
+def blur_window(size: Pair, strides: Pair) -> Window:
+    """The window of the blur over images of ``size``.
+
+    Raises:
+        ValueError: if the images are smaller than the filter reflects.
+    """
+    return sliding_window(size, (2 * strides[0] - 1, 2 * strides[1] - 1), strides, "REFLECT")
 
 
 def blur_downsample(x: jax.Array, strides: Pair) -> jax.Array:
@@ -42,7 +46,7 @@ def blur_downsample(x: jax.Array, strides: Pair) -> jax.Array:
     >>> blur_downsample(x, (1, 2)).ravel().tolist()
     [0.5, 0.5]
     """
-    rows, cols = (2 * s - 1 for s in strides)
-    window = sliding_window((x.shape[1], x.shape[2]), (rows, cols), strides, "REFLECT")
-    kernel = jnp.outer(jnp.array(binomial(rows)), jnp.array(binomial(cols)))
+    window = blur_window((x.shape[1], x.shape[2]), strides)
+    rows, cols = (jnp.array(binomial(2 * s - 1)) for s in strides)
+    kernel = jnp.outer(rows, cols)
     return depthwise(x, kernel.reshape(-1, 1).astype(x.dtype), window)
