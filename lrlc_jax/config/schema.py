@@ -21,6 +21,7 @@ class DatasetConfig:
     SOURCES: ClassVar[dict[str, tuple[str, ...]]] = {
         "digits": ("builtin",),
         "mnist": ("tfds", "files"),
+        "cifar10": ("tfds", "files"),
     }
 
     def check(self) -> None:

@@ -3,12 +3,13 @@
 from collections.abc import Callable
 
 from lrlc_jax.config import DatasetConfig
-from lrlc_jax.data import digits, mnist
+from lrlc_jax.data import cifar10, digits, mnist
 from lrlc_jax.data.dataset import Dataset
 
 DATASETS: dict[str, Callable[[DatasetConfig], Dataset]] = {
     "digits": digits.load,
     "mnist": mnist.load,
+    "cifar10": cifar10.load,
 }
 
 

@@ -61,10 +61,5 @@ def from_files(path: str | None) -> dict[str, Split]:
 def from_tfds(config: DatasetConfig) -> dict[str, Split]:
     """The data set that tensorflow-datasets prepares."""
     splits = tfds.read("mnist", data_dir=config.path, manual_dir=config.manual_dir)
-    for split, count in COUNTS.items():
-        if len(splits[split]) != count:
-            raise InputError(
-                f"The {split} part of MNIST that tensorflow-datasets gives has "
-                f"{len(splits[split])} images where MNIST has {count}; prepare it again."
-            )
+    tfds.check_counts("MNIST", splits, COUNTS)
     return splits

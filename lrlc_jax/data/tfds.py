@@ -2,6 +2,7 @@
 
 import importlib.util
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -52,6 +53,20 @@ def prepare(builder: Any, manual_dir: str | None) -> None:
     builder.download_and_prepare(
         download_config=tfds.download.DownloadConfig(manual_dir=manual_dir)
     )
+
+
+def check_counts(name: str, splits: Mapping[str, Split], counts: Mapping[str, int]) -> None:
+    """Refuse a prepared data set of another size than the published one.
+
+    Raises:
+        InputError: naming the part.
+    """
+    for split, count in counts.items():
+        if len(splits[split]) != count:
+            raise InputError(
+                f"The {split} part of {name} that tensorflow-datasets gives has "
+                f"{len(splits[split])} images where {name} has {count}; prepare it again."
+            )
 
 
 def arrays(source: Any) -> Split:

@@ -1,0 +1,56 @@
+"""Files by their names, out of a folder or a tar.gz, without unpacking it."""
+
+import pathlib
+import tarfile
+import zlib
+from collections.abc import Collection
+
+from lrlc_jax.errors import InputError
+
+
+def collect(path: pathlib.Path, wanted: Collection[str]) -> dict[str, bytes]:
+    """The wanted files that there are, by name.
+
+    Args:
+        path: a ``tar.gz``; or a folder that holds the files, or folders with them, or a
+            ``tar.gz`` with them.
+        wanted: names without folders.
+
+    Raises:
+        InputError: if there is no such path, it cannot be read, or a member of an archive points
+            outside of it.
+    """
+    try:
+        if path.is_file():
+            return from_tar(path, wanted)
+        if not path.is_dir():
+            raise InputError(f"dataset.path is {path}, where there is nothing.")
+        files = [p for p in (*path.glob("*"), *path.glob("*/*")) if p.name in wanted]
+        if files:
+            return {file.name: file.read_bytes() for file in sorted(files)}
+        found: dict[str, bytes] = {}
+        for archive in sorted(path.glob("*.tar.gz")):
+            found = found or from_tar(archive, wanted)
+        return found
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror or error}).") from None
+
+
+def from_tar(path: pathlib.Path, wanted: Collection[str]) -> dict[str, bytes]:
+    """The wanted files of a ``tar.gz``, read in one pass."""
+    found: dict[str, bytes] = {}
+    try:
+        with tarfile.open(path, "r:gz") as archive:
+            for member in archive:
+                place = pathlib.PurePosixPath(member.name)
+                if place.is_absolute() or ".." in place.parts:
+                    raise InputError(
+                        f"{path} has a member that points outside of it ({member.name}); it is not "
+                        "to be trusted: fetch it again."
+                    )
+                content = archive.extractfile(member) if place.name in wanted else None
+                if content is not None:
+                    found[place.name] = content.read()
+    except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
+        raise InputError(f"{path} is damaged or no tar.gz ({error}); fetch it again.") from None
+    return found

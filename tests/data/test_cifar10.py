@@ -1,0 +1,156 @@
+"""CIFAR-10 in each form in which it is published, and nothing run that a file names."""
+
+import hashlib
+import io
+import os
+import pickle
+import struct
+import tarfile
+
+import numpy as np
+import pytest
+
+from lrlc_jax.config import DatasetConfig
+from lrlc_jax.data import cifar10, load
+from lrlc_jax.data.safe_pickle import loads
+from lrlc_jax.errors import InputError
+
+NAMES = list(cifar10.BINARY_SHA1)
+COUNT = 40
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """Batches of 40 random images in both forms, and their sums in place of the published ones."""
+    rng = np.random.default_rng(0)
+    files = {}
+    for name in NAMES:
+        planes = rng.integers(0, 256, (COUNT, 3072), np.uint8)
+        labels = rng.integers(0, 10, COUNT, np.uint8)
+        binary = np.concatenate([labels[:, None], planes], axis=1).tobytes()
+        python = python_2_pickle(planes, labels.tolist())
+        files[f"{name}.bin"], files[name] = binary, python
+        monkeypatch.setitem(cifar10.BINARY_SHA1, name, hashlib.sha1(binary).hexdigest())
+        monkeypatch.setitem(cifar10.PYTHON_MD5, name, hashlib.md5(python).hexdigest())
+    monkeypatch.setattr(cifar10, "VALIDATION", 20)
+    return files
+
+
+class Python2Pickler(pickle._Pickler):
+    """Writes strings as Python 2 did, whose strings were bytes."""
+
+    dispatch = pickle._Pickler.dispatch.copy()
+
+    def save_string(self, value):
+        content = value if isinstance(value, bytes) else value.encode()
+        short = len(content) < 256
+        size = bytes([len(content)]) if short else struct.pack("<i", len(content))
+        self.write((pickle.SHORT_BINSTRING if short else pickle.BINSTRING) + size + content)
+        self.memoize(value)
+
+    dispatch[bytes] = dispatch[str] = save_string
+
+
+def python_2_pickle(planes, labels):
+    out = io.BytesIO()
+    Python2Pickler(out, 2).dump({"data": planes, "labels": labels})
+    return out.getvalue().replace(b"cnumpy._core.multiarray\n", b"cnumpy.core.multiarray\n")
+
+
+def write(folder, files):
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+
+
+def pack(path, files):
+    with tarfile.open(path, "w:gz") as archive:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+
+
+def read(path):
+    return load(DatasetConfig(name="cifar10", source="files", path=str(path)))
+
+
+def form(files, binary, folder=""):
+    return {folder + n: c for n, c in files.items() if n.endswith(".bin") == binary}
+
+
+def test_every_form_is_the_same_data(small, tmp_path):
+    write(tmp_path / "bin", form(small, True))
+    write(tmp_path / "above" / "cifar-10-batches-py", form(small, False))
+    pack(tmp_path / "cifar-10-binary.tar.gz", form(small, True, "cifar-10-batches-bin/"))
+    (tmp_path / "held").mkdir()
+    pack(tmp_path / "held" / "python.tar.gz", form(small, False, "cifar-10-batches-py/"))
+    found = [read(tmp_path / n) for n in ("bin", "above", "cifar-10-binary.tar.gz", "held")]
+    assert len({dataset.fingerprint for dataset in found}) == 1
+    dataset = found[0]
+    assert (len(dataset.train), len(dataset.validation), len(dataset.test)) == (180, 20, 40)
+    assert dataset.scaling == (1 / 255, 0)
+
+
+def test_planes_become_channels(small, tmp_path):
+    write(tmp_path, form(small, True))
+    row = np.frombuffer(small["test_batch.bin"], np.uint8)[:3073]
+    (image,) = [
+        i
+        for i in cifar10.from_files(str(tmp_path))["test"].images
+        if np.array_equal(i[..., 2].ravel(), row[2049:])
+    ]
+    np.testing.assert_array_equal(image[..., 0].ravel(), row[1:1025])
+    np.testing.assert_array_equal(image[0, :, 1], row[1025:1057])
+
+
+class Hostile:
+    def __reduce__(self):
+        return os.system, ("touch /tmp/owned",)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pickle.dumps(Hostile(), protocol=2),
+        pickle.dumps({b"data": eval, b"labels": []}, protocol=2),
+        b"cbuiltins\nexec\n(S'1/0'\ntR.",
+        b"cnumpy.core.multiarray\nscalar\n.",
+        b"",
+        b"\x80\x02",
+    ],
+)
+def test_a_hostile_or_damaged_pickle_does_nothing(content, monkeypatch):
+    called = []
+    monkeypatch.setattr(os, "system", called.append)
+    with pytest.raises(InputError, match="mine is not a pickle of plain arrays"):
+        loads(content, "mine")
+    assert not called
+
+
+def test_arrays_lists_and_bytes_are_read(small):
+    values = loads(small["data_batch_1"], "mine")
+    assert values[b"data"].shape == (COUNT, 3072)
+    assert len(values[b"labels"]) == COUNT
+
+
+def test_what_is_not_cifar10_is_refused_in_one_sentence(small, tmp_path):
+    files = form(small, True)
+    with pytest.raises(InputError, match=r"needs dataset\.path: cifar-10-binary\.tar\.gz"):
+        load(DatasetConfig(name="cifar10", source="files"))
+    with pytest.raises(InputError, match="where there is nothing"):
+        read(tmp_path / "none")
+    write(tmp_path / "a", {k: v for k, v in files.items() if k != "data_batch_3.bin"})
+    with pytest.raises(InputError, match=r"lacks data_batch_3\.bin of CIFAR-10"):
+        read(tmp_path / "a")
+    write(tmp_path / "b", files | {"data_batch_2.bin": files["data_batch_2.bin"][:-1]})
+    with pytest.raises(InputError, match=r"data_batch_2\.bin in .* is not the file that was"):
+        read(tmp_path / "b")
+    pack(tmp_path / "c.tar.gz", files)
+    whole = (tmp_path / "c.tar.gz").read_bytes()
+    (tmp_path / "c.tar.gz").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InputError, match=r"c\.tar\.gz is damaged or no tar\.gz"):
+        read(tmp_path / "c.tar.gz")
+    pack(tmp_path / "d.tar.gz", {"../data_batch_1.bin": b""})
+    with pytest.raises(InputError, match="points outside of it"):
+        read(tmp_path / "d.tar.gz")
