@@ -20,10 +20,12 @@ from lrlc_jax.config import (
     LRLCConfig,
     WideConvConfig,
 )
+from lrlc_jax.data import faces
 from lrlc_jax.layers import LRLC
 from lrlc_jax.layers.combining_network import resize
 from lrlc_jax.layers.coord import append_coordinates
 from lrlc_jax.network import Network, apply, count_parameters
+from lrlc_jax.training.step import to_input
 from tests import golden
 from tests.conftest import SHARED, shared
 
@@ -247,15 +249,23 @@ def check_start(file, variant):
 
 
 def check_preprocess(file, case):
-    """Resizing with aligned corners, coordinate channels, and the scaling of pixels."""
+    """Cropping and resizing, coordinate channels, and the scaling of pixels."""
     with np.load(shared("golden", file)) as arrays:
         expected = arrays[case]
-        kind = case.split("/")[0]
+        kind, what = case.split("/")
         if kind.startswith("bilinear"):
             actual = resize(jnp.asarray(arrays[f"{kind}/input"]), expected.shape[1:3])
+        elif kind == "bicubic":
+            actual = faces.resize(arrays["bicubic/input"], *expected.shape[1:3])
+        elif kind == "celeba":
+            actual = faces.crop(arrays["celeba/image_uint8"]) / 255
+            actual = actual if what == "cropped" else faces.resize(actual, 32, 32)
+        elif kind == "position":
+            actual = append_coordinates(jnp.zeros((*expected.shape[:3], 1)))[..., 1:]
         else:
-            blank = jnp.zeros((*expected.shape[:3], 1))
-            actual = append_coordinates(blank)[..., 1:]
+            low = {"mnist": -1, "cifar": 0}[kind]
+            scaling = jnp.float32((1 - low) / 255), jnp.float32(low)
+            actual = to_input(jnp.asarray(arrays[f"{kind}/image_uint8"]), scaling)
         golden.close(actual, expected)
 
 
@@ -279,8 +289,7 @@ def cases():
                 names = list(arrays_of(path.name, "cases")[1])
             elif check is check_preprocess:
                 with np.load(path) as arrays:
-                    names = [n for n in arrays if n.startswith(("bilinear", "position"))]
-                    names = [n for n in names if not n.endswith("input")]
+                    names = [n for n in arrays if not n.endswith(("input", "uint8", "meta"))]
             else:
                 names = [""]
             for name in names:
