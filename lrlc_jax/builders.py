@@ -17,7 +17,7 @@ from lrlc_jax.config import (
 )
 from lrlc_jax.layers import LRLC, Conv, CoordConv, LocallyConnected, SpatialBiasConv
 from lrlc_jax.layers.base import PatchLayer
-from lrlc_jax.layers.conv import he_uniform
+from lrlc_jax.layers.starts import he_uniform
 from lrlc_jax.layers.window import Padding, as_pair
 
 

@@ -12,12 +12,11 @@ from lrlc_jax.builders import BUILDERS, Site, make_conv
 from lrlc_jax.config import DEPTH, LayerConfig, LRLCConfig, NetworkConfig, WideConvConfig
 from lrlc_jax.layers import BatchNorm, blur_downsample, matched_width
 from lrlc_jax.layers.blur import blur_window
+from lrlc_jax.layers.starts import glorot_uniform
 from lrlc_jax.layers.window import Padding, as_pair
 
 Pooling: TypeAlias = Literal["average", "max", "flatten"]
 State: TypeAlias = nnx.State[Any, Any]
-
-glorot_uniform = nnx.initializers.glorot_uniform()
 
 
 class Network(nnx.Module):

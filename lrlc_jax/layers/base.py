@@ -10,8 +10,8 @@ from lrlc_jax.layers.product import Precision, window_product
 from lrlc_jax.layers.window import Padding, Pair, Window, as_pair, sliding_window
 
 
-def check_features(name: str, value: int) -> None:
-    """Refuse a number of channels below 1.
+def check_count(name: str, value: int) -> None:
+    """Refuse a number of channels or bases below 1.
 
     Raises:
         ValueError: naming the argument and its value.
@@ -47,8 +47,8 @@ class PatchLayer(nnx.Module):
         dtype: jax.typing.DTypeLike | None,
         precision: Precision,
     ) -> None:
-        check_features("in_features", in_features)
-        check_features("out_features", out_features)
+        check_count("in_features", in_features)
+        check_count("out_features", out_features)
         self.in_features = in_features
         self.out_features = out_features
         self.kernel_size = as_pair(kernel_size, "kernel_size")
@@ -96,9 +96,9 @@ class PatchLayer(nnx.Module):
         """What is added to the product: terms that broadcast to ``(rows, cols, out)``."""
         raise NotImplementedError
 
-    def filters_on_window(self) -> tuple[jax.Array, Window | None]:
-        """The filters, and the window that they stand on if it is not that of the kernel size."""
-        return self.filters(), None
+    def filters_on_window(self, size: Pair) -> tuple[jax.Array, Window]:
+        """The filters for an input of ``size``, and the window whose taps they have."""
+        return self.filters(), self.window(size)
 
     def multiply_adds(self) -> int:
         """Multiply-adds of the product for one example; a layer for any input size has no number.
@@ -114,10 +114,8 @@ class PatchLayer(nnx.Module):
         Raises:
             ValueError: if the input has another size or other channels than the layer.
         """
-        size = self.check_input(x)
-        filters, window = self.filters_on_window()
+        filters, window = self.filters_on_window(self.check_input(x))
         x, filters = promote_dtype((x, filters), dtype=self.dtype)
-        window = window or self.window(size)
         return self.add_biases(window_product(x, filters, window, self.precision))
 
     def add_biases(self, y: jax.Array) -> jax.Array:

@@ -85,26 +85,21 @@ class MixedBases(nnx.Module):
         """Each basis ``(1, kh, kw, in, out)`` with its window."""
         return [(k[...][None], w) for k, w in zip(self.kernels, self.windows, strict=True)]
 
-    def together(self, grid: Window, *, every_tap: bool = False) -> tuple[jax.Array, Window]:
-        """All bases on one window, which has the taps of the grid that any basis has.
+    def window(self, grid: Window) -> Window:
+        """The window of the largest basis, with those of its taps that any basis has."""
+        own = (taps_on_grid(grid, window) for window in self.windows)
+        return dataclasses.replace(grid, taps=tuple(sorted(set().union(*own))))
 
-        Args:
-            grid: the window of the largest basis.
-            every_tap: take the other taps of the grid too.
-
-        Returns:
-            The bases ``(K, taps, in, out)``, zero where a basis has no tap, and the window.
-        """
-        own = [taps_on_grid(grid, window) for window in self.windows]
-        taps = grid.taps if every_tap else tuple(sorted(set().union(*own)))
+    def on(self, window: Window) -> jax.Array:
+        """All bases on the taps of one window ``(K, taps, in, out)``, zero where one has none."""
         stacked = []
-        for kernel, mine in zip(self.kernels, own, strict=True):
+        for kernel, own in zip(self.kernels, self.windows, strict=True):
             values = kernel[...]
             values = values.reshape(-1, *values.shape[2:])
-            places = jnp.array([taps.index(tap) for tap in mine])
-            empty = jnp.zeros((len(taps), *values.shape[1:]), values.dtype)
+            places = jnp.array([window.taps.index(tap) for tap in taps_on_grid(window, own)])
+            empty = jnp.zeros((len(window.taps), *values.shape[1:]), values.dtype)
             stacked.append(empty.at[places].set(values))
-        return jnp.stack(stacked), dataclasses.replace(grid, taps=taps)
+        return jnp.stack(stacked)
 
 
 def taps_on_grid(grid: Window, window: Window) -> list[Pair]:

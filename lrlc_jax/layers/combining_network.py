@@ -7,6 +7,7 @@ from flax.nnx.nn.dtypes import promote_dtype
 from jax.nn.initializers import Initializer
 
 from lrlc_jax.layers.product import Precision, depthwise
+from lrlc_jax.layers.starts import glorot_uniform
 from lrlc_jax.layers.window import Pair, sliding_window
 
 DILATIONS = (1, 2, 4, 8)
@@ -14,9 +15,6 @@ DILATIONS = (1, 2, 4, 8)
 # How many maps of the output's size the network computes for each basis: its context has 6 at most,
 # its layers have 3, 6 and 1, and some of them come before and after an activation.
 MAPS_PER_BASIS = 24
-
-glorot_uniform = nnx.initializers.glorot_uniform()
-zeros = nnx.initializers.zeros_init()
 
 
 def dilations_that_fit(size: Pair) -> tuple[int, ...]:

@@ -10,10 +10,8 @@ from jax.nn.initializers import Initializer
 from lrlc_jax.layers.base import PatchLayer, channel_bias
 from lrlc_jax.layers.combining import SHARINGS, PositionTable, Sharing, check_choice
 from lrlc_jax.layers.product import Precision
+from lrlc_jax.layers.starts import he_uniform, zeros
 from lrlc_jax.layers.window import Padding
-
-he_uniform = nnx.initializers.he_uniform()
-zeros = nnx.initializers.zeros_init()
 
 
 class Conv(PatchLayer):

@@ -7,9 +7,10 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.nn.initializers import Initializer
 
-from lrlc_jax.layers.base import check_features
-from lrlc_jax.layers.conv import Conv, he_uniform
+from lrlc_jax.layers.base import check_count
+from lrlc_jax.layers.conv import Conv
 from lrlc_jax.layers.product import Precision
+from lrlc_jax.layers.starts import he_uniform
 from lrlc_jax.layers.window import Padding
 
 
@@ -58,7 +59,7 @@ class CoordConv(Conv):
         kernel_init: Initializer = he_uniform,
         rngs: nnx.Rngs,
     ) -> None:
-        check_features("in_features", in_features)
+        check_count("in_features", in_features)
         super().__init__(
             in_features + 2,
             out_features,

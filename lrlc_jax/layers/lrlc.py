@@ -9,7 +9,7 @@ from flax import nnx
 from flax.nnx.nn.dtypes import promote_dtype
 from jax.nn.initializers import Initializer
 
-from lrlc_jax.layers.base import PatchLayer, channel_bias
+from lrlc_jax.layers.base import PatchLayer, channel_bias, check_count
 from lrlc_jax.layers.bases import MixedBases, Sizes, is_mixed, pairs_of, span
 from lrlc_jax.layers.combining import (
     NORMALIZATIONS,
@@ -22,9 +22,9 @@ from lrlc_jax.layers.combining import (
     normalize,
 )
 from lrlc_jax.layers.combining_network import MAPS_PER_BASIS, CombiningNetwork
-from lrlc_jax.layers.conv import zeros
 from lrlc_jax.layers.product import Precision, combined_product, fold, in_chunks
-from lrlc_jax.layers.window import Padding, Window, sliding_window
+from lrlc_jax.layers.starts import zeros
+from lrlc_jax.layers.window import Padding, Pair, Window, sliding_window
 
 # The fan-in of a basis filter bank is that of one convolution, whatever the rank: the first axis
 # of the bases (K, kh, kw, in, out) counts neither as an input nor as part of the receptive field.
@@ -118,8 +118,7 @@ class LRLC(PatchLayer):
         sharing = sharing or ("full" if input_dependent else "row_column")
         check_choice("sharing", sharing, SHARINGS)
         check_choice("normalization", normalization, NORMALIZATIONS)
-        if not isinstance(rank, int) or rank < 1:
-            raise ValueError(f"rank is {rank!r}; it must be a whole number of at least 1")
+        check_count("rank", rank)
         if input_dependent and sharing != "full":
             raise ValueError(
                 f"sharing is {sharing!r} and input_dependent is True; weights that depend on the "
@@ -225,18 +224,18 @@ class LRLC(PatchLayer):
         """
         weights = self.combining_weights()
         if isinstance(self.bases, MixedBases):
-            bases, _ = self.bases.together(self.window(), every_tap=True)
+            bases = self.bases.on(self.window())
             bases = bases.reshape(self.rank, *self.kernel_size, *bases.shape[2:])
         else:
             bases = self.bases[...]
         return fold(weights, bases)
 
-    def filters_on_window(self) -> tuple[jax.Array, Window | None]:
-        """The filters; of mixed bases only those taps that any of them has."""
+    def filters_on_window(self, size: Pair) -> tuple[jax.Array, Window]:
+        """The filters and their window; of mixed bases only those taps that any of them has."""
         if not isinstance(self.bases, MixedBases):
-            return self.filters(), None
-        bases, window = self.bases.together(self.window())
-        return fold(self.combining_weights(), bases), window
+            return super().filters_on_window(size)
+        window = self.bases.window(self.window(size))
+        return fold(self.combining_weights(), self.bases.on(window)), window
 
     def biases(self) -> tuple[jax.Array, ...]:
         """The bias per position, and that per channel."""
@@ -254,12 +253,13 @@ class LRLC(PatchLayer):
 
         The network g is not counted.
         """
+        window = self.window()
         if self.input_dependent:
-            taps = sum(len(bases) * len(window.taps) for bases, window in self.parts())
+            taps = sum(len(bases) * len(own.taps) for bases, own in self.parts())
         else:
-            window = self.filters_on_window()[1] or self.window()
-            taps = len(window.taps)
-        rows, cols = self.positions()
+            mixed = isinstance(self.bases, MixedBases)
+            taps = len((self.bases.window(window) if mixed else window).taps)
+        rows, cols = window.positions
         return rows * cols * taps * self.in_features * self.out_features
 
     def __call__(self, x: jax.Array) -> jax.Array:
