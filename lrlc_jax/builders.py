@@ -49,49 +49,49 @@ def make_spatial_bias(site: Site, layer: SpatialBiasConfig, rngs: nnx.Rngs) -> P
     return SpatialBiasConv(**site.arguments(), sharing=layer.sharing, rngs=rngs)  # type: ignore[arg-type]
 
 
-def make_lrlc(site: Site, layer: LRLCConfig, rngs: nnx.Rngs) -> PatchLayer:
-    """Low-rank local connectivity with fixed combining weights."""
+def lrlc(
+    site: Site,
+    layer: LRLCConfig | InputDependentLRLCConfig | MixedLRLCConfig,
+    rngs: nnx.Rngs,
+    **options: Any,
+) -> PatchLayer:
+    """Low-rank local connectivity of any kind: what its kinds have in common, and ``options``."""
     return LRLC(
-        **site.arguments(),
+        **(site.arguments() | options),
         rank=layer.rank,
-        sharing=layer.sharing,  # type: ignore[arg-type]
         normalization=layer.normalization,  # type: ignore[arg-type]
         use_spatial_bias=layer.use_spatial_bias,
-        weights_init=he_uniform if layer.weights_init == "random" else None,
         rngs=rngs,
     )
+
+
+def make_lrlc(site: Site, layer: LRLCConfig, rngs: nnx.Rngs) -> PatchLayer:
+    """Low-rank local connectivity with fixed combining weights."""
+    start = he_uniform if layer.weights_init == "random" else None
+    return lrlc(site, layer, rngs, sharing=layer.sharing, weights_init=start)
 
 
 def make_input_dependent(site: Site, layer: InputDependentLRLCConfig, rngs: nnx.Rngs) -> PatchLayer:
     """Low-rank local connectivity with combining weights from the layer's input."""
-    return LRLC(
-        **site.arguments(),
-        rank=layer.rank,
-        input_dependent=True,
-        normalization=layer.normalization,  # type: ignore[arg-type]
-        use_spatial_bias=layer.use_spatial_bias,
-        rngs=rngs,
-    )
+    return lrlc(site, layer, rngs, input_dependent=True)
 
 
 def make_mixed(site: Site, layer: MixedLRLCConfig, rngs: nnx.Rngs) -> PatchLayer:
     """Low-rank local connectivity with bases of several sizes, which need padding to align."""
 
-    def pairs(value: int | list[Any]) -> tuple[tuple[int, int], ...]:
+    def pairs(value: int | list[Any], name: str) -> tuple[tuple[int, int], ...]:
         values = value if isinstance(value, list) else [value] * layer.rank
-        return tuple(as_pair(v, "kernel_sizes or dilations") for v in values)
+        return tuple(as_pair(v, name) for v in values)
 
-    padded = "SAME" if site.padding == "VALID" else site.padding
-    arguments = site.arguments() | {"kernel_size": pairs(layer.kernel_sizes), "padding": padded}
-    return LRLC(
-        **arguments,
-        kernel_dilation=pairs(layer.dilations),
-        rank=layer.rank,
+    return lrlc(
+        site,
+        layer,
+        rngs,
+        kernel_size=pairs(layer.kernel_sizes, "kernel_sizes"),
+        kernel_dilation=pairs(layer.dilations, "dilations"),
+        padding="SAME" if site.padding == "VALID" else site.padding,
         input_dependent=layer.input_dependent,
-        sharing=layer.sharing,  # type: ignore[arg-type]
-        normalization=layer.normalization,  # type: ignore[arg-type]
-        use_spatial_bias=layer.use_spatial_bias,
-        rngs=rngs,
+        sharing=layer.sharing,
     )
 
 

@@ -21,6 +21,8 @@ from lrlc_jax.config import (
     parse,
 )
 from lrlc_jax.errors import InputError
+from lrlc_jax.layers import combining
+from lrlc_jax.layers.local import STARTS
 from lrlc_jax.study.menu import studies
 from lrlc_jax.study.plan import expand
 from tests.conftest import ROOT
@@ -42,6 +44,12 @@ def test_a_layer_in_the_menu_has_the_defaults_of_its_schema(name):
 
 def test_every_layer_has_a_menu_entry_and_a_builder():
     assert set(LAYERS) == set(menu("layer")) == set(BUILDERS)
+
+
+def test_the_words_of_the_schema_are_those_of_the_layers():
+    assert set(LRLCConfig.CHOICES["sharing"]) == set(combining.SHARINGS)
+    assert set(LRLCConfig.CHOICES["normalization"]) == set(combining.NORMALIZATIONS)
+    assert set(LAYERS["locally_connected"].CHOICES["fan_in"]) == set(STARTS)
 
 
 def test_the_default_choices_have_the_defaults_of_the_schema():

@@ -44,8 +44,8 @@ class LRLC(PatchLayer):
     (section 3.2.2, :class:`lrlc_jax.layers.combining_network.CombiningNetwork`), and Algorithm 1
     it is, for a few examples at a time. From the forward to the backward pass nothing is kept but
     the layer's input; the K outputs, the patches and the maps inside of the network are held for
-    those few examples only, and computed again for the gradients. The memory of a training step
-    is thus below that of a convolution, which keeps its patches, at any rank.
+    those few examples only, and computed again for the gradients. The memory of a
+    training step therefore does not grow with K maps.
 
     Parameters: ``bases`` ``(K, kh, kw, in, out)``, or with mixed sizes ``bases.kernels``, a list;
     ``weights`` (a table over the output positions, or the network g) and ``spatial_bias`` (a
