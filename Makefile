@@ -1,6 +1,7 @@
 # Everything runs in .venv, which the first target that needs it makes.
 PYTHON ?= python3
 STUDY ?= quick
+DATASET ?= digits
 RESULTS ?= results
 ARGS ?=
 
@@ -10,13 +11,21 @@ BIN := $(VENV)/bin
 
 .PHONY: help
 help: ## Show this help
-	@echo "Usage: make TARGET [STUDY=quick] [RESULTS=results] [ARGS=\"dataset=mnist protocol.seeds=3\"]"
+	@echo "Usage: make TARGET [STUDY=quick] [DATASET=digits] [RESULTS=results] [ARGS=\"dataset=mnist protocol.seeds=3\"]"
 	@echo
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: run-sweep
 run-sweep: $(VENV)/installed ## Train every run of STUDY that has no record in RESULTS, write its tables
 	@$(BIN)/python scripts/sweep.py study=$(STUDY) results_dir=$(RESULTS) $(ARGS)
+
+.PHONY: data
+data: $(VENV)/installed ## Prepare DATASET once for every later run; ARGS say where it lies
+	@$(BIN)/python scripts/prepare_data.py dataset=$(DATASET) $(ARGS)
+
+.PHONY: describe
+describe: $(VENV)/installed ## Statistics and pictures of DATASET, in RESULTS/data
+	@$(BIN)/python scripts/describe.py dataset=$(DATASET) results_dir=$(RESULTS) $(ARGS)
 
 .PHONY: tables
 tables: $(VENV)/installed ## Rebuild tables and figures from the records: yours, if any, and the published ones

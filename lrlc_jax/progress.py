@@ -26,6 +26,60 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
+class Counter:
+    """Progress over a number of equal things, on standard error.
+
+    Args:
+        what: is done, in words.
+        total: how many things there are.
+        done: how many of them are done already.
+    """
+
+    def __init__(self, what: str, total: int, *, done: int = 0) -> None:
+        self.what, self.total, self.done = what, total, done
+        self.now = 0
+        self.started = self.last_line = time.monotonic()
+        self.bars = Bars(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=30),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=Console(stderr=True, highlight=False),
+            disable=not sys.stderr.isatty(),
+        )
+        self.task: TaskID = self.bars.add_task(what, total=total, completed=done, note="")
+
+    def __enter__(self) -> Self:
+        self.bars.start()
+        if self.bars.disable and self.done < self.total:
+            going_on = f", {self.done:,} of them done earlier" if self.done else ""
+            print(f"{self.what}: {self.total:,}{going_on}", file=sys.stderr, flush=True)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.bars.stop()
+        if self.bars.disable and self.now:
+            seconds = time.monotonic() - self.started
+            print(
+                f"{self.what}: {self.done:,} of {self.total:,}, {self.now / seconds:,.0f} a second",
+                file=sys.stderr,
+                flush=True,
+            )
+
+    def advance(self, count: int) -> None:
+        """So many more are done."""
+        self.done += count
+        self.now += count
+        seconds = time.monotonic() - self.started
+        left = duration(seconds / self.now * (self.total - self.done))
+        note = f"{self.now / seconds:,.0f} a second, about {left} left"
+        self.bars.update(self.task, completed=self.done, note=note)
+        if self.bars.disable and time.monotonic() - self.last_line >= LINE_EVERY:
+            self.last_line = time.monotonic()
+            text = f"{self.what}: {self.done:,} of {self.total:,}; {note}"
+            print(text, file=sys.stderr, flush=True)
+
+
 class Progress:
     """Progress over the epochs of several runs, on standard error.
 

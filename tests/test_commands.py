@@ -12,6 +12,7 @@ import pytest
 
 from tests.conftest import ROOT, shared
 
+FILES = ["dataset.source=files", "dataset.cache_dir=cache"]
 TINY = ["protocol.epochs=2", "protocol.seeds=2", "dataset.train_size=100"]
 
 
@@ -60,7 +61,7 @@ def study(path, **lists):
         ("train", ["layer.rank=["], "cannot be read"),
         ("train", ["protocol.batch_size=5000"], "more than the 400 training images"),
         ("train", ["protocol.epochs=2", "protocol.warmup_epochs=3"], "warmup_epochs is 3"),
-        ("train", ["dataset=mnist", "dataset.source=files", "dataset.path=/none"], "not a folder"),
+        ("train", ["dataset=mnist", *FILES, "dataset.path=/none"], "not a folder"),
         ("train", ["results_dir=/proc/nothing"], "cannot be written to"),
         ("train", ["-m", "layer.rank=1,2", "results_dir=/proc/nothing"], "/proc/nothing"),
         ("sweep", ["study=quik"], "did you mean 'quick'"),

@@ -81,7 +81,12 @@ def test_every_choice_is_valid(group, name):
 
 
 def test_every_dataset_has_a_menu_entry():
-    assert set(menu("dataset")) == set(DatasetConfig.SOURCES)
+    assert {entry["name"] for entry in menu("dataset").values()} == set(DatasetConfig.SOURCES)
+
+
+def test_translated_celeba_differs_from_celeba_in_nothing_else():
+    plain, translated = menu("dataset")["celeba"], menu("dataset")["translated_celeba"]
+    assert translated == plain | {"translate": 48}
 
 
 def test_every_study_expands():

@@ -20,7 +20,7 @@ from lrlc_jax.config import (
     LRLCConfig,
     WideConvConfig,
 )
-from lrlc_jax.data import faces
+from lrlc_jax.data.sources import faces
 from lrlc_jax.layers import LRLC
 from lrlc_jax.layers.combining_network import resize
 from lrlc_jax.layers.coord import append_coordinates

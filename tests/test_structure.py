@@ -14,14 +14,16 @@ PACKAGE = ROOT / "lrlc_jax"
 # A module may import from its own room and from rooms before it.
 ORDER = [
     "errors",
+    "folders",
+    "progress",
     "layers",
     "config",
     "data",
+    "analysis",
     "builders",
     "network",
     "conversion",
     "training",
-    "progress",
     "study",
     "tracking",
     "report",

@@ -8,25 +8,30 @@ from numpy.typing import NDArray
 
 from lrlc_jax.errors import InputError
 
-ORDER_KEY = b"lrlc_jax order 1"  # the seed of the canonical order; changing it changes every split
-
 Images = NDArray[np.uint8]
 Labels = NDArray[np.int32]
+
+SPLITS = ("train", "validation", "test")
 
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """Images ``(n, rows, cols, channels)``, uint8, and labels ``(n,)``, int32."""
+    """Images ``(n, rows, cols, channels)``, uint8, and labels ``(n,)``, int32.
+
+    ``persons`` says by a number who is in each image ``(n,)``, where that is known.
+    """
 
     images: Images
     labels: Labels
+    persons: Labels | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def take(self, index: NDArray[np.intp] | slice) -> "Split":
         """The examples at ``index``, in that order."""
-        return Split(self.images[index], self.labels[index])
+        persons = None if self.persons is None else self.persons[index]
+        return Split(self.images[index], self.labels[index], persons)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +48,11 @@ class Dataset:
         validation: chooses ranks and widths.
         test: is only measured on.
         full_train_size: training examples there are, of which ``train`` may hold the first ones.
+        fingerprint: a hash of all splits, and of what was done to them.
+        complete: whether every image is there that the name stands for.
+        notes: in what the data differ from what their name stands for; a phrase for each.
+        canvas: rows and columns of the noise that images are placed in; None if they are not.
+        fresh: training images are placed anew in each epoch; ``train`` holds them without noise.
     """
 
     name: str
@@ -55,12 +65,21 @@ class Dataset:
     test: Split
     full_train_size: int
     fingerprint: str
+    complete: bool = True
+    notes: tuple[str, ...] = ()
+    canvas: int | None = None
+    fresh: bool = False
+
+    @property
+    def splits(self) -> dict[str, Split]:
+        """The three splits by name."""
+        return {name: getattr(self, name) for name in SPLITS}
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """Rows, columns and channels of an image."""
+        """Rows, columns and channels of the network's input."""
         _, rows, cols, channels = self.train.images.shape
-        return rows, cols, channels
+        return (rows, cols, channels) if self.canvas is None else (*(self.canvas,) * 2, channels)
 
     @property
     def scaling(self) -> tuple[float, float]:
@@ -84,74 +103,8 @@ class Dataset:
         return dataclasses.replace(self, train=self.train.take(slice(train_size)))
 
 
-def hash_order(split: Split) -> NDArray[np.intp]:
-    """An order of the examples that depends on nothing but each example's bytes and label.
-
-    It is that of a keyed hash, so it is as good as random, and the same for every source.
-    """
-    digests = np.empty(len(split), dtype="S16")
-    for i, (image, label) in enumerate(zip(split.images, split.labels, strict=True)):
-        digest = hashlib.blake2b(image.tobytes(), key=ORDER_KEY, digest_size=16)
-        digest.update(int(label).to_bytes(4, "little"))
-        digests[i] = digest.digest()
-    return np.argsort(digests, kind="stable")
-
-
-def stratified_order(labels: Labels) -> NDArray[np.intp]:
-    """An order in which every prefix has the classes in their share of the whole, to within one.
-
-    Within a class the given order is kept, so that prefixes nest.
-
-    >>> stratified_order(np.array([0, 0, 0, 0, 1, 1], np.int32)).tolist()
-    [0, 4, 1, 2, 5, 3]
-    """
-    place = np.empty(len(labels))
-    for label in np.unique(labels):
-        members = np.flatnonzero(labels == label)
-        place[members] = (np.arange(len(members)) + 0.5) / len(members)
-    return np.lexsort((labels, place))
-
-
-def build(
-    name: str,
-    source: str,
-    train: Split,
-    test: Split | None,
-    *,
-    num_classes: int,
-    levels: int,
-    scaled_to: tuple[float, float],
-    validation_size: int,
-    test_size: int = 0,
-) -> Dataset:
-    """A data set from the arrays of a source, split in the canonical order.
-
-    In that order the first ``validation_size`` training examples are for validation; where there
-    is no test set, the ``test_size`` examples before them are.
-    """
-    train = train.take(hash_order(train))
-    if test is None:
-        test, train = train.take(slice(test_size)), train.take(slice(test_size, None))
-    else:
-        test = test.take(hash_order(test))
-    validation, rest = train.take(slice(validation_size)), train.take(slice(validation_size, None))
-    rest = rest.take(stratified_order(rest.labels))
-    return Dataset(
-        name=name,
-        source=source,
-        num_classes=num_classes,
-        levels=levels,
-        scaled_to=scaled_to,
-        train=rest,
-        validation=validation,
-        test=test,
-        full_train_size=len(rest),
-        fingerprint=fingerprint(rest, validation, test),
-    )
-
-
 def fingerprint(*splits: Split) -> str:
-    """A hash of every byte of the splits, in their order."""
+    """A hash of every byte of the splits' images and labels, in their order."""
     digest = hashlib.sha256()
     for split in splits:
         shape = ",".join(map(str, split.images.shape))

@@ -11,6 +11,8 @@ from matplotlib.ticker import NullLocator
 
 from lrlc_jax.report.rows import Row, StudyTable, network_differences
 from lrlc_jax.study.choose import estimate
+from lrlc_jax.study.plan import data_name
+from lrlc_jax.study.records import notes
 
 STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
@@ -45,9 +47,10 @@ def accuracy_against_rank(table: StudyTable) -> Figure:
         changes = network_differences(table.setting.network)
         data, protocol = table.records[0].data, table.setting.protocol
         subset = f" (subset of {data['train_available']:,})"
-        other = f"\nNOT THE PAPER'S NETWORK: {', '.join(changes)}" if changes else ""
+        other = "".join(f"\n{note}" for note in notes(table.records[0]))
+        other += f"\nNOT THE PAPER'S NETWORK: {', '.join(changes)}" if changes else ""
         axes.set_title(
-            f"{table.setting.dataset['name']}: {data['train']:,}"
+            f"{data_name(table.setting.dataset)}: {data['train']:,}"
             f"{subset if data['train'] != data['train_available'] else ''} training images, "
             f"{protocol['epochs']} epochs, {protocol['seeds']} seeds{other}",
             fontsize=9,

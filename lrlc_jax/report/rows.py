@@ -15,8 +15,8 @@ from lrlc_jax.config import (
     StudyConfig,
 )
 from lrlc_jax.study.choose import Estimate, best, estimate
-from lrlc_jax.study.plan import PLACE, expand, label, layer_settings
-from lrlc_jax.study.records import Record
+from lrlc_jax.study.plan import PLACE, data_name, expand, label, layer_settings
+from lrlc_jax.study.records import Record, notes
 
 RANK_1 = {"lrlc": "spatial_bias"}  # what a ranked layer is at rank 1
 
@@ -133,8 +133,9 @@ class StudyTable:
         dataset, protocol = self.setting.dataset, self.setting.protocol
         options = {k: v for k, v in self.options.items() if v != OPTIONS[k]}
         text = self.setting.key + json.dumps(options, sort_keys=True)
+        translated = f"-in-{dataset['translate']}" if "translate" in dataset else ""
         return (
-            f"{self.study.name}-{dataset['name']}-n{dataset['train_size']}-"
+            f"{self.study.name}-{dataset['name']}{translated}-n{dataset['train_size']}-"
             f"{protocol['epochs']}epochs-{protocol['seeds']}seeds-"
             f"{hashlib.sha256(text.encode()).hexdigest()[:6]}"
         )
@@ -220,11 +221,14 @@ def caption(table: StudyTable) -> list[str]:
     """Sentences that say what was run, and in what it differs from the paper's protocol."""
     record = table.records[0]
     data, protocol = record.data, table.setting.protocol
-    name = table.setting.dataset["name"]
+    name = data_name(table.setting.dataset)
+    noted = notes(record)
     lines = [
         f"Data: {name}, {data['train']} training, {data['validation']} validation and "
         f"{data['test']} test images (fingerprint {table.setting.dataset['fingerprint']})."
     ]
+    if noted:
+        lines.append(f"NOT ALL OF IT, OR NOT AS IT IS PUBLISHED: {'; '.join(noted)}.")
     if data["train"] != data["train_available"]:
         lines.append(
             f"SUBSET: trained on {data['train']} of the {data['train_available']} training images."

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from lrlc_jax.report.rows import StudyTable, caption, network_differences
 from lrlc_jax.study.choose import Estimate, estimate
-from lrlc_jax.study.plan import label
-from lrlc_jax.study.records import Record
+from lrlc_jax.study.plan import data_name, label
+from lrlc_jax.study.records import Record, notes
 
 HEADER = ("Layer", "Rank", "Parameters", "Validation, %", "Test, %", "Note")
 NOTHING = "-"
@@ -47,7 +47,7 @@ def parameters(record: Record) -> str:
 
 def markdown(table: StudyTable) -> str:
     """The table with its caption, for reading."""
-    lines = [f"# {table.study.title or table.study.name}: {table.setting.dataset['name']}", ""]
+    lines = [f"# {table.study.title or table.study.name}: {data_name(table.setting.dataset)}", ""]
     lines += [f"{sentence}  " for sentence in caption(table)]
     if table.problems:
         lines += [
@@ -139,12 +139,13 @@ def all_runs(records: Sequence[Record]) -> str:
         size = f"{data['train']}"
         if data["train"] != data["train_available"]:
             size += f" (SUBSET of {data['train_available']})"
+        name = "; ".join([data_name(record.run["dataset"]), *notes(record)])
         validation = estimate(record.final["validation_accuracy"])
         test = estimate(record.final["test_accuracy"])
         failed = f"FAILED seeds: {', '.join(record.failed)}"
         rows.append(
             (
-                record.run["dataset"]["name"],
+                name,
                 size,
                 ", ".join([label(record.run["layer"]), *network_differences(network)]),
                 f"{protocol['epochs']} x {protocol['batch_size']}",

@@ -108,15 +108,34 @@ def layer_settings(layer: LayerConfig) -> dict[str, Any]:
     return settings
 
 
+def data_name(dataset: Mapping[str, Any]) -> str:
+    """What a run's data are called in progress lines and tables.
+
+    >>> data_name({"name": "mnist"})
+    'mnist'
+    >>> data_name({"name": "celeba", "translate": 48, "translate_train": "fixed"})
+    'celeba translated in 48x48 noise'
+    """
+    fresh = dataset.get("translate_train") == "fresh"
+    return translated_name(str(dataset["name"]), dataset.get("translate"), fresh=fresh)
+
+
+def translated_name(name: str, canvas: int | None, *, fresh: bool) -> str:
+    """The name of a data set whose images may be placed in noise of ``canvas`` x ``canvas``."""
+    anew = ", anew in each epoch" if fresh else ""
+    return f"{name} translated in {canvas}x{canvas} noise{anew}" if canvas else name
+
+
 def canonical(config: Config, fingerprint: str, train_size: int) -> dict[str, Any]:
     """Everything that determines a run's figures, and nothing else.
 
     Where the data lies, how many seeds train at once and who is told of it do not. The network is
-    left out where it is the paper's.
+    left out where it is the paper's, and translation where there is none; how the data were split
+    is in their fingerprint.
     """
     protocol = dataclasses.asdict(config.protocol)
     protocol.pop("name")
-    run = {
+    run: dict[str, Any] = {
         "training": TRAINING_VERSION,
         "dataset": {
             "name": config.dataset.name,
@@ -126,6 +145,11 @@ def canonical(config: Config, fingerprint: str, train_size: int) -> dict[str, An
         "layer": layer_settings(config.layer),
         "protocol": protocol,
     }
+    if config.dataset.translate is not None:
+        run["dataset"] |= {
+            "translate": config.dataset.translate,
+            "translate_train": config.dataset.translate_train,
+        }
     if config.network != PAPER_NETWORK:
         run["network"] = dataclasses.asdict(config.network)
     return run

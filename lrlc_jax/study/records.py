@@ -24,7 +24,8 @@ class Record:
         identity: the hash of ``run``.
         run: the settings that determine the figures (:func:`lrlc_jax.study.plan.canonical`).
         config: labels and settings besides: names, the source of the data, seeds at once.
-        data: classes, image shape, and the number of images in each split.
+        data: classes, image shape, the number of images in each split; and, where the data differ
+            from what their name stands for, notes that say in what.
         code: version, revision and hash of the source.
         versions: of Python and the packages.
         machine: what it ran on.
@@ -58,7 +59,9 @@ class Record:
     def file_name(self) -> str:
         """Readable, and unique by the identity."""
         layer = self.run["layer"]
-        parts = [self.run["dataset"]["name"], layer["name"]]
+        data = self.run["dataset"]
+        translated = f"-in-{data['translate']}" if "translate" in data else ""
+        parts = [data["name"] + translated, layer["name"]]
         if "at" in layer:
             parts.append("at" + "".join(map(str, layer["at"])))
         if "rank" in layer:
@@ -179,6 +182,12 @@ def read(path: pathlib.Path) -> Record:
     return record
 
 
+def notes(record: Record) -> list[str]:
+    """In what the data differ from what their name stands for; mostly in nothing."""
+    found: list[str] = record.data.get("notes", [])
+    return found
+
+
 def whole(record: Record) -> bool:
     """Whether every figure that a report needs is there, one for each seed."""
     try:
@@ -186,6 +195,8 @@ def whole(record: Record) -> bool:
         return (
             bool(record.seeds)
             and isinstance(record.machine["device"], str)
+            and isinstance(record.matched_parameters, int | None)
+            and all(isinstance(note, str) for note in notes(record))
             and all(isinstance(n, int) for n in (record.parameters, *map(record.data.get, COUNTS)))
             and all(len(record.final[name]) == len(record.seeds) for name in FINAL_FIGURES)
             and all(

@@ -67,7 +67,7 @@ def train_run(
         run=run,
         config={
             "protocol": config.protocol.name,
-            "source": config.dataset.source,
+            "source": dataset.source,
             "seeds_at_once": history.seeds_at_once,
         },
         data={
@@ -77,6 +77,7 @@ def train_run(
             "train_available": dataset.full_train_size,
             "validation": len(dataset.validation),
             "test": len(dataset.test),
+            **({"notes": list(dataset.notes)} if dataset.notes else {}),
         },
         code=code,
         versions=provenance.versions(),

@@ -1,10 +1,10 @@
 """Keeps compiled programs on disk between processes, and counts what compiling costs."""
 
-import os
-import pathlib
 from collections.abc import Callable
 
 import jax
+
+from lrlc_jax.folders import cache_folder
 
 COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
 EVENT_PREFIX = "/jax/core/compile/"
@@ -32,7 +32,6 @@ def enable_cache() -> None:
     """Keep compiled programs in the user's cache folder, unless JAX is told of another one."""
     if jax.config.values["jax_compilation_cache_dir"] is not None:
         return
-    root = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
     update: Callable[[str, object], None] = jax.config.update
-    update("jax_compilation_cache_dir", str(pathlib.Path(root) / "lrlc_jax" / "jax"))
+    update("jax_compilation_cache_dir", str(cache_folder() / "jax"))
     update("jax_persistent_cache_min_compile_time_secs", 0.2)

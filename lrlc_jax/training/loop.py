@@ -15,19 +15,31 @@ from lrlc_jax.config import ProtocolConfig
 from lrlc_jax.data import Dataset
 from lrlc_jax.network import Network, count_parameters, split
 from lrlc_jax.training.schedule import Schedule
-from lrlc_jax.training.step import Examples, Metrics, TrainState, evaluate, init, train_one_epoch
+from lrlc_jax.training.step import (
+    Examples,
+    Metrics,
+    Noise,
+    TrainState,
+    evaluate,
+    init,
+    train_one_epoch,
+)
 
 Array = NDArray[Any]
 
 
 @dataclasses.dataclass(frozen=True)
 class DeviceData:
-    """A data set on the device, put there once for all runs that use it."""
+    """A data set on the device, put there once for all runs that use it.
+
+    ``noise`` is what training images are placed in anew in each epoch, if they are.
+    """
 
     train: Examples
     validation: Examples
     test: Examples
     scaling: tuple[jax.Array, jax.Array]
+    noise: Noise | None = None
 
     @classmethod
     def put(cls, dataset: Dataset) -> "DeviceData":
@@ -39,7 +51,8 @@ class DeviceData:
 
         factor, offset = dataset.scaling
         scaling = jnp.float32(factor), jnp.float32(offset)
-        return cls(examples("train"), examples("validation"), examples("test"), scaling)
+        noise = Noise(dataset.canvas, dataset.levels) if dataset.canvas and dataset.fresh else None
+        return cls(examples("train"), examples("validation"), examples("test"), scaling, noise)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,11 +108,12 @@ def _init_seeds(build: Callable[[nnx.Rngs], Network], seeds: jax.Array) -> Train
     return jax.vmap(functools.partial(init, build))(seeds)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=3)
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3), donate_argnums=4)
 def _epoch(
     graphdef: nnx.GraphDef[Network],
     batch_size: int,
     seeds_at_once: int,
+    noise: Noise | None,
     states: TrainState,
     train_data: Examples,
     validation_data: Examples,
@@ -111,7 +125,7 @@ def _epoch(
 
     def one_seed(state: TrainState) -> tuple[TrainState, Metrics]:
         state, train_metrics = train_one_epoch(
-            graphdef, batch_size, state, train_data, scaling, schedule, epoch
+            graphdef, batch_size, state, train_data, scaling, schedule, epoch, noise
         )
         metrics = {
             f"{split}_{name}": value
@@ -189,6 +203,7 @@ def train(
             graphdef,
             protocol.batch_size,
             at_once,
+            data.noise,
             states,
             data.train,
             data.validation,

@@ -14,7 +14,7 @@ from lrlc_jax.training.schedule import Schedule, learning_rate
 Metrics: TypeAlias = dict[str, jax.Array]
 
 # What a key is for. Every key is derived from the seed by its purpose, then by the epoch.
-INIT, SHUFFLE = 0, 1
+INIT, SHUFFLE, PLACE = 0, 1, 2
 
 EVALUATION_BATCH = 512
 
@@ -37,6 +37,16 @@ class Examples(NamedTuple):
     labels: jax.Array
 
 
+class Noise(NamedTuple):
+    """Where training images are placed anew in each epoch: a square of uniform random pixels.
+
+    ``size`` is its rows and columns, ``levels`` the largest pixel value.
+    """
+
+    size: int
+    levels: int
+
+
 def purpose_key(seed: jax.Array, purpose: int, epoch: jax.Array | int = 0) -> jax.Array:
     """The random key of a seed for one purpose, in one epoch."""
     return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), purpose), epoch)
@@ -53,6 +63,22 @@ def to_input(images: jax.Array, scaling: tuple[jax.Array, jax.Array]) -> jax.Arr
     """Pixels as the network's input, in float32."""
     factor, offset = scaling
     return images.astype(jnp.float32) * factor + offset
+
+
+def place_in_noise(key: jax.Array, images: jax.Array, noise: Noise) -> jax.Array:
+    """Each image at a uniformly random place in uniformly random pixels, ``(n, size, size, c)``."""
+    count, *area, channels = images.shape
+    pixels, places = jax.random.split(key)
+    bits = jax.random.bits(pixels, (count, noise.size, noise.size, channels), jnp.uint8)
+    canvas = (bits.astype(jnp.uint16) * jnp.uint16(noise.levels + 1)) >> 8
+    canvas = canvas.astype(images.dtype)
+    free = jnp.array([[noise.size - side + 1 for side in area]] * count)
+    corners = jax.random.randint(places, (count, 2), 0, free)
+
+    def place(canvas: jax.Array, image: jax.Array, corner: jax.Array) -> jax.Array:
+        return jax.lax.dynamic_update_slice(canvas, image, (corner[0], corner[1], 0))
+
+    return jax.vmap(place)(canvas, images, corners)
 
 
 def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
@@ -101,18 +127,26 @@ def train_one_epoch(
     scaling: tuple[jax.Array, jax.Array],
     schedule: Schedule,
     epoch: jax.Array,
+    noise: Noise | None = None,
 ) -> tuple[TrainState, Metrics]:
-    """Every example once, in a new order, but for those of the last incomplete batch."""
+    """Every example once, in a new order, but for those of the last incomplete batch.
+
+    With ``noise`` each image is placed in it anew.
+    """
     count = examples.labels.shape[0]
     steps = count // batch_size
     order = jax.random.permutation(purpose_key(state.seed, SHUFFLE, epoch), count)
     batches = order[: steps * batch_size].reshape(steps, batch_size)
+    place_key = purpose_key(state.seed, PLACE, epoch)
 
     def body(
         state: TrainState, batch: tuple[jax.Array, jax.Array]
     ) -> tuple[TrainState, tuple[jax.Array, jax.Array]]:
         step, index = batch
-        inputs = to_input(examples.images[index], scaling)
+        images = examples.images[index]
+        if noise is not None:
+            images = place_in_noise(jax.random.fold_in(place_key, step), images, noise)
+        inputs = to_input(images, scaling)
         rate = learning_rate(schedule, (epoch * steps + step).astype(jnp.float32))
         state, loss, right = update(graphdef, state, inputs, examples.labels[index], rate)
         return state, (loss, right)

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from lrlc_jax.config import DatasetConfig
-from lrlc_jax.data import cifar10, load
-from lrlc_jax.data.safe_pickle import loads
+from lrlc_jax.data.sources import cifar10
+from lrlc_jax.data.sources.safe_pickle import loads
 from lrlc_jax.errors import InputError
 
 NAMES = list(cifar10.BINARY_SHA1)
@@ -72,7 +72,7 @@ def pack(path, files):
 
 
 def read(path):
-    return load(DatasetConfig(name="cifar10", source="files", path=str(path)))
+    return cifar10.prepare(DatasetConfig("cifar10", "files", str(path)), path)
 
 
 def form(files, binary, folder=""):
@@ -137,7 +137,7 @@ def test_arrays_lists_and_bytes_are_read(small):
 def test_what_is_not_cifar10_is_refused_in_one_sentence(small, tmp_path):
     files = form(small, True)
     with pytest.raises(InputError, match=r"needs dataset\.path: cifar-10-binary\.tar\.gz"):
-        load(DatasetConfig(name="cifar10", source="files"))
+        cifar10.prepare(DatasetConfig("cifar10", "files"), tmp_path)
     with pytest.raises(InputError, match="where there is nothing"):
         read(tmp_path / "none")
     write(tmp_path / "a", {k: v for k, v in files.items() if k != "data_batch_3.bin"})

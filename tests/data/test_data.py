@@ -1,18 +1,20 @@
 """The same images are the same data set, whatever source and order they came in."""
 
 import gzip
+import hashlib
 import importlib.util
+import pathlib
 
 import numpy as np
 import pytest
 
 from lrlc_jax.config import DatasetConfig
 from lrlc_jax.data import Split, load
-from lrlc_jax.data.dataset import build, fingerprint, stratified_order
+from lrlc_jax.data.dataset import fingerprint
+from lrlc_jax.data.order import build, stratified_order
+from lrlc_jax.data.sources import FINGERPRINTS, mnist
 from lrlc_jax.errors import InputError
 from tests.conftest import shared
-
-MNIST_FINGERPRINT = "1c1f4a0a1debe7f71d42472884bf2bc6"
 
 
 def random_split(count, seed=0):
@@ -26,6 +28,7 @@ def built(train, test=None, test_size=0):
         "x",
         "s",
         train,
+        None,
         test,
         num_classes=3,
         levels=255,
@@ -107,10 +110,13 @@ def test_digits_are_the_1797_of_scikit_learn():
     assert data.fingerprint == "4f419a5fdbc0cc7c975807edf8d273b6"
 
 
-def test_mnist_from_its_files():
-    data = load(DatasetConfig("mnist", "files", str(shared("data", "mnist"))))
-    assert (len(data.train), len(data.validation), len(data.test)) == (55_200, 4_800, 10_000)
-    assert data.fingerprint == MNIST_FINGERPRINT
+def test_mnist_from_its_files(tmp_path):
+    config = DatasetConfig("mnist", "files", str(shared("data", "mnist")), cache_dir=str(tmp_path))
+    for _ in ("from the files", "prepared"):
+        data = load(config)
+        assert (len(data.train), len(data.validation), len(data.test)) == (55_200, 4_800, 10_000)
+        assert data.fingerprint == FINGERPRINTS["mnist"]
+        assert fingerprint(*data.splits.values()) == FINGERPRINTS["mnist"]
 
 
 def test_mnist_from_tensorflow_datasets_is_the_same(tmp_path):
@@ -118,16 +124,19 @@ def test_mnist_from_tensorflow_datasets_is_the_same(tmp_path):
     if importlib.util.find_spec("tensorflow") is None:
         pytest.skip("TensorFlow, which prepares data sets, is not installed")
     config = DatasetConfig("mnist", "tfds", str(tmp_path), manual_dir=str(folder))
-    assert load(config).fingerprint == MNIST_FINGERPRINT
+    assert mnist.prepare(config, tmp_path).fingerprint == FINGERPRINTS["mnist"]
 
 
 @pytest.fixture
-def mnist_files(tmp_path):
+def mnist_files(tmp_path, monkeypatch):
+    """Files of zeros, with their sums in place of the published ones."""
     for name in ("train", "t10k"):
         count = {"train": 60_000, "t10k": 10_000}[name]
         for kind, shape in (("images-idx3", (count, 28, 28)), ("labels-idx1", (count,))):
             header = bytes((0, 0, 8, len(shape))) + b"".join(n.to_bytes(4, "big") for n in shape)
             content = header + bytes(int(np.prod(shape)))
+            sha256 = hashlib.sha256(content).hexdigest()
+            monkeypatch.setitem(mnist.SHA256, f"{name}-{kind}-ubyte", sha256)
             (tmp_path / f"{name}-{kind}-ubyte.gz").write_bytes(gzip.compress(content, 1))
     return tmp_path
 
@@ -161,10 +170,10 @@ def empty(folder):
     (folder / "train-labels-idx1-ubyte.gz").write_bytes(b"")
 
 
-def wild_label(folder):
+def changed(folder):
     path = folder / "t10k-labels-idx1-ubyte.gz"
     content = bytearray(gzip.decompress(path.read_bytes()))
-    content[-1] = 77
+    content[-1] ^= 1
     path.write_bytes(gzip.compress(bytes(content)))
 
 
@@ -177,16 +186,16 @@ def wild_label(folder):
         (swapped, "says that it holds 10000 bytes where 60000 are expected"),
         (not_idx, "not an idx file"),
         (empty, "not an idx file"),
-        (wild_label, "has the label 77"),
+        (changed, "t10k-labels-idx1-ubyte.gz is not the file that was published"),
     ],
 )
 def test_a_damaged_file_is_named(mnist_files, damage, words):
     damage(mnist_files)
     with pytest.raises(InputError, match=words):
-        load(DatasetConfig("mnist", "files", str(mnist_files)))
+        mnist.prepare(DatasetConfig("mnist", "files", str(mnist_files)), mnist_files)
 
 
 @pytest.mark.parametrize("path", [None, "/does/not/exist"])
 def test_a_missing_folder_is_named(path):
     with pytest.raises(InputError, match=r"dataset\.path"):
-        load(DatasetConfig("mnist", "files", path))
+        mnist.prepare(DatasetConfig("mnist", "files", path), pathlib.Path())

@@ -8,7 +8,8 @@ validation, and only 400 for training, so that networks still differ in what the
 import numpy as np
 
 from lrlc_jax.config import DatasetConfig
-from lrlc_jax.data.dataset import Dataset, Split, build
+from lrlc_jax.data.dataset import Dataset, Split
+from lrlc_jax.data.order import build
 
 
 def load(config: DatasetConfig) -> Dataset:
@@ -21,6 +22,7 @@ def load(config: DatasetConfig) -> Dataset:
         "digits",
         config.source,
         Split(images, digits.target.astype(np.int32)),
+        None,
         None,
         num_classes=10,
         levels=16,

@@ -8,11 +8,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lrlc_jax.config import DatasetConfig
-from lrlc_jax.data import safe_pickle, tfds
-from lrlc_jax.data.archive import collect
-from lrlc_jax.data.dataset import Dataset, Images, Split, build
+from lrlc_jax.data.dataset import Dataset, Images, Split
+from lrlc_jax.data.order import build
+from lrlc_jax.data.sources import safe_pickle, tfds
+from lrlc_jax.data.sources.archive import collect
 from lrlc_jax.errors import InputError
 
+CLASSES = (
+    *("airplane", "automobile", "bird", "cat", "deer"),
+    *("dog", "frog", "horse", "ship", "truck"),
+)
 BATCHES = {"train": [f"data_batch_{n}" for n in range(1, 6)], "test": ["test_batch"]}
 VALIDATION = 5_000  # of the training images
 COUNTS = {"train": 50_000, "test": 10_000}
@@ -37,7 +42,7 @@ PYTHON_MD5 = {
 }
 
 
-def load(config: DatasetConfig) -> Dataset:
+def prepare(config: DatasetConfig, work: pathlib.Path) -> Dataset:
     """CIFAR-10 from the source that the configuration names, scaled to [0, 1].
 
     10 % of the training images are for validation (section 4, Table Supp.1).
@@ -45,11 +50,13 @@ def load(config: DatasetConfig) -> Dataset:
     Raises:
         InputError: if files are missing or are not those of CIFAR-10.
     """
+    del work  # it takes seconds
     splits = from_files(config.path) if config.source == "files" else from_tfds(config)
     return build(
         "cifar10",
         config.source,
         splits["train"],
+        None,
         splits["test"],
         num_classes=10,
         levels=255,
@@ -121,5 +128,5 @@ def batch(planes: Images, labels: NDArray[Any]) -> Split:
 def from_tfds(config: DatasetConfig) -> dict[str, Split]:
     """The data set that tensorflow-datasets prepares."""
     splits = tfds.read("cifar10", data_dir=config.path, manual_dir=config.manual_dir)
-    tfds.check_counts("CIFAR-10", splits, COUNTS)
+    tfds.check_counts("CIFAR-10", {name: len(split) for name, split in splits.items()}, COUNTS)
     return splits

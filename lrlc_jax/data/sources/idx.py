@@ -1,9 +1,11 @@
 """Reads the idx files in which MNIST is published."""
 
 import gzip
+import hashlib
 import math
 import pathlib
 import zlib
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,14 +15,17 @@ from lrlc_jax.errors import InputError
 UNSIGNED_BYTE = 8  # the type code of the format's third byte
 
 
-def read(folder: pathlib.Path, name: str, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+def read(
+    folder: pathlib.Path, name: str, shape: tuple[int, ...], published_sha256: Mapping[str, str]
+) -> NDArray[np.uint8]:
     """The array of ``name`` or ``name.gz`` in ``folder``.
 
     The format: two zero bytes, a type code, the number of dimensions, each size as a big-endian
     32-bit number, the data.
 
     Raises:
-        InputError: if the file is missing, truncated, or does not hold bytes of that shape.
+        InputError: if the file is missing, truncated, does not hold bytes of that shape, or is
+            not the one that was published.
     """
     path = next((p for p in (folder / f"{name}.gz", folder / name) if p.is_file()), None)
     if path is None:
@@ -45,5 +50,9 @@ def read(folder: pathlib.Path, name: str, shape: tuple[int, ...]) -> NDArray[np.
         raise InputError(
             f"{path} holds {len(content) - start} bytes of data where {size} are expected; "
             "it is truncated or damaged: fetch it again."
+        )
+    if hashlib.sha256(content).hexdigest() != published_sha256[name]:
+        raise InputError(
+            f"{path} is not the file that was published (its sha256 is another); fetch it again."
         )
     return np.frombuffer(content, np.uint8, offset=start).reshape(shape)

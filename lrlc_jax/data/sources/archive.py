@@ -42,15 +42,26 @@ def from_tar(path: pathlib.Path, wanted: Collection[str]) -> dict[str, bytes]:
     try:
         with tarfile.open(path, "r:gz") as archive:
             for member in archive:
-                place = pathlib.PurePosixPath(member.name)
-                if place.is_absolute() or ".." in place.parts:
-                    raise InputError(
-                        f"{path} has a member that points outside of it ({member.name}); it is not "
-                        "to be trusted: fetch it again."
-                    )
-                content = archive.extractfile(member) if place.name in wanted else None
+                check_inside(member.name, path)
+                name = pathlib.PurePosixPath(member.name).name
+                regular = member.isfile() and name in wanted  # a link may point anywhere
+                content = archive.extractfile(member) if regular else None
                 if content is not None:
-                    found[place.name] = content.read()
+                    found[name] = content.read()
     except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
         raise InputError(f"{path} is damaged or no tar.gz ({error}); fetch it again.") from None
     return found
+
+
+def check_inside(member: str, path: pathlib.Path) -> None:
+    """Refuse an archive with a member that would lie outside of the archive's folder.
+
+    Raises:
+        InputError: naming the member.
+    """
+    place = pathlib.PurePosixPath(member.replace("\\", "/"))
+    if place.is_absolute() or ".." in place.parts:
+        raise InputError(
+            f"{path} has a member that points outside of it ({member}); it is not to be trusted: "
+            "fetch it again."
+        )

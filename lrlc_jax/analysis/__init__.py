@@ -1,0 +1,1 @@
+"""Measures that do not train anything: of images."""

@@ -1,0 +1,123 @@
+"""What images are like: moments, correlation against distance, and how aligned they are."""
+
+import dataclasses
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lrlc_jax.data import Dataset
+
+Floats = NDArray[np.float64]
+
+CHUNK = 2048  # images taken as floating-point numbers at a time
+TINY = 1e-9  # a variance that is nothing but rounding
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageStatistics:
+    """Of the training images, with pixels between 0 and 1.
+
+    Attributes:
+        count: images that the moments are of.
+        mean: of each channel, over images and positions.
+        deviation: the same.
+        mean_image: ``(rows, cols, channels)``, over images.
+        deviation_image: the same.
+        alignment: the share of the variance of all pixels that the mean image accounts for: 0
+            where every position looks alike on average, 1 where all images are equal. A layer that
+            shares its filters over positions wastes nothing in the first case.
+        sample: images that the correlations are of, the first of the training images.
+        down: correlation of two pixels in a column against their distance from 0 on; channels are
+            averaged.
+        across: the same in a row.
+    """
+
+    count: int
+    mean: Floats
+    deviation: Floats
+    mean_image: Floats
+    deviation_image: Floats
+    alignment: float
+    sample: int
+    down: Floats
+    across: Floats
+
+    @property
+    def neighbours(self) -> float:
+        """The correlation of two pixels side by side, or one above the other."""
+        return float(self.down[1] + self.across[1]) / 2
+
+
+def measure(dataset: Dataset, sample: int) -> ImageStatistics:
+    """The statistics of a data set's training images, of which there are at least two.
+
+    The deviations are those of a sample (n - 1).
+    """
+    images, levels = dataset.train.images, dataset.levels
+    count = len(images)
+    mean_image = sum(chunk.sum(axis=0) for chunk in chunks(images, levels)) / count
+    squares = sum(((chunk - mean_image) ** 2).sum(axis=0) for chunk in chunks(images, levels))
+    within = squares / (count - 1)  # variance at each position
+    mean = mean_image.mean(axis=(0, 1))
+    scatter = ((mean_image - mean) ** 2).mean(axis=(0, 1))
+    total = within.mean(axis=(0, 1)) * (count - 1) / count + scatter
+    # The mean image of a few images varies over positions even where nothing is aligned.
+    between = scatter - within.mean(axis=(0, 1)) / count
+    size = min(sample, count)
+    return ImageStatistics(
+        count=count,
+        mean=mean,
+        deviation=np.sqrt(total * count / (count - 1)),
+        mean_image=mean_image,
+        deviation_image=np.sqrt(within),
+        alignment=float(between.sum() / total.sum()),
+        sample=size,
+        down=correlation(images[:size], axis=1),
+        across=correlation(images[:size], axis=2),
+    )
+
+
+def chunks(images: NDArray[np.uint8], levels: int) -> Iterator[Floats]:
+    """Some images at a time, with pixels between 0 and 1."""
+    for start in range(0, len(images), CHUNK):
+        yield images[start : start + CHUNK] / np.float64(levels)
+
+
+def correlation(images: NDArray[np.uint8], axis: int) -> Floats:
+    """Pearson's correlation of pixels at each distance along an axis, from 0 to its length less 1.
+
+    Over all images and all pairs of positions at that distance; the mean over the channels that
+    vary. The last distances have few pairs; where none of them varies, the figure is not
+    a number.
+
+    Args:
+        images: ``(n, rows, cols, channels)``.
+        axis: 1 for distances down a column, 2 across a row.
+
+    >>> row = np.array([0, 1, 0, 1, 0, 1], np.uint8).reshape(1, 1, 6, 1)
+    >>> correlation(row, axis=2)[:3].round(6).tolist()
+    [1.0, -1.0, 1.0]
+    """
+    length, channels = images.shape[axis], images.shape[3]
+    products, sums = np.zeros((channels, length, length)), np.zeros((channels, length))
+    shift = images.mean(axis=(0, 1, 2))  # sums of squares lose fewer digits around it
+    for start in range(0, len(images), CHUNK):
+        pixels = images[start : start + CHUNK] - shift
+        lines = np.moveaxis(pixels, (3, axis), (0, 1)).reshape(channels, length, -1)
+        products += lines @ lines.transpose(0, 2, 1)  # of every pair of positions on the axis
+        sums += lines.sum(axis=2)
+    per_line = images[..., 0].size / length
+    squares = np.diagonal(products, axis1=1, axis2=2)
+    curve = np.empty(length)
+    for distance in range(length):
+        near, far = slice(None, length - distance), slice(distance, None)
+        pairs = per_line * (length - distance)
+        x, y = sums[:, near].sum(axis=1) / pairs, sums[:, far].sum(axis=1) / pairs
+        x_variance = squares[:, near].sum(axis=1) / pairs - x * x
+        y_variance = squares[:, far].sum(axis=1) / pairs - y * y
+        covariance = np.trace(products, distance, axis1=1, axis2=2) / pairs - x * y
+        varies = (x_variance > TINY) & (y_variance > TINY)
+        scale = np.sqrt(x_variance[varies] * y_variance[varies])
+        curve[distance] = np.mean(covariance[varies] / scale) if varies.any() else np.nan
+    return curve

@@ -1,0 +1,69 @@
+"""Images at random places in random noise (section 4.1 of the paper, translated CelebA)."""
+
+import dataclasses
+import hashlib
+from typing import Any
+
+import numpy as np
+
+from lrlc_jax.data.dataset import SPLITS, Dataset, Images
+from lrlc_jax.errors import InputError
+
+RULE = 1  # the seed of places and noise, and part of the fingerprint
+
+
+def translate(dataset: Dataset, canvas: int, *, fresh: bool) -> Dataset:
+    """Each image at a uniformly random place in ``canvas`` x ``canvas`` uniformly random pixels.
+
+    The numbers come from the bit generator itself, whose stream is the same in every version of
+    numpy, and from the image's place in the canonical order alone, so that subsets nest.
+
+    Args:
+        dataset: with images smaller than the canvas.
+        canvas: rows and columns.
+        fresh: leave the training images as they are, to be placed anew in each epoch.
+
+    Raises:
+        InputError: if the images are not smaller than the canvas.
+    """
+    rows, cols, _ = dataset.image_shape
+    if canvas <= max(rows, cols):
+        raise InputError(
+            f"dataset.translate is {canvas}, and the images of {dataset.name} have {rows}x{cols} "
+            "pixels; give more, such as 48 for images of 32x32."
+        )
+    splits: dict[str, Any] = {}
+    for number, (name, split) in enumerate(dataset.splits.items()):
+        if not (fresh and name == SPLITS[0]):
+            images = place(split.images, canvas, dataset.levels, number)
+            splits[name] = dataclasses.replace(split, images=images)
+    what = f"{dataset.fingerprint} translate {RULE} {canvas} {'fresh' if fresh else 'fixed'}"
+    return dataclasses.replace(
+        dataset,
+        **splits,
+        fingerprint=hashlib.sha256(what.encode()).hexdigest()[:32],
+        canvas=canvas,
+        fresh=fresh,
+    )
+
+
+def place(images: Images, canvas: int, levels: int, stream: int) -> Images:
+    """Images ``(n, rows, cols, channels)`` in noise from 0 to ``levels``.
+
+    Returns:
+        Images ``(n, canvas, canvas, channels)``.
+    """
+    count, rows, cols, channels = images.shape
+    size = canvas * canvas * channels
+    words = -(-size // 8)
+    noise = np.random.PCG64([RULE, stream, 0]).random_raw(count * words).astype("<u8", copy=False)
+    out: Images = noise.view(np.uint8).reshape(count, words * 8)[:, :size]
+    if levels != 255:
+        out = ((out.astype(np.uint16) * (levels + 1)) >> 8).astype(np.uint8)
+    out = out.reshape(count, canvas, canvas, channels)
+    raw = np.random.PCG64([RULE, stream, 1]).random_raw(count)
+    free_rows, free_cols = canvas - rows + 1, canvas - cols + 1
+    spots = (raw % np.uint64(free_rows * free_cols)).astype(np.int64)
+    for i, (top, left) in enumerate(zip(*divmod(spots, free_cols), strict=True)):
+        out[i, top : top + rows, left : left + cols] = images[i]
+    return out

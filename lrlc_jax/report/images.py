@@ -1,0 +1,162 @@
+"""A data set in words and pictures."""
+
+import dataclasses
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from lrlc_jax.analysis.images import ImageStatistics
+from lrlc_jax.data import Dataset
+from lrlc_jax.data.sources import CLASS_NAMES
+from lrlc_jax.report.figures import STYLE
+from lrlc_jax.study.plan import translated_name
+
+COLUMNS = 12  # of a contact sheet
+TALL = 4  # rows that a class with few others gets there
+CLAIM = 0.8  # "adjacent pixels often have correlation > 0.8"
+
+
+def title(dataset: Dataset) -> str:
+    """The data set's name, and in what it differs from what that stands for."""
+    name = translated_name(dataset.name, dataset.canvas, fresh=dataset.fresh)
+    return "; ".join([name, *dataset.notes])
+
+
+def class_name(dataset: Dataset, label: int) -> str:
+    """What a label stands for."""
+    return CLASS_NAMES.get(dataset.name, tuple(map(str, range(dataset.num_classes))))[label]
+
+
+def summary(dataset: Dataset) -> list[str]:
+    """Counts, classes and fingerprint, a line each."""
+    size, full = len(dataset.train), dataset.full_train_size
+    subset = "" if size == full else f" (a SUBSET of {full:,})"
+    rows, cols, channels = dataset.image_shape
+    lines = [
+        f"{title(dataset)}",
+        f"  images       {size:,}{subset} training, {len(dataset.validation):,} validation, "
+        f"{len(dataset.test):,} test",
+        f"  size         {rows}x{cols}x{channels}, scaled to {list(dataset.scaled_to)}",
+    ]
+    for name, split in dataset.splits.items():
+        counts = np.bincount(split.labels, minlength=dataset.num_classes).tolist()
+        words = ", ".join(f"{class_name(dataset, i)} {n:,}" for i, n in enumerate(counts))
+        lines.append(f"  {name:<12} {words}")
+        if split.persons is not None:
+            lines.append(f"  {'':<12} {len(np.unique(split.persons)):,} persons")
+    return [*lines, f"  source       {dataset.source}", f"  fingerprint  {dataset.fingerprint}"]
+
+
+def figures_of(statistics: ImageStatistics) -> list[str]:
+    """What was measured, a line each."""
+
+    def numbers(values: Any) -> str:
+        return ", ".join(f"{value:.4f}" for value in values)
+
+    return [
+        f"  mean         {numbers(statistics.mean)} (pixels from 0 to 1)",
+        f"  deviation    {numbers(statistics.deviation)}",
+        f"  neighbours   {statistics.neighbours:.4f} correlation of adjacent pixels "
+        f"({statistics.sample:,} images)",
+        f"  alignment    {statistics.alignment:.4f} of the pixels' variance is in the mean image",
+    ]
+
+
+def as_json(dataset: Dataset, statistics: ImageStatistics) -> dict[str, Any]:
+    """Everything that was measured, but for the images."""
+    kept = {
+        name: [None if np.isnan(v) else round(v, 6) for v in value.tolist()]
+        if isinstance(value, np.ndarray)
+        else value
+        for name, value in dataclasses.asdict(statistics).items()
+        if not name.endswith("_image")
+    }
+    return {
+        "data": title(dataset),
+        "fingerprint": dataset.fingerprint,
+        "train": len(dataset.train),
+        "train_available": dataset.full_train_size,
+        "image_shape": list(dataset.image_shape),
+        "classes": {
+            name: np.bincount(split.labels, minlength=dataset.num_classes).tolist()
+            for name, split in dataset.splits.items()
+        },
+        **kept,
+        "neighbours": statistics.neighbours,
+    }
+
+
+def correlation_plot(dataset: Dataset, statistics: ImageStatistics) -> Figure:
+    """Correlation of two pixels against their distance."""
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(5.6, 3.9), dpi=200, layout="constrained")
+        axes = figure.add_subplot()
+        for values, name, marker in (
+            (statistics.across, "across a row", "o"),
+            (statistics.down, "down a column", "s"),
+        ):
+            axes.plot(range(len(values)), values, marker=marker, ms=3, lw=1.2, label=name)
+        axes.axhline(CLAIM, color="black", ls=":", lw=1, label=f"{CLAIM}, claimed for neighbours")
+        axes.axhline(0, color="black", lw=0.6)
+        axes.set_xlabel("distance, pixels")
+        axes.set_ylabel("correlation")
+        axes.set_title(
+            f"{wrapped(dataset)}\n{statistics.sample:,} training images; adjacent pixels: "
+            f"{statistics.neighbours:.3f}",
+            fontsize=9,
+        )
+        figure.legend(loc="outside lower center", ncols=3, frameon=False)
+    return figure
+
+
+def wrapped(dataset: Dataset) -> str:
+    """The title, a line for each of its phrases."""
+    return title(dataset).replace("; ", "\n")
+
+
+def mean_and_deviation(dataset: Dataset, statistics: ImageStatistics) -> Figure:
+    """The mean image and the deviation at each position, which show what is aligned."""
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(5.6, 3.4), dpi=200, layout="constrained")
+        left, right = figure.subplots(1, 2)
+        for axes, values, name in (
+            (left, statistics.mean_image, "mean"),
+            (right, statistics.deviation_image, "deviation"),
+        ):
+            show(axes, values / max(values.max(), 1e-9))
+            axes.set_title(f"{name}, white: {values.max():.2f}", fontsize=9)
+        figure.suptitle(
+            f"{wrapped(dataset)}\n{statistics.count:,} training images; alignment "
+            f"{statistics.alignment:.3f}",
+            fontsize=9,
+        )
+    return figure
+
+
+def contact_sheet(dataset: Dataset) -> Figure:
+    """The first training images of each class."""
+    rows_each = TALL if dataset.num_classes <= 3 else 1
+    shape = dataset.num_classes * rows_each, COLUMNS
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(7.2, 0.6 * shape[0] + 0.7), dpi=200, layout="constrained")
+        grid = figure.subplots(*shape, squeeze=False)
+        for axes in grid.flat:
+            axes.set_axis_off()
+        for label in range(dataset.num_classes):
+            first = np.flatnonzero(dataset.train.labels == label)[: rows_each * COLUMNS]
+            rows = grid[label * rows_each : (label + 1) * rows_each]
+            for axes, i in zip(rows.flat, first, strict=False):
+                show(axes, dataset.train.images[i] / dataset.levels)
+            rows[0, 0].set_title(class_name(dataset, label), fontsize=7, loc="left", pad=1)
+        figure.suptitle(f"{wrapped(dataset)}\ntraining images", fontsize=9)
+    return figure
+
+
+def show(axes: Axes, image: Any) -> None:
+    """An image with pixels between 0 and 1, grey or in colours."""
+    grey = image.shape[2] == 1
+    axes.imshow(image[..., 0] if grey else image, cmap="gray", vmin=0, vmax=1)
+    axes.set_axis_off()

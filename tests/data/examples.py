@@ -1,0 +1,68 @@
+"""Small data in the forms in which CelebA is published."""
+
+import functools
+import hashlib
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lrlc_jax.config import DatasetConfig
+from lrlc_jax.data.sources import celeba, celeba_lists
+
+COUNT = 60
+PARTS = [0] * 40 + [1] * 10 + [2] * 10
+
+
+def name(number):
+    return f"{number:06d}.jpg"
+
+
+@functools.cache
+def jpeg(number, half=False):
+    """A smooth coloured picture, different for each number."""
+    rng = np.random.default_rng(number)
+    small = Image.fromarray(rng.integers(0, 256, (7, 6, 3), np.uint8))
+    out = io.BytesIO()
+    small.resize((89, 109) if half else (178, 218), Image.Resampling.BICUBIC).save(out, "jpeg")
+    return out.getvalue()
+
+
+def lists():
+    """The three lists, of 60 photographs of 20 persons; every third shows a man."""
+    rows = "".join(f"{name(n)}  1 {1 if n % 3 == 0 else -1:2d}\n" for n in range(1, COUNT + 1))
+    parts = "".join(f"{name(n)} {PARTS[n - 1]}\n" for n in range(1, COUNT + 1))
+    persons = "".join(f"{name(n)} {1 + (n - 1) // 3}\n" for n in range(1, COUNT + 1))
+    return {
+        "list_attr_celeba.txt": f"{COUNT}\nYoung Male \n{rows}".encode(),
+        "list_eval_partition.txt": parts.encode(),
+        "identity_CelebA.txt": persons.encode(),
+    }
+
+
+@pytest.fixture
+def small_celeba(monkeypatch):
+    """Let CelebA have 60 photographs, and its lists be those above."""
+    monkeypatch.setattr(celeba_lists, "COUNT", COUNT)
+    monkeypatch.setattr(celeba, "COUNT", COUNT)
+    monkeypatch.setattr(celeba_lists, "LABELLED", COUNT // 3)
+    monkeypatch.setattr(celeba, "COUNTS", {"train": 40, "validation": 10, "test": 10})
+    for file in ("list_eval_partition.txt", "identity_CelebA.txt"):
+        md5 = hashlib.md5(lists()[file]).hexdigest()
+        monkeypatch.setitem(celeba_lists.PUBLISHED_MD5, file, md5)
+
+
+def write(folder, files):
+    for path, content in files.items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_bytes(content)
+    return folder
+
+
+def photographs(numbers=range(1, COUNT + 1), half=()):
+    return {name(n): jpeg(n, n in half) for n in numbers}
+
+
+def config(path, **settings):
+    return DatasetConfig("celeba", "files", str(path), **settings)
