@@ -70,6 +70,14 @@ def study(path, **lists):
         ("benchmark", ["rounds=0"], "rounds is 0"),
         ("benchmark", ["image_shape=[32]"], "image_shape is [32]"),
         ("train", ["layer=null"], "must be a string"),
+        ("train", ["dataset.translate=8"], "dataset.translate is 8"),
+        ("train", ["dataset.split=person"], "There is no dataset.split of digits"),
+        ("train", ["dataset=celeba", *FILES], "needs dataset.path: the folder with CelebA's"),
+        ("prepare_data", ["dataset=celeb"], "did you mean 'celeba'"),
+        ("prepare_data", ["dataset=cifar10", *FILES, "dataset.path=/none"], "/none"),
+        ("prepare_data", ["rebuild=2"], "rebuild is 2"),
+        ("describe", ["sample=1"], "sample is 1"),
+        ("describe", ["dataset.train_size=1"], "at least 2 training images"),
         ("train", ["study=quick"], "not a setting of this command"),
         ("train", ["protocol.epochs=1.5"], "protocol.epochs"),
     ],
@@ -198,7 +206,7 @@ def test_a_study_of_a_large_data_set_says_that_it_took_a_subset(tmp_path):
         tmp_path,
         "sweep",
         "dataset=mnist",
-        "dataset.source=files",
+        *FILES,
         f"dataset.path={shared('data', 'mnist')}",
         "study.runs=[{layer:conv}]",
         "study.train_size=60",
@@ -207,3 +215,42 @@ def test_a_study_of_a_large_data_set_says_that_it_took_a_subset(tmp_path):
     )
     assert "60 (a SUBSET of 55200) training" in answer.stderr
     assert "SUBSET: trained on 60 of the 55200 training images." in answer.stdout
+
+
+def test_data_are_prepared_once(tmp_path):
+    arguments = ["dataset=mnist", *FILES, f"dataset.path={shared('data', 'mnist')}"]
+    first = call(tmp_path, "prepare_data", *arguments)
+    assert first.stdout.startswith("Prepared in cache/mnist")
+    assert "55,200 training, 4,800 validation, 10,000 test" in first.stdout
+    before = snapshot(tmp_path)
+    again = call(tmp_path, "prepare_data", "dataset=mnist", "dataset.cache_dir=cache")
+    assert again.stdout.startswith("Already in cache/mnist, and whole")
+    assert snapshot(tmp_path) == before
+    part = tmp_path / "cache" / "mnist" / "test-labels.npy"
+    part.write_bytes(part.read_bytes()[:-1])
+    answer = call(tmp_path, "train", "dataset=mnist", "dataset.cache_dir=cache", status=2)
+    assert "test-labels.npy was changed" in answer.stderr
+    call(tmp_path, "prepare_data", *arguments, "rebuild=true")
+    assert part.stat().st_size == len(before[part.relative_to(tmp_path)])
+
+
+def test_a_data_set_that_comes_along_needs_no_preparation(tmp_path):
+    answer = call(tmp_path, "prepare_data")
+    assert "nothing to prepare" in answer.stdout
+    assert "4f419a5fdbc0cc7c975807edf8d273b6" in answer.stdout
+    assert not snapshot(tmp_path)
+
+
+def test_a_data_set_is_described_in_numbers_and_pictures(tmp_path):
+    answer = call(tmp_path, "describe", "dataset.train_size=200", "sample=150")
+    (folder,) = (tmp_path / "results" / "data").iterdir()
+    assert folder.name == "digits-n200-4f419a"
+    names = ["contact_sheet.png", "correlation.png", "mean_and_deviation.png", "statistics.json"]
+    assert sorted(path.name for path in folder.iterdir()) == names
+    numbers = json.loads((folder / "statistics.json").read_text())
+    assert (numbers["train"], numbers["train_available"], numbers["sample"]) == (200, 400, 150)
+    assert f"{numbers['alignment']:.4f} of the pixels' variance" in answer.stdout
+    assert "200 (a SUBSET of 400) training" in answer.stdout
+    before = snapshot(tmp_path)
+    call(tmp_path, "describe", "dataset.train_size=200", "sample=150")
+    assert snapshot(tmp_path) == before

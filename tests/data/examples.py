@@ -1,15 +1,12 @@
 """Small data in the forms in which CelebA is published."""
 
 import functools
-import hashlib
 import io
 
 import numpy as np
-import pytest
 from PIL import Image
 
 from lrlc_jax.config import DatasetConfig
-from lrlc_jax.data.sources import celeba, celeba_lists
 
 COUNT = 60
 PARTS = [0] * 40 + [1] * 10 + [2] * 10
@@ -39,18 +36,6 @@ def lists():
         "list_eval_partition.txt": parts.encode(),
         "identity_CelebA.txt": persons.encode(),
     }
-
-
-@pytest.fixture
-def small_celeba(monkeypatch):
-    """Let CelebA have 60 photographs, and its lists be those above."""
-    monkeypatch.setattr(celeba_lists, "COUNT", COUNT)
-    monkeypatch.setattr(celeba, "COUNT", COUNT)
-    monkeypatch.setattr(celeba_lists, "LABELLED", COUNT // 3)
-    monkeypatch.setattr(celeba, "COUNTS", {"train": 40, "validation": 10, "test": 10})
-    for file in ("list_eval_partition.txt", "identity_CelebA.txt"):
-        md5 = hashlib.md5(lists()[file]).hexdigest()
-        monkeypatch.setitem(celeba_lists.PUBLISHED_MD5, file, md5)
 
 
 def write(folder, files):

@@ -18,7 +18,6 @@ from tests.data.examples import (
     lists,
     name,
     photographs,
-    small_celeba,  # noqa: F401
     write,
 )
 

@@ -6,9 +6,10 @@ import io
 
 import pytest
 
-from lrlc_jax.config import NetworkConfig, StudyConfig
+from lrlc_jax.config import DatasetConfig, NetworkConfig, StudyConfig
 from lrlc_jax.errors import InputError
 from lrlc_jax.report.build import build
+from lrlc_jax.report.figures import accuracy_against_rank
 from lrlc_jax.report.rows import study_tables
 from lrlc_jax.report.tables import all_runs, comma_separated, latex, markdown
 from lrlc_jax.study import records
@@ -213,3 +214,29 @@ def test_a_study_with_gaps_is_shown_where_no_other_table_has_its_runs(tmp_path):
 def test_nothing_on_record_is_said(tmp_path):
     with pytest.raises(InputError, match="no records"):
         build([STUDY], str(tmp_path))
+
+
+def test_what_is_not_all_of_the_data_or_not_as_published_is_said_everywhere():
+    notes = ["PARTIAL: 13 of 202 images", "split by person, not officially"]
+    found = complete(dataset=DatasetConfig("celeba"), notes=notes, fingerprint="part")
+    (table,) = study_tables(STUDY, found)
+    for text in (markdown(table), latex(table), all_runs(found)):
+        for note in notes:
+            assert note in text
+    title = accuracy_against_rank(table).axes[0].get_title()
+    assert all(note in title for note in notes)
+
+
+def test_translated_data_are_other_data():
+    plain = complete(dataset=DatasetConfig("celeba"))
+    moved = complete(dataset=DatasetConfig("celeba", translate=48), fingerprint="moved")
+    fresh = complete(
+        dataset=DatasetConfig("celeba", translate=48, translate_train="fresh"), fingerprint="new"
+    )
+    tables = study_tables(STUDY, [*plain, *moved, *fresh])
+    names = ["celeba", *["celeba translated in 48x48 noise"] * 2]
+    titles = sorted(markdown(table).splitlines()[0] for table in tables)
+    assert [title.removeprefix("# A small study: ").split(",")[0] for title in titles] == names
+    assert len({table.name for table in tables}) == 3
+    assert {"-in-48-" in table.name for table in tables} == {True, False}
+    assert len({record.file_name for record in [*plain, *moved, *fresh]}) == 3 * len(plain)

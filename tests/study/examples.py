@@ -1,6 +1,13 @@
 """Records as a run would leave them, for tests of what comes after."""
 
-from lrlc_jax.config import LAYERS, Config, NetworkConfig, ProtocolConfig, RankedLayerConfig
+from lrlc_jax.config import (
+    LAYERS,
+    Config,
+    DatasetConfig,
+    NetworkConfig,
+    ProtocolConfig,
+    RankedLayerConfig,
+)
 from lrlc_jax.study.plan import canonical, identity
 from lrlc_jax.study.records import Record
 
@@ -17,6 +24,8 @@ def example(
     available=400,
     fingerprint="f00d",
     network=None,
+    notes=None,
+    dataset=None,
     **layer,
 ):
     """The record of a run with three seeds."""
@@ -27,6 +36,7 @@ def example(
     if issubclass(schema, RankedLayerConfig):
         layer["rank"] = rank
     config = Config(
+        dataset=dataset or DatasetConfig(),
         layer=schema(**layer),
         protocol=ProtocolConfig(seeds=len(test)),
         network=network or NetworkConfig(),
@@ -48,6 +58,7 @@ def example(
             "train_available": available,
             "validation": 497,
             "test": 900,
+            **({"notes": notes} if notes else {}),
         },
         code={"version": "0", "revision": None, "dirty": None, "source_sha256": "0"},
         versions={"python": "3"},

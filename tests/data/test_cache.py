@@ -1,0 +1,241 @@
+"""Prepared data: there whole or not at all, verified, and replaced only on request."""
+
+import errno
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from lrlc_jax.config import DatasetConfig
+from lrlc_jax.data import cache, load
+from lrlc_jax.data import prepare as preparation
+from lrlc_jax.data.prepare import alone, prepare, stored
+from lrlc_jax.errors import InputError, RunError
+from tests.conftest import ROOT
+from tests.data.examples import config, lists, photographs, write
+
+pytestmark = pytest.mark.usefixtures("small_celeba")
+
+
+@pytest.fixture
+def settings(tmp_path):
+    """CelebA's files in one folder, and a folder for what is prepared of them."""
+    files = write(tmp_path / "files", lists() | photographs())
+    return config(files, cache_dir=str(tmp_path / "cache"))
+
+
+def same(first, second):
+    assert first.fingerprint == second.fingerprint
+    for name, split in first.splits.items():
+        for what, array in vars(split).items():
+            np.testing.assert_array_equal(array, getattr(second.splits[name], what))
+
+
+def test_it_is_prepared_once_and_then_read(settings):
+    first = load(settings)
+    shutil.rmtree(settings.path)
+    same(first, load(settings))
+    same(first, load(DatasetConfig("celeba", cache_dir=settings.cache_dir)))
+    assert os.listdir(settings.cache_dir) == ["celeba"]
+
+
+def test_it_says_what_it_was_made_of(settings):
+    load(settings)
+    folder = preparation.folder(settings)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["path"] == settings.path
+    assert manifest["dataset"]["fingerprint"] == load(settings).fingerprint
+    assert set(manifest["files"]) | {"manifest.json"} == set(os.listdir(folder))
+
+
+def flip_a_bit(folder):
+    path = folder / "train-images.npy"
+    content = bytearray(path.read_bytes())
+    content[5000] ^= 1
+    path.write_bytes(content)
+
+
+def change_a_label(folder):
+    np.save(folder / "test-labels.npy", 1 - np.load(folder / "test-labels.npy"))
+
+
+def truncate(folder):
+    path = folder / "validation-images.npy"
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def lose_a_file(folder):
+    (folder / "train-labels.npy").unlink()
+
+
+def lose_the_manifest(folder):
+    (folder / "manifest.json").unlink()
+
+
+def edit_the_manifest(folder):
+    path = folder / "manifest.json"
+    path.write_text(path.read_text().replace('"complete": true', '"complete": false'))
+
+
+def empty_the_manifest(folder):
+    (folder / "manifest.json").write_text("[]")
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (flip_a_bit, r"train-images\.npy was changed"),
+        (change_a_label, r"test-labels\.npy was changed"),
+        (truncate, r"validation-images\.npy was changed"),
+        (lose_a_file, r"train-labels\.npy is missing"),
+        (lose_the_manifest, r"manifest\.json: No such file"),
+        (edit_the_manifest, r"manifest\.json is not whole"),
+        (empty_the_manifest, r"manifest\.json is not whole"),
+    ],
+)
+def test_damage_is_found_said_and_mended_on_request(settings, damage, words):
+    whole = load(settings)
+    arrays = {name: split.images.copy() for name, split in whole.splits.items()}
+    damage(preparation.folder(settings))
+    for attempt in (load, prepare):
+        with pytest.raises(InputError, match=rf"{words}.*dataset=celeba rebuild=true dataset\."):
+            attempt(settings)
+    mended = prepare(settings, rebuild=True)
+    assert mended.fingerprint == whole.fingerprint
+    for name, images in arrays.items():
+        np.testing.assert_array_equal(mended.splits[name].images, images)
+
+
+def test_another_format_is_not_read(settings, monkeypatch):
+    load(settings)
+    monkeypatch.setattr(cache, "FORMAT", cache.FORMAT + 1)
+    with pytest.raises(InputError, match="it has format 1, this version reads 2"):
+        load(settings)
+
+
+def test_other_files_are_not_taken_for_those_that_were_prepared(settings, tmp_path, monkeypatch):
+    load(settings)
+    other = config(tmp_path / "other", cache_dir=settings.cache_dir)
+    with pytest.raises(InputError, match=r"were made of .*files, not of dataset\.path \(.*other"):
+        load(other)
+    # What is known to be the published data is the same wherever it lies.
+    monkeypatch.setitem(preparation.FINGERPRINTS, "celeba", load(settings).fingerprint)
+    same(load(other), load(settings))
+
+
+def test_what_is_not_the_published_data_is_not_kept(settings, monkeypatch):
+    monkeypatch.setitem(preparation.FINGERPRINTS, "celeba", "0" * 32)
+    with pytest.raises(InputError, match="is not the published one"):
+        load(settings)
+    assert stored(settings) is None
+
+
+def test_two_processes_do_not_prepare_at_once(settings):
+    with alone(preparation.folder(settings)):
+        with pytest.raises(RunError, match="Another process is preparing celeba in"):
+            load(settings)
+        assert stored(settings) is None
+    assert load(settings)
+    with alone(preparation.folder(settings)):
+        assert load(settings)  # reading goes on beside it
+
+
+def test_too_small_a_disk_is_found_before_it_is_full(settings, monkeypatch):
+    status = os.statvfs(ROOT)
+    small = os.statvfs_result((*status[:4], 1, *status[5:]))
+    monkeypatch.setattr(os, "statvfs", lambda _: small)
+    with pytest.raises(RunError, match=r"needs .* MiB for the prepared data and has 0 MiB free"):
+        load(settings)
+    monkeypatch.undo()
+    assert not (preparation.folder(settings)).exists()
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES])
+def test_a_disk_that_takes_no_more_leaves_nothing(settings, monkeypatch, number):
+    def fail(*_, **__):
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cache.np, "save", fail)
+        with pytest.raises(RunError, match=rf"\({os.strerror(number)}\); .*dataset\.cache_dir"):
+            load(settings)
+    assert stored(settings) is None
+    assert load(settings)
+
+
+def test_a_folder_that_cannot_be_made_is_named(settings):
+    settings.cache_dir = "/proc/none"
+    with pytest.raises(RunError, match=r"could not be prepared in /proc/none .*dataset\.cache_dir"):
+        load(settings)
+
+
+DIES = """
+import os, pathlib, shutil, sys
+import numpy as np
+from lrlc_jax.data import prepare as preparation
+from lrlc_jax.data.sources import celeba, celeba_lists
+from tests.data.examples import COUNT, config, lists
+import hashlib
+
+celeba.COUNT = celeba_lists.COUNT = COUNT
+celeba_lists.LABELLED = COUNT // 3
+celeba.COUNTS = {"train": 40, "validation": 10, "test": 10}
+for file in celeba_lists.PUBLISHED_MD5:
+    celeba_lists.PUBLISHED_MD5[file] = hashlib.md5(lists()[file]).hexdigest()
+settings = config(sys.argv[1], cache_dir=sys.argv[2])
+fingerprint, rebuild, death = None, False, 0
+steps = 0
+
+
+def dying(function):
+    def call(*args, **kwargs):
+        global steps
+        steps += 1
+        if steps == death:
+            os._exit(9)
+        return function(*args, **kwargs)
+    return call
+
+
+np.save, shutil.rmtree, os.fsync = dying(np.save), dying(shutil.rmtree), dying(os.fsync)
+pathlib.Path.rename = dying(pathlib.Path.rename)
+pathlib.Path.replace = dying(pathlib.Path.replace)
+pathlib.Path.mkdir = dying(pathlib.Path.mkdir)
+for rebuild in (False, True):
+    for death in range(1, 100):
+        child = os.fork()
+        if not child:
+            steps = 0
+            preparation.prepare(settings, rebuild=rebuild)
+            os._exit(0)
+        died = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        there = preparation.stored(settings)  # raises unless it is absent or whole
+        if died == 0:
+            break
+        assert died == 9, died
+        if there is not None:
+            fingerprint = fingerprint or there.fingerprint
+            assert there.fingerprint == fingerprint
+            if not rebuild:
+                steps = 0
+                shutil.rmtree(preparation.folder(settings))
+    assert death > 10
+    assert os.listdir(sys.argv[2]) == ["celeba"], os.listdir(sys.argv[2])
+print("always absent or whole")
+"""
+
+
+def test_a_process_killed_at_any_step_leaves_nothing_or_all(settings):
+    answer = subprocess.run(
+        [sys.executable, "-c", DIES, settings.path, settings.cache_dir],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=False,
+        timeout=300,
+    )
+    assert answer.stdout.strip() == "always absent or whole", answer.stderr[-2000:]

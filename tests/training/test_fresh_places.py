@@ -1,0 +1,72 @@
+"""Training images that are placed in noise anew in each epoch, on the device."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lrlc_jax.config import DatasetConfig, LayerConfig, ProtocolConfig
+from lrlc_jax.data import load
+from lrlc_jax.network import NetworkFactory
+from lrlc_jax.training import DeviceData, train
+from lrlc_jax.training.step import Noise, place_in_noise
+
+PROTOCOL = ProtocolConfig(epochs=2, warmup_epochs=0, batch_size=40, seeds=2)
+NOISE = Noise(size=9, levels=200)
+
+
+def placed(count=400, seed=0, noise=NOISE):
+    images = jnp.full((count, 5, 4, 2), 255, jnp.uint8)
+    return np.asarray(place_in_noise(jax.random.key(seed), images, noise))
+
+
+def test_every_image_is_there_whole_and_nothing_else_is_outside_of_the_levels():
+    found = placed()
+    assert found.shape == (400, 9, 9, 2)
+    assert found.dtype == np.uint8
+    for canvas in found[..., 0]:
+        rows, cols = np.nonzero(canvas == 255)
+        assert len(rows) == 5 * 4
+        assert (np.ptp(rows), np.ptp(cols)) == (4, 3)
+    noise = found[found < 255]
+    counts = np.bincount(noise, minlength=201)
+    assert noise.max() == 200
+    assert counts.min() > 0.6 * counts.mean()
+
+
+def test_all_places_are_equally_likely():
+    found = placed(12_000)[..., 0] == 255
+    corners = [tuple(np.argwhere(canvas)[0]) for canvas in found]
+    spots, counts = np.unique(corners, axis=0, return_counts=True)
+    assert len(spots) == 5 * 6
+    expected = 12_000 / 30
+    assert ((counts - expected) ** 2 / expected).sum() < 29 + 5 * (2 * 29) ** 0.5
+
+
+def test_another_key_is_another_place():
+    assert not np.array_equal(placed(seed=0), placed(seed=1))
+    np.testing.assert_array_equal(placed(seed=1), placed(seed=1))
+
+
+@pytest.fixture(scope="module")
+def histories():
+    found = {}
+    for kind in ("fixed", "fresh", "fresh again"):
+        config = DatasetConfig(train_size=120, translate=12, translate_train=kind.split()[0])
+        dataset = load(config)
+        factory = NetworkFactory(dataset.image_shape, dataset.num_classes, LayerConfig())
+        found[kind] = train(factory, DeviceData.put(dataset), PROTOCOL, seeds=(0, 1))
+    return found
+
+
+def test_training_sees_other_images_than_with_fixed_places(histories):
+    fixed, fresh = histories["fixed"].epochs[0], histories["fresh"].epochs[0]
+    assert not np.allclose(fixed.train_loss, fresh.train_loss, rtol=1e-6)
+    assert np.all(fresh.finite)
+
+
+def test_fresh_places_are_the_same_each_time(histories):
+    for first, again in zip(
+        histories["fresh"].epochs, histories["fresh again"].epochs, strict=True
+    ):
+        np.testing.assert_array_equal(first.train_loss, again.train_loss)
