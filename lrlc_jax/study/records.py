@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import tempfile
+from types import NoneType
 from typing import Any
 
 from lrlc_jax.errors import InputError, RunError
@@ -195,7 +196,8 @@ def whole(record: Record) -> bool:
         return (
             bool(record.seeds)
             and isinstance(record.machine["device"], str)
-            and isinstance(record.matched_parameters, int | None)
+            and type(record.matched_parameters) in (int, NoneType)
+            and isinstance(notes(record), list)
             and all(isinstance(note, str) for note in notes(record))
             and all(isinstance(n, int) for n in (record.parameters, *map(record.data.get, COUNTS)))
             and all(len(record.final[name]) == len(record.seeds) for name in FINAL_FIGURES)

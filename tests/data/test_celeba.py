@@ -2,13 +2,15 @@
 
 import lzma
 import zipfile
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from lrlc_jax.config import DatasetConfig
 from lrlc_jax.data.order import by_person, divide
-from lrlc_jax.data.sources import celeba, celeba_lists, decode, faces
+from lrlc_jax.data.sources import celeba, celeba_lists, decode, faces, tfds
 from lrlc_jax.errors import InputError
 from tests.conftest import shared
 from tests.data.examples import (
@@ -45,13 +47,17 @@ def forms(folder):
     pack(whole / "img_align_celeba.zip", inside)
     yield whole
     yield pack(folder / "lists inside.zip", lists() | inside)
+    (folder / "linked").mkdir()
+    for link, target in (("here", folder / "folders"), ("loop", folder / "linked")):
+        (folder / "linked" / link).symlink_to(target)
+    yield folder / "linked"
     write(folder / "beside", lists())
     yield pack(folder / "beside" / "img.zip", inside)
 
 
 def test_every_form_is_the_same_data(tmp_path):
     found = [prepared(form, tmp_path / f"work{i}") for i, form in enumerate(forms(tmp_path))]
-    assert len(found) == 5
+    assert len(found) == 6
     assert len({dataset.fingerprint for dataset in found}) == 1
     dataset = found[0]
     assert {k: len(v) for k, v in dataset.splits.items()} == celeba.COUNTS
@@ -302,3 +308,42 @@ def test_the_lists_of_the_real_data_say_what_is_known_of_them(monkeypatch):
     first = lzma.decompress((folder / "list_attr_celeba_first20000.txt.xz").read_bytes())
     with pytest.raises(InputError, match="says that it has 202599 rows and has 20000"):
         celeba_lists.read_lists(files | {"list_attr_celeba.txt": first}, "there")
+
+
+class Builder:
+    """What tensorflow-datasets gives of a prepared CelebA, without preparing one."""
+
+    def __init__(self, lost=0):
+        self.numbers = {"train": range(1, 41 - lost), "validation": range(41, 51)}
+        self.numbers["test"] = range(51, 61)
+        self.info = SimpleNamespace(
+            splits={n: SimpleNamespace(num_examples=len(v)) for n, v in self.numbers.items()}
+        )
+
+    def as_data_source(self, split, decoders):
+        assert set(decoders) == {"image"}
+        return [
+            {
+                "image": jpeg(n),
+                "attributes": {"Male": n % 3 == 0},
+                "identity": {"Identity_No": 1 + (n - 1) // 3},
+            }
+            for n in reversed(self.numbers[split])
+        ]
+
+
+def from_tfds(work, monkeypatch, builder):
+    tfds.photographs.cache_clear()
+    monkeypatch.setattr(tfds, "prepared", lambda *_, **__: builder)
+    work.mkdir()
+    return celeba.prepare(DatasetConfig("celeba", "tfds"), work)
+
+
+def test_tensorflow_datasets_give_the_same_data(tmp_path, monkeypatch):
+    theirs = from_tfds(tmp_path / "theirs", monkeypatch, Builder())
+    ours = prepared(write(tmp_path / "a", lists() | photographs()), tmp_path / "ours")
+    assert theirs.fingerprint == ours.fingerprint
+    for part, split in ours.splits.items():
+        np.testing.assert_array_equal(split.persons, theirs.splits[part].persons)
+    with pytest.raises(InputError, match=r"train part of CelebA .* has 39 images where .* has 40"):
+        from_tfds(tmp_path / "few", monkeypatch, Builder(lost=1))

@@ -129,7 +129,10 @@ def tamper(path):
         (lambda p: change(p, seeds=3), "lacks figures"),
         (lambda p: change(p, failed={"1": 2}), "lacks figures"),
         (lambda p: change(p, machine={}), "lacks figures"),
+        (lambda p: change(p, matched_parameters="many"), "lacks figures"),
+        (lambda p: change(p, matched_parameters=True), "lacks figures"),
         (lambda p: change(p, data={"train": 400}), "lacks figures"),
+        (lambda p: change(p, data=example().data | {"notes": "PARTIAL"}), "lacks figures"),
     ],
 )
 def test_a_bad_record_is_named(tmp_path, damage, words):

@@ -60,7 +60,13 @@ def walk(path: pathlib.Path) -> Iterator[tuple[str, Place]]:
     if path.is_file():
         yield from members(path)
         return
-    for folder, folders, names in os.walk(path):
+    seen = set()
+    for folder, folders, names in os.walk(path, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:  # a link to where we have been
+            folders.clear()
+            continue
+        seen.add(real)
         folders.sort()
         for name in sorted(names):
             file = os.path.join(folder, name)
