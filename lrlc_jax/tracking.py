@@ -9,8 +9,8 @@ from typing import Any, Concatenate, ParamSpec
 
 from lrlc_jax.config import Config
 from lrlc_jax.study.listener import Listener
-from lrlc_jax.study.plan import label, layer_settings
-from lrlc_jax.study.records import Record
+from lrlc_jax.study.plan import data_name, label, layer_settings
+from lrlc_jax.study.records import Record, notes
 
 P = ParamSpec("P")
 CONNECT_SECONDS = 20
@@ -110,6 +110,7 @@ class WandbTracker(Listener):
             if len(known) == len(values):
                 self.run.summary[f"final/{name}"] = sum(known) / len(known)
         self.run.summary["failed_seeds"] = len(record.failed)
+        self.run.summary["data"] = "; ".join([data_name(record.run["dataset"]), *notes(record)])
         artifact = wandb.Artifact(f"record-{record.identity}", type="record")
         artifact.add_file(str(path))
         self.run.log_artifact(artifact)
@@ -117,12 +118,17 @@ class WandbTracker(Listener):
 
     @guarded
     def finish_study(
-        self, title: str, header: Sequence[str], rows: Sequence[Sequence[str]]
+        self,
+        title: str,
+        caption: Sequence[str],
+        header: Sequence[str],
+        rows: Sequence[Sequence[str]],
     ) -> None:
-        """Log the study's table as a W&B table."""
+        """Log the study's table as a W&B table, its caption as the notes of the W&B run."""
         import wandb  # noqa: PLC0415
 
-        run = self._init(name=f"{self.group}: table", job_type="table")
+        said = "\n".join(caption)
+        run = self._init(name=f"{self.group}: table", job_type="table", notes=said)
         run.log({title: wandb.Table(columns=list(header), data=[list(row) for row in rows])})
         run.finish()
 

@@ -8,6 +8,7 @@ from lrlc_jax.cli import run_command
 from lrlc_jax.config import parse, study_config
 from lrlc_jax.errors import InputError
 from lrlc_jax.report.build import build
+from lrlc_jax.report.rows import caption
 from lrlc_jax.report.tables import HEADER, cells, markdown
 from lrlc_jax.study.execute import execute
 from lrlc_jax.study.menu import studies
@@ -38,7 +39,7 @@ def sweep(values: dict[str, Any], overrides: list[str]) -> int:
     for table in report.tables:
         if table.study.name == study.name and identities & table.identities:
             print(markdown(table))
-            tracker.finish_study(table.name, HEADER, cells(table))
+            tracker.finish_study(table.name, caption(table), HEADER, cells(table))
     print("\n".join(str(path) for path in report.files))
     known = len(outcome.records) - outcome.trained
     print(f"{outcome.trained} runs trained now, {known} were on record.")

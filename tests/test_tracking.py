@@ -32,7 +32,7 @@ def use(tracker, folder):
     tracker.start_run(config(folder), record.identity)
     tracker.epoch(1, metrics())
     tracker.finish_run(record, path)
-    tracker.finish_study("table", ["Layer", "Test"], [["LRLC", "99"]])
+    tracker.finish_study("table", ["On a subset."], ["Layer", "Test"], [["LRLC", "99"]])
 
 
 def test_off_by_default():

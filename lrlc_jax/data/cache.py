@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 import lrlc_jax
 from lrlc_jax.data.dataset import SPLITS, Dataset, Split
-from lrlc_jax.errors import InputError, RunError
+from lrlc_jax.errors import InputError
+from lrlc_jax.folders import require_space
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -67,21 +68,6 @@ def write(dataset: Dataset, folder: pathlib.Path, path: str | None) -> None:
         file.write(json.dumps(manifest, indent=1) + "\n")
         file.flush()
         os.fsync(file.fileno())
-
-
-def require_space(folder: pathlib.Path, needed: int) -> None:
-    """Refuse to begin what the disk cannot hold.
-
-    Raises:
-        RunError: saying what is needed.
-    """
-    status = os.statvfs(folder)
-    free = status.f_bavail * status.f_frsize
-    if free < needed:
-        raise RunError(
-            f"{folder.parent.parent} needs {needed / 2**20:,.0f} MiB for the prepared data and has "
-            f"{free / 2**20:,.0f} MiB free; free some, or name another folder by dataset.cache_dir."
-        )
 
 
 def sum_of(path: pathlib.Path) -> str:

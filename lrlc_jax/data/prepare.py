@@ -114,7 +114,8 @@ def written_in(place: pathlib.Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        # numpy gives no number where the disk took only part of an array.
+        full = error.errno in (None, errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         advice = "free some space there, or name" if full else "name"
         where = f": {error.filename}" if error.filename else ""
         raise RunError(

@@ -21,6 +21,10 @@ class Listener:
         """A run's record is on disk."""
 
     def finish_study(
-        self, title: str, header: Sequence[str], rows: Sequence[Sequence[str]]
+        self,
+        title: str,
+        caption: Sequence[str],
+        header: Sequence[str],
+        rows: Sequence[Sequence[str]],
     ) -> None:
-        """A study's table is on disk."""
+        """A study's table is on disk; its caption says what was run, and on what."""

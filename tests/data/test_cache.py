@@ -148,7 +148,7 @@ def test_too_small_a_disk_is_found_before_it_is_full(settings, monkeypatch):
     status = os.statvfs(ROOT)
     small = os.statvfs_result((*status[:4], 1, *status[5:]))
     monkeypatch.setattr(os, "statvfs", lambda _: small)
-    with pytest.raises(RunError, match=r"needs .* MiB for the prepared data and has 0 MiB free"):
+    with pytest.raises(RunError, match=r"needs .* prepared data, and its disk has 0 MiB free"):
         load(settings)
     monkeypatch.undo()
     assert not (preparation.folder(settings)).exists()

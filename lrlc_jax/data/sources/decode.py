@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from lrlc_jax.data.dataset import Split
 from lrlc_jax.data.sources import faces
 from lrlc_jax.errors import RunError
+from lrlc_jax.folders import require_space
 from lrlc_jax.progress import Counter
 
 CHUNK = 1024  # photographs that a process takes at a time, and that a kill can lose
@@ -70,6 +71,8 @@ def decode(
         if load_chunk(path) is None
     }
     todo = sum(map(len, jobs.values()))
+    # The chunks that are missing, and all of them once more when they are put in order.
+    require_space(work, (todo + len(keys)) * faces.SIDE**2 * 3)
     with Counter("decoding photographs", len(keys), done=len(keys) - todo) as counter:
         if processes == 1 or len(jobs) == 1:
             for path, some in jobs.items():
