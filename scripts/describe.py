@@ -1,7 +1,6 @@
 """Write the statistics and pictures of a data set (``--help``)."""
 
 import dataclasses
-import json
 import pathlib
 from typing import Any
 
@@ -12,14 +11,15 @@ from lrlc_jax.data import load
 from lrlc_jax.errors import InputError, at_least
 from lrlc_jax.report.figures import png
 from lrlc_jax.report.images import (
-    as_json,
     contact_sheet,
     correlation_plot,
     figures_of,
     mean_and_deviation,
+    numbers_of,
     summary,
 )
-from lrlc_jax.study.records import prepare, write_atomically
+from lrlc_jax.study import provenance
+from lrlc_jax.study.records import as_json, prepare, write_atomically
 
 CONFIGS = pathlib.Path(__file__).resolve().parents[1] / "configs"
 
@@ -43,7 +43,7 @@ def describe(values: dict[str, Any], overrides: list[str]) -> int:
     folder = pathlib.Path(config.results_dir).expanduser() / "data" / name
     private = PRIVATE.get(dataset.name, "")
     contents: dict[str, str | bytes] = {
-        "statistics.json": json.dumps(as_json(dataset, statistics), indent=1) + "\n",
+        "statistics.json": as_json(numbers_of(dataset, statistics) | {"code": provenance.code()}),
         "correlation.png": png(correlation_plot(dataset, statistics)),
         "mean_and_deviation.png": png(mean_and_deviation(dataset, statistics)),
         f"contact_sheet{private}.png": png(contact_sheet(dataset)),

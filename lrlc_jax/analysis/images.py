@@ -28,9 +28,9 @@ class ImageStatistics:
             where every position looks alike on average, 1 where all images are equal. A layer that
             shares its filters over positions wastes nothing in the first case.
         sample: images that the correlations are of, the first of the training images.
-        down: correlation of two pixels in a column against their distance from 0 on; channels are
+        correlation_down: correlation of two pixels in a column against their distance from 0 on; channels are
             averaged.
-        across: the same in a row.
+        correlation_across: the same in a row.
     """
 
     count: int
@@ -40,13 +40,13 @@ class ImageStatistics:
     deviation_image: Floats
     alignment: float
     sample: int
-    down: Floats
-    across: Floats
+    correlation_down: Floats
+    correlation_across: Floats
 
     @property
     def neighbours(self) -> float:
         """The correlation of two pixels side by side, or one above the other."""
-        return float(self.down[1] + self.across[1]) / 2
+        return float(self.correlation_down[1] + self.correlation_across[1]) / 2
 
 
 def measure(dataset: Dataset, sample: int) -> ImageStatistics:
@@ -73,8 +73,8 @@ def measure(dataset: Dataset, sample: int) -> ImageStatistics:
         deviation_image=np.sqrt(within),
         alignment=float(between.sum() / total.sum()),
         sample=size,
-        down=correlation(images[:size], axis=1),
-        across=correlation(images[:size], axis=2),
+        correlation_down=correlation(images[:size], axis=1),
+        correlation_across=correlation(images[:size], axis=2),
     )
 
 

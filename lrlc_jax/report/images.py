@@ -65,7 +65,7 @@ def figures_of(statistics: ImageStatistics) -> list[str]:
     ]
 
 
-def as_json(dataset: Dataset, statistics: ImageStatistics) -> dict[str, Any]:
+def numbers_of(dataset: Dataset, statistics: ImageStatistics) -> dict[str, Any]:
     """Everything that was measured, but for the images."""
     kept = {
         name: [None if np.isnan(v) else round(v, 6) for v in value.tolist()]
@@ -85,7 +85,8 @@ def as_json(dataset: Dataset, statistics: ImageStatistics) -> dict[str, Any]:
             for name, split in dataset.splits.items()
         },
         **kept,
-        "neighbours": statistics.neighbours,
+        "alignment": round(statistics.alignment, 6),
+        "neighbours": round(statistics.neighbours, 6),
     }
 
 
@@ -95,8 +96,8 @@ def correlation_plot(dataset: Dataset, statistics: ImageStatistics) -> Figure:
         figure = Figure(figsize=(5.6, 3.9), dpi=200, layout="constrained")
         axes = figure.add_subplot()
         for values, name, marker in (
-            (statistics.across, "across a row", "o"),
-            (statistics.down, "down a column", "s"),
+            (statistics.correlation_across, "across a row", "o"),
+            (statistics.correlation_down, "down a column", "s"),
         ):
             axes.plot(range(len(values)), values, marker=marker, ms=3, lw=1.2, label=name)
         axes.axhline(CLAIM, color="black", ls=":", lw=1, label=f"{CLAIM}, claimed for neighbours")
@@ -141,7 +142,7 @@ def contact_sheet(dataset: Dataset) -> Figure:
     rows_each = TALL if dataset.num_classes <= 3 else 1
     shape = dataset.num_classes * rows_each, COLUMNS
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(7.2, 0.6 * shape[0] + 0.7), dpi=200, layout="constrained")
+        figure = Figure(figsize=(7.2, 0.6 * shape[0] + 0.7), dpi=120, layout="constrained")
         grid = figure.subplots(*shape, squeeze=False)
         for axes in grid.flat:
             axes.set_axis_off()
@@ -158,5 +159,6 @@ def contact_sheet(dataset: Dataset) -> Figure:
 def show(axes: Axes, image: Any) -> None:
     """An image with pixels between 0 and 1, grey or in colours."""
     grey = image.shape[2] == 1
-    axes.imshow(image[..., 0] if grey else image, cmap="gray", vmin=0, vmax=1)
+    shown = image[..., 0] if grey else image
+    axes.imshow(shown, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     axes.set_axis_off()

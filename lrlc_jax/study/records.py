@@ -127,11 +127,16 @@ def write(record: Record, results_dir: str | pathlib.Path) -> pathlib.Path:
 
 
 def dumps(record: Record) -> str:
-    """The record as JSON, with one line for each list of numbers."""
+    """The record as JSON."""
     values = dataclasses.asdict(record)
     values = {"schema": values.pop("schema"), **values}
     if record.matched_parameters is None:
         del values["matched_parameters"]
+    return as_json(values)
+
+
+def as_json(values: dict[str, Any]) -> str:
+    """JSON that people can read, with one line for each list of numbers."""
     lists: list[str] = []
 
     def shorten(value: Any) -> Any:

@@ -58,7 +58,7 @@ def test_correlation_is_pearsons(monkeypatch):
 
 def test_smooth_images_are_correlated_and_noise_is_not():
     found = measure(dataset(noise()), 500)
-    assert found.down[0] == found.across[0] == pytest.approx(1)
+    assert found.correlation_down[0] == found.correlation_across[0] == pytest.approx(1)
     assert abs(found.neighbours) < 0.01
     smooth = np.repeat(np.repeat(noise(500, 3, 3), 4, axis=1), 4, axis=2)
     found = measure(dataset(smooth), 500)
