@@ -28,7 +28,7 @@ class ImageStatistics:
             where every position looks alike on average, 1 where all images are equal. A layer that
             shares its filters over positions wastes nothing in the first case.
         sample: images that the correlations are of, the first of the training images.
-        correlation_down: correlation of two pixels in a column against their distance from 0 on; channels are
+        correlation_down: of two pixels in a column, against their distance from 0 on; channels are
             averaged.
         correlation_across: the same in a row.
     """

@@ -151,7 +151,7 @@ def by_person(dataset: Dataset) -> Dataset:
         levels=dataset.levels,
         scaled_to=dataset.scaled_to,
         complete=dataset.complete,
-        notes=(*dataset.notes, "split by person, not officially"),
+        notes=(*dataset.notes, "split by person, not the official split"),
     )
 
 

@@ -126,7 +126,7 @@ def test_no_person_is_in_two_parts(tmp_path):
     assert all(persons)
     assert sum(map(len, persons)) == len(set.union(*persons)) == COUNT // 3
     assert sum(map(len, divided.splits.values())) == COUNT
-    assert divided.notes == ("split by person, not officially",)
+    assert divided.notes == ("split by person, not the official split",)
     assert divided.fingerprint != official.fingerprint
 
 
@@ -141,7 +141,7 @@ def test_more_photographs_move_nobody_to_another_part(tmp_path):
 def test_partial_data_are_split_by_person_where_too_little_is_held_out(tmp_path, monkeypatch):
     some = photographs(range(1, COUNT))
     dataset = prepared(write(tmp_path / "a", lists() | some), tmp_path / "work")
-    assert divide(dataset, None).notes[-1] == "split by person, not officially"
+    assert divide(dataset, None).notes[-1] == "split by person, not the official split"
     assert divide(dataset, "official") is dataset
     monkeypatch.setattr("lrlc_jax.data.order.ENOUGH", 9)
     assert divide(dataset, None) is dataset

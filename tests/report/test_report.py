@@ -217,7 +217,7 @@ def test_nothing_on_record_is_said(tmp_path):
 
 
 def test_what_is_not_all_of_the_data_or_not_as_published_is_said_everywhere():
-    notes = ["PARTIAL: 13 of 202 images", "split by person, not officially"]
+    notes = ["PARTIAL: 13 of 202 images", "split by person, not the official split"]
     found = complete(dataset=DatasetConfig("celeba"), notes=notes, fingerprint="part")
     (table,) = study_tables(STUDY, found)
     for text in (markdown(table), latex(table), all_runs(found)):
