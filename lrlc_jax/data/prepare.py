@@ -50,6 +50,10 @@ def stored(config: DatasetConfig) -> Dataset | None:
         source = f"dataset.source={manifest['dataset']['source']}"
         source += f" dataset.path={path}" if path else ""
         dataset = cache.read(place)
+        if dataset.name != config.name:
+            raise cache.DamagedError(f"it is {dataset.name}")
+        if dataset.fingerprint != FINGERPRINTS.get(dataset.name, dataset.fingerprint):
+            raise cache.DamagedError("its fingerprint is not that of the published data")
     except cache.DamagedError as error:
         raise InputError(
             f"The prepared data in {place} are damaged ({error}); prepare them again: "

@@ -110,6 +110,17 @@ def test_damage_is_found_said_and_mended_on_request(settings, damage, words):
         np.testing.assert_array_equal(mended.splits[name].images, images)
 
 
+def test_a_folder_of_other_data_is_not_taken_for_it(settings, monkeypatch):
+    load(settings)
+    folder = preparation.folder(settings)
+    shutil.copytree(folder, folder.with_name("mnist"))
+    with pytest.raises(InputError, match="it is celeba"):
+        load(DatasetConfig("mnist", cache_dir=settings.cache_dir))
+    monkeypatch.setitem(preparation.FINGERPRINTS, "celeba", "0" * 32)
+    with pytest.raises(InputError, match="not that of the published data"):
+        load(settings)
+
+
 def test_another_format_is_not_read(settings, monkeypatch):
     load(settings)
     monkeypatch.setattr(cache, "FORMAT", cache.FORMAT + 1)

@@ -247,6 +247,11 @@ def unknown_photograph(folder):
     (folder / "000061.jpg").write_bytes(jpeg(61))
 
 
+def broken_link(folder):
+    (folder / name(3)).unlink()
+    (folder / name(3)).symlink_to(folder / "nowhere.jpg")
+
+
 def empty_lists(folder):
     (folder / "list_attr_celeba.txt").write_bytes(b"")
 
@@ -265,6 +270,7 @@ def empty_lists(folder):
         (no_partition, r"lacks list_eval_partition\.txt"),
         (no_photographs, "holds no photographs"),
         (unknown_photograph, r"does not have 000061\.jpg"),
+        (broken_link, r"000003\.jpg cannot be read \(No such file"),
         (empty_lists, "says that it has no rows"),
     ],
 )

@@ -38,8 +38,7 @@ def find(path: pathlib.Path) -> tuple[dict[str, Place], Lists]:
         raise InputError(f"dataset.path is {path}, where there is nothing.")
     found: dict[str, list[Place]] = {}
     for name, place in walk(path):
-        if NAME.fullmatch(name) or name in LISTS:
-            found.setdefault(name, []).append(place)
+        found.setdefault(name, []).append(place)
     if path.is_file():
         for name in LISTS:
             beside = path.with_name(name)
@@ -55,13 +54,22 @@ def find(path: pathlib.Path) -> tuple[dict[str, Place], Lists]:
     return {name: best(places) for name, places in sorted(found.items())}, lists
 
 
+def wanted(name: str) -> bool:
+    """Whether a file is a photograph or a list."""
+    return name in LISTS or NAME.fullmatch(name) is not None
+
+
 def walk(path: pathlib.Path) -> Iterator[tuple[str, Place]]:
-    """Every file of a folder or a zip, and of the zips in a folder: its name and where it is."""
+    """Photographs and lists in a folder or a zip, and in the zips in a folder, by their names."""
     if path.is_file():
         yield from members(path)
         return
+
+    def refuse(error: OSError) -> None:
+        raise InputError(f"{error.filename} cannot be read ({error.strerror}).")
+
     seen = set()
-    for folder, folders, names in os.walk(path, followlinks=True):
+    for folder, folders, names in os.walk(path, onerror=refuse, followlinks=True):
         real = os.path.realpath(folder)
         if real in seen:  # a link to where we have been
             folders.clear()
@@ -72,22 +80,20 @@ def walk(path: pathlib.Path) -> Iterator[tuple[str, Place]]:
             file = os.path.join(folder, name)
             if name.endswith(".zip"):
                 yield from members(pathlib.Path(file))
-            else:
-                yield name, ("", file, os.path.getsize(file))
+            elif wanted(name):
+                try:
+                    yield name, ("", file, os.path.getsize(file))
+                except OSError as error:
+                    refuse(error)
 
 
 def members(path: pathlib.Path) -> Iterator[tuple[str, Place]]:
-    """The files in a zip."""
+    """Photographs and lists in a zip."""
     for member in open_zip(str(path)).infolist():
         check_inside(member.filename, path)
-        yield (
-            pathlib.PurePosixPath(member.filename).name,
-            (
-                str(path),
-                member.filename,
-                member.file_size,
-            ),
-        )
+        name = pathlib.PurePosixPath(member.filename).name
+        if wanted(name):
+            yield name, (str(path), member.filename, member.file_size)
 
 
 def open_zip(path: str) -> zipfile.ZipFile:
