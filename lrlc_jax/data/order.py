@@ -127,7 +127,8 @@ def by_person(dataset: Dataset) -> Dataset:
     if pool.persons is None:
         raise InputError(
             f"To split {dataset.name} by person it must say who is in its images, in "
-            "identity_CelebA.txt; put that beside the images and prepare the data again."
+            "identity_CelebA.txt; put that beside the images and prepare the data again, or take "
+            "dataset.split=official."
         )
     places = np.array([place_of_person(int(person)) for person in pool.persons])
     parts = [

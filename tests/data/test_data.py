@@ -141,6 +141,19 @@ def mnist_files(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.mark.parametrize("rename", [lambda n: n, lambda n: n.replace("-idx", ".idx")])
+@pytest.mark.parametrize("packed", [True, False])
+def test_files_may_be_unpacked_and_named_as_programs_do(mnist_files, rename, packed, tmp_path):
+    for path in list(mnist_files.iterdir()):
+        new = path.with_name(rename(path.name))
+        path.rename(new)
+        if not packed:
+            new.with_suffix("").write_bytes(gzip.decompress(new.read_bytes()))
+            new.unlink()
+    found = mnist.prepare(DatasetConfig("mnist", "files", str(mnist_files)), tmp_path)
+    assert (len(found.train), len(found.test)) == (55_200, 10_000)
+
+
 def missing(folder):
     (folder / "t10k-labels-idx1-ubyte.gz").unlink()
 

@@ -27,7 +27,9 @@ def read(
         InputError: if the file is missing, truncated, does not hold bytes of that shape, or is
             not the one that was published.
     """
-    path = next((p for p in (folder / f"{name}.gz", folder / name) if p.is_file()), None)
+    unpacked = name.replace("-idx", ".idx")  # as some programs name what they unpack
+    names = (f"{name}.gz", name, f"{unpacked}.gz", unpacked)
+    path = next((folder / n for n in names if (folder / n).is_file()), None)
     if path is None:
         raise InputError(f"{folder} holds neither {name}.gz nor {name}.")
     try:
