@@ -228,7 +228,7 @@ def caption(table: StudyTable) -> list[str]:
         f"{data['test']} test images (fingerprint {table.setting.dataset['fingerprint']})."
     ]
     if noted:
-        lines.append(f"NOT ALL OF IT, OR NOT AS IT IS PUBLISHED: {'; '.join(noted)}.")
+        lines.append(f"NOT THE PUBLISHED DATA SET: {'; '.join(noted)}.")
     if data["train"] != data["train_available"]:
         lines.append(
             f"SUBSET: trained on {data['train']} of the {data['train_available']} training images."
