@@ -66,6 +66,13 @@ def test_smooth_images_are_correlated_and_noise_is_not():
     assert found.neighbours == pytest.approx(9 / 11, abs=0.01)
 
 
+def test_stripes_are_correlated_along_themselves():
+    rows = np.repeat(noise(500, cols=1), 10, axis=2)
+    found = measure(dataset(rows), 500)
+    np.testing.assert_allclose(found.correlation_across, 1)
+    assert np.abs(found.correlation_down[1:8]).max() < 0.05
+
+
 def test_pixels_that_do_not_vary_have_no_correlation():
     pixels = noise(20)
     pixels[:, 0] = 0

@@ -155,14 +155,18 @@ def test_two_processes_do_not_prepare_at_once(settings):
         assert load(settings)  # reading goes on beside it
 
 
-def test_too_small_a_disk_is_found_before_it_is_full(settings, monkeypatch):
+def test_too_small_a_disk_is_found_before_it_is_full(settings, monkeypatch, tmp_path):
     status = os.statvfs(ROOT)
-    small = os.statvfs_result((*status[:4], 1, *status[5:]))
+    small = os.statvfs_result((*status[:4], 0, *status[5:]))
     monkeypatch.setattr(os, "statvfs", lambda _: small)
     with pytest.raises(RunError, match=r"needs .* prepared data, and its disk has 0 MiB free"):
         load(settings)
+    assert not os.listdir(settings.cache_dir + "/celeba.part/chunks/")[1:]
+    (tmp_path / "new").mkdir()
+    with pytest.raises(RunError, match="needs 0 MiB for prepared data"):
+        cache.write(load(DatasetConfig()), tmp_path / "new" / "digits", None)
     monkeypatch.undo()
-    assert not (preparation.folder(settings)).exists()
+    assert not preparation.folder(settings).exists()
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES])
@@ -175,6 +179,7 @@ def test_a_disk_that_takes_no_more_leaves_nothing(settings, monkeypatch, number)
         with pytest.raises(RunError, match=rf"\({os.strerror(number)}\); .*dataset\.cache_dir"):
             load(settings)
     assert stored(settings) is None
+    assert os.listdir(preparation.folder(settings).with_suffix(".part")) == ["chunks"]
     assert load(settings)
 
 
@@ -184,69 +189,11 @@ def test_a_folder_that_cannot_be_made_is_named(settings):
         load(settings)
 
 
-DIES = """
-import os, pathlib, shutil, sys
-import numpy as np
-from lrlc_jax.data import prepare as preparation
-from lrlc_jax.data.sources import celeba, celeba_lists
-from tests.data.examples import COUNT, config, lists
-import hashlib
-
-celeba.COUNT = celeba_lists.COUNT = COUNT
-celeba_lists.LABELLED = COUNT // 3
-celeba.COUNTS = {"train": 40, "validation": 10, "test": 10}
-for file in celeba_lists.PUBLISHED_MD5:
-    celeba_lists.PUBLISHED_MD5[file] = hashlib.md5(lists()[file]).hexdigest()
-settings = config(sys.argv[1], cache_dir=sys.argv[2])
-fingerprint, rebuild, death = None, False, 0
-steps = 0
-
-
-def dying(function):
-    def call(*args, **kwargs):
-        global steps
-        steps += 1
-        if steps == death:
-            os._exit(9)
-        return function(*args, **kwargs)
-    return call
-
-
-np.save, shutil.rmtree, os.fsync = dying(np.save), dying(shutil.rmtree), dying(os.fsync)
-pathlib.Path.rename = dying(pathlib.Path.rename)
-pathlib.Path.replace = dying(pathlib.Path.replace)
-pathlib.Path.mkdir = dying(pathlib.Path.mkdir)
-for rebuild in (False, True):
-    for death in range(1, 100):
-        child = os.fork()
-        if not child:
-            steps = 0
-            preparation.prepare(settings, rebuild=rebuild)
-            os._exit(0)
-        died = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        there = preparation.stored(settings)  # raises unless it is absent or whole
-        if died == 0:
-            break
-        assert died == 9, died
-        if there is not None:
-            fingerprint = fingerprint or there.fingerprint
-            assert there.fingerprint == fingerprint
-            if not rebuild:
-                steps = 0
-                shutil.rmtree(preparation.folder(settings))
-    assert death > 10
-    assert os.listdir(sys.argv[2]) == ["celeba"], os.listdir(sys.argv[2])
-print("always absent or whole")
-"""
-
-
 def test_a_process_killed_at_any_step_leaves_nothing_or_all(settings):
+    program = ["-m", "tests.data.dies_at_every_step", settings.path, settings.cache_dir]
     answer = subprocess.run(
-        [sys.executable, "-c", DIES, settings.path, settings.cache_dir],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        check=False,
-        timeout=300,
+        [sys.executable, *program], capture_output=True, text=True, cwd=ROOT, check=False
     )
-    assert answer.stdout.strip() == "always absent or whole", answer.stderr[-2000:]
+    *deaths, conclusion = answer.stdout.splitlines() or [answer.stderr[-2000:]]
+    assert conclusion == "always absent or whole", answer.stderr[-2000:]
+    assert all(int(line.split()[1]) > 20 for line in deaths)

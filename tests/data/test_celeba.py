@@ -10,7 +10,7 @@ from PIL import Image
 
 from lrlc_jax.config import DatasetConfig
 from lrlc_jax.data.order import by_person, divide
-from lrlc_jax.data.sources import celeba, celeba_lists, decode, faces, tfds
+from lrlc_jax.data.sources import celeba, celeba_files, celeba_lists, decode, faces, tfds
 from lrlc_jax.errors import InputError
 from tests.conftest import shared
 from tests.data.examples import (
@@ -279,6 +279,12 @@ def test_what_is_wrong_is_named(tmp_path, damage, words):
     damage(folder)
     with pytest.raises(InputError, match=words):
         prepared(folder, tmp_path / "work")
+
+
+def test_no_photograph_is_found_twice(tmp_path):
+    folder = write(tmp_path / "a", lists() | photographs())
+    (folder / "loop").symlink_to(folder)
+    assert len(list(celeba_files.walk(folder))) == COUNT + 3
 
 
 def test_a_bad_zip_is_named(tmp_path):

@@ -151,6 +151,12 @@ def test_what_is_not_cifar10_is_refused_in_one_sentence(small, tmp_path):
     (tmp_path / "c.tar.gz").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(InputError, match=r"c\.tar\.gz is damaged or no tar\.gz"):
         read(tmp_path / "c.tar.gz")
-    pack(tmp_path / "d.tar.gz", {"../data_batch_1.bin": b""})
-    with pytest.raises(InputError, match="points outside of it"):
-        read(tmp_path / "d.tar.gz")
+    for outside in (
+        "../data_batch_1.bin",
+        "/data_batch_1.bin",
+        "a/../../b",
+        "..\\data_batch_1.bin",
+    ):
+        pack(tmp_path / "d.tar.gz", {outside: b""})
+        with pytest.raises(InputError, match="points outside of it"):
+            read(tmp_path / "d.tar.gz")

@@ -237,6 +237,7 @@ def test_translated_data_are_other_data():
     names = ["celeba", *["celeba translated in 48x48 noise"] * 2]
     titles = sorted(markdown(table).splitlines()[0] for table in tables)
     assert [title.removeprefix("# A small study: ").split(",")[0] for title in titles] == names
+    assert titles[-1].endswith("noise, anew in each epoch")
     assert len({table.name for table in tables}) == 3
     assert {"-in-48-" in table.name for table in tables} == {True, False}
     assert len({record.file_name for record in [*plain, *moved, *fresh]}) == 3 * len(plain)

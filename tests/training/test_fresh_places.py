@@ -4,12 +4,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from lrlc_jax.config import DatasetConfig, LayerConfig, ProtocolConfig
 from lrlc_jax.data import load
-from lrlc_jax.network import NetworkFactory
+from lrlc_jax.network import NetworkFactory, split
 from lrlc_jax.training import DeviceData, train
-from lrlc_jax.training.step import Noise, place_in_noise
+from lrlc_jax.training.schedule import Schedule
+from lrlc_jax.training.step import Examples, Noise, init, place_in_noise, train_one_epoch
 
 PROTOCOL = ProtocolConfig(epochs=2, warmup_epochs=0, batch_size=40, seeds=2)
 NOISE = Noise(size=9, levels=200)
@@ -46,6 +48,34 @@ def test_all_places_are_equally_likely():
 def test_another_key_is_another_place():
     assert not np.array_equal(placed(seed=0), placed(seed=1))
     np.testing.assert_array_equal(placed(seed=1), placed(seed=1))
+
+
+def loss_of_copies(count, epoch):
+    """Of an untrained network, in batches of 20 copies of one image: it depends on places alone."""
+    images = jnp.full((count, 6, 6, 1), 90, jnp.uint8).at[:, 2:4, 1].set(7)
+    examples = Examples(images, jnp.zeros(count, jnp.int32))
+    factory = NetworkFactory((9, 9, 1), 3, LayerConfig())
+    graphdef, _, _ = split(factory(nnx.Rngs(0)))
+    standing_still = Schedule(*map(jnp.float32, (0, 0, 10)))
+    scaling = jnp.float32(1 / 255), jnp.float32(0)
+    _, metrics = train_one_epoch(
+        graphdef,
+        20,
+        init(factory, jnp.uint32(0)),
+        examples,
+        scaling,
+        standing_still,
+        jnp.int32(epoch),
+        Noise(9, 255),
+    )
+    return float(metrics["loss"])
+
+
+def test_every_epoch_and_every_batch_has_other_places():
+    first = loss_of_copies(20, 0)
+    assert first == pytest.approx(loss_of_copies(20, 0), rel=1e-6)
+    assert first != pytest.approx(loss_of_copies(20, 1), rel=1e-4)
+    assert first != pytest.approx(loss_of_copies(40, 0), rel=1e-4)
 
 
 @pytest.fixture(scope="module")
