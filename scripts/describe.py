@@ -45,7 +45,7 @@ def describe(values: dict[str, Any], overrides: list[str]) -> int:
     contents: dict[str, str | bytes] = {
         "statistics.json": as_json(numbers_of(dataset, statistics) | {"code": provenance.code()}),
         "correlation.png": png(correlation_plot(dataset, statistics)),
-        "mean_and_deviation.png": png(mean_and_deviation(dataset, statistics)),
+        f"mean_and_deviation{private}.png": png(mean_and_deviation(dataset, statistics)),
         f"contact_sheet{private}.png": png(contact_sheet(dataset)),
     }
     for file, content in contents.items():
