@@ -14,7 +14,7 @@ PACKAGE = ROOT / "lrlc_jax"
 # A module may import from its own room and from rooms before it.
 ORDER = [
     "errors",
-    "folders",
+    "system",
     "progress",
     "layers",
     "config",

@@ -13,7 +13,7 @@ from lrlc_jax.data import cache
 from lrlc_jax.data.dataset import Dataset
 from lrlc_jax.data.sources import FINGERPRINTS, PREPARED
 from lrlc_jax.errors import InputError, RunError
-from lrlc_jax.folders import cache_folder
+from lrlc_jax.system import cache_folder
 
 
 def folder(config: DatasetConfig) -> pathlib.Path:

@@ -3,13 +3,13 @@
 import functools
 import hashlib
 import importlib.metadata
-import os
 import pathlib
 import platform
 import subprocess
 from typing import Any
 
 import lrlc_jax
+from lrlc_jax.system import cores
 
 PACKAGE = pathlib.Path(lrlc_jax.__file__).resolve().parent
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
@@ -65,9 +65,7 @@ def machine() -> dict[str, Any]:
         "device": device.device_kind,
         "devices": jax.device_count(),
         "processor": _processor(),
-        "cores": len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else os.cpu_count(),
+        "cores": cores(),
         "system": f"{platform.system()} {platform.machine()}",
     }
 

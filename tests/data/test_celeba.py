@@ -42,13 +42,13 @@ def forms(folder):
     """The same data in each form that people have it in."""
     inside = {f"img_align_celeba/{n}": c for n, c in photographs().items()}
     yield write(folder / "flat", lists() | photographs())
-    yield write(folder / "folders", lists() | inside)
+    yield write(folder / "system", lists() | inside)
     whole = write(folder / "zip in a folder", {f"Anno/{n}": c for n, c in lists().items()})
     pack(whole / "img_align_celeba.zip", inside)
     yield whole
     yield pack(folder / "lists inside.zip", lists() | inside)
     (folder / "linked").mkdir()
-    for link, target in (("here", folder / "folders"), ("loop", folder / "linked")):
+    for link, target in (("here", folder / "system"), ("loop", folder / "linked")):
         (folder / "linked" / link).symlink_to(target)
     yield folder / "linked"
     write(folder / "beside", lists())
@@ -171,7 +171,7 @@ def test_a_split_that_cannot_be_is_refused(tmp_path):
 def test_several_processes_make_the_same_and_go_on(tmp_path, monkeypatch):
     folder = write(tmp_path / "a", lists() | photographs())
     monkeypatch.setattr(decode, "CHUNK", 20)
-    monkeypatch.setattr(celeba.os, "sched_getaffinity", lambda _: {0, 1})
+    monkeypatch.setattr(celeba, "cores", lambda: 2)
     work = tmp_path / "work"
     first = prepared(folder, work)
     chunks = sorted((work / "chunks").glob("*.npz"))
@@ -182,7 +182,7 @@ def test_several_processes_make_the_same_and_go_on(tmp_path, monkeypatch):
     again = prepared(folder, work)
     assert again.fingerprint == first.fingerprint
     assert chunks[0].stat().st_mtime_ns == kept
-    monkeypatch.setattr(celeba.os, "sched_getaffinity", lambda _: {0})
+    monkeypatch.setattr(celeba, "cores", lambda: 1)
     assert prepared(folder, tmp_path / "alone").fingerprint == first.fingerprint
 
 

@@ -1,7 +1,6 @@
 """CelebA: 202,599 faces of 10,177 persons, here to be told men from women (Liu et al., 2015)."""
 
 import functools
-import os
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -16,6 +15,7 @@ from lrlc_jax.data.sources import celeba_files, tfds
 from lrlc_jax.data.sources.celeba_lists import COUNT
 from lrlc_jax.data.sources.decode import Reader, decode
 from lrlc_jax.errors import InputError
+from lrlc_jax.system import cores
 
 COUNTS = {"train": 162_770, "validation": 19_867, "test": 19_962}
 
@@ -39,7 +39,7 @@ def prepare(config: DatasetConfig, work: pathlib.Path) -> Dataset:
         reader, keys, parts = from_files(config.path)
     else:
         reader, keys, parts = from_tfds(config)
-    faces, half = decode(reader, keys, work, processes=len(os.sched_getaffinity(0)))
+    faces, half = decode(reader, keys, work, processes=cores())
     complete = len(keys) == COUNT
     counts = {name: int(np.sum(parts == i)) for i, name in enumerate(SPLITS)}
     if complete and counts != COUNTS:
