@@ -84,8 +84,7 @@ def from_files(path: str | None) -> tuple[Reader, Sequence[Any], NDArray[np.int3
 
 def from_tfds(config: DatasetConfig) -> tuple[Reader, Sequence[Any], NDArray[np.int32]]:
     """The same for the data set that tensorflow-datasets prepares."""
-    counts = tfds.counts("celeb_a", data_dir=config.path, manual_dir=config.manual_dir)
-    tfds.check_counts("CelebA", counts, COUNTS)
-    keys = [(split, i) for split in SPLITS for i in range(counts[split])]
-    parts = np.repeat(np.arange(len(SPLITS), dtype=np.int32), [counts[name] for name in SPLITS])
+    tfds.open_whole("celeb_a", COUNTS, config)
+    keys = [(split, i) for split, count in COUNTS.items() for i in range(count)]
+    parts = np.repeat(np.arange(len(SPLITS), dtype=np.int32), list(COUNTS.values()))
     return functools.partial(tfds.read_faces, config.path), keys, parts

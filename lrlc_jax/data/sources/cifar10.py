@@ -51,7 +51,8 @@ def prepare(config: DatasetConfig, work: pathlib.Path) -> Dataset:
         InputError: if files are missing or are not those of CIFAR-10.
     """
     del work  # it takes seconds
-    splits = from_files(config.path) if config.source == "files" else from_tfds(config)
+    files = config.source == "files"
+    splits = from_files(config.path) if files else tfds.read("cifar10", COUNTS, config)
     return build(
         "cifar10",
         config.source,
@@ -123,10 +124,3 @@ def batch(planes: Images, labels: NDArray[Any]) -> Split:
     """Images ``(n, 32, 32, 3)`` from rows of a red, a green and a blue plane."""
     images = planes.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
     return Split(np.ascontiguousarray(images), labels.astype(np.int32))
-
-
-def from_tfds(config: DatasetConfig) -> dict[str, Split]:
-    """The data set that tensorflow-datasets prepares."""
-    splits = tfds.read("cifar10", data_dir=config.path, manual_dir=config.manual_dir)
-    tfds.check_counts("CIFAR-10", {name: len(split) for name, split in splits.items()}, COUNTS)
-    return splits

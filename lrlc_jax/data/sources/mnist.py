@@ -31,7 +31,8 @@ def prepare(config: DatasetConfig, work: pathlib.Path) -> Dataset:
         InputError: if files are missing or are not those of MNIST.
     """
     del work  # it takes seconds
-    splits = from_files(config.path) if config.source == "files" else from_tfds(config)
+    files = config.source == "files"
+    splits = from_files(config.path) if files else tfds.read("mnist", COUNTS, config)
     return build(
         "mnist",
         config.source,
@@ -61,11 +62,4 @@ def from_files(path: str | None) -> dict[str, Split]:
         images = idx.read(folder, f"{stem}-images-idx3-ubyte", (count, 28, 28), SHA256)
         labels = idx.read(folder, f"{stem}-labels-idx1-ubyte", (count,), SHA256)
         splits[split] = Split(images[..., None], labels.astype(np.int32))
-    return splits
-
-
-def from_tfds(config: DatasetConfig) -> dict[str, Split]:
-    """The data set that tensorflow-datasets prepares."""
-    splits = tfds.read("mnist", data_dir=config.path, manual_dir=config.manual_dir)
-    tfds.check_counts("MNIST", {name: len(split) for name, split in splits.items()}, COUNTS)
     return splits

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from lrlc_jax.config import DatasetConfig
 from lrlc_jax.data.dataset import Split
 from lrlc_jax.data.sources.decode import Photograph
 from lrlc_jax.errors import InputError
@@ -31,7 +32,7 @@ def sentences(name: str) -> Iterator[None]:
         ) from None
 
 
-def prepared(name: str, *, data_dir: str | None, manual_dir: str | None) -> Any:
+def prepared(name: str, data_dir: str | None, manual_dir: str | None = None) -> Any:
     """Its builder of a data set, which is downloaded and prepared if it is not yet.
 
     ``manual_dir`` is a folder that already holds its original files, which then are not downloaded.
@@ -53,15 +54,33 @@ def prepared(name: str, *, data_dir: str | None, manual_dir: str | None) -> Any:
     return builder
 
 
-def read(name: str, *, data_dir: str | None, manual_dir: str | None) -> dict[str, Split]:
-    """The train and test parts of an image classification data set.
+def read(name: str, published: Mapping[str, int], config: DatasetConfig) -> dict[str, Split]:
+    """The parts of an image classification data set, each as large as it was published.
 
     Raises:
-        InputError: if it cannot be prepared.
+        InputError: if it cannot be prepared, or a part has another size.
     """
     with sentences(name):
-        builder = prepared(name, data_dir=data_dir, manual_dir=manual_dir)
-        return {split: arrays(builder.as_data_source(split)) for split in ("train", "test")}
+        builder = open_whole(name, published, config)
+        return {split: arrays(builder.as_data_source(split)) for split in published}
+
+
+def open_whole(name: str, published: Mapping[str, int], config: DatasetConfig) -> Any:
+    """Its builder of a data set that is prepared, and as large as it was published.
+
+    Raises:
+        InputError: if it cannot be prepared, or a part has another size.
+    """
+    with sentences(name):
+        builder = prepared(name, config.path, config.manual_dir)
+        for split, count in published.items():
+            found = builder.info.splits[split].num_examples
+            if found != count:
+                raise InputError(
+                    f"The {split} part of {name} that tensorflow-datasets gives has {found} images "
+                    f"where {count} were published; prepare it again."
+                )
+        return builder
 
 
 def arrays(source: Any) -> Split:
@@ -74,23 +93,12 @@ def arrays(source: Any) -> Split:
     return Split(np.stack(images), np.asarray(labels, np.int32))
 
 
-def counts(name: str, *, data_dir: str | None, manual_dir: str | None) -> dict[str, int]:
-    """How many examples each part of a data set has.
-
-    Raises:
-        InputError: if it cannot be prepared.
-    """
-    with sentences(name):
-        builder = prepared(name, data_dir=data_dir, manual_dir=manual_dir)
-        return {split: info.num_examples for split, info in builder.info.splits.items()}
-
-
 @functools.cache
 def photographs(data_dir: str | None, split: str) -> Any:
     """A part of CelebA whose photographs stay as they were compressed."""
     import tensorflow_datasets as tfds  # noqa: PLC0415
 
-    builder = prepared("celeb_a", data_dir=data_dir, manual_dir=None)
+    builder = prepared("celeb_a", data_dir)
     return builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
 
 
@@ -104,18 +112,4 @@ def read_faces(data_dir: str | None, keys: Sequence[tuple[str, int]]) -> Iterato
                 f"image {number} of {split} in tensorflow-datasets' celeb_a",
                 int(example["attributes"]["Male"]),
                 int(example["identity"]["Identity_No"]),
-            )
-
-
-def check_counts(name: str, found: Mapping[str, int], published: Mapping[str, int]) -> None:
-    """Refuse a prepared data set of another size than the published one.
-
-    Raises:
-        InputError: naming the part.
-    """
-    for split, count in published.items():
-        if found.get(split) != count:
-            raise InputError(
-                f"The {split} part of {name} that tensorflow-datasets gives has "
-                f"{found.get(split, 0)} images where {name} has {count}; prepare it again."
             )
