@@ -26,6 +26,18 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
+def make_bars() -> Bars:
+    """Bars on standard error, if that is a terminal."""
+    return Bars(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=30),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[note]}"),
+        console=Console(stderr=True, highlight=False),
+        disable=not sys.stderr.isatty(),
+    )
+
+
 class Counter:
     """Progress over a number of equal things, on standard error.
 
@@ -39,14 +51,7 @@ class Counter:
         self.what, self.total, self.done = what, total, done
         self.now = 0
         self.started = self.last_line = time.monotonic()
-        self.bars = Bars(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=30),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[note]}"),
-            console=Console(stderr=True, highlight=False),
-            disable=not sys.stderr.isatty(),
-        )
+        self.bars = make_bars()
         self.task: TaskID = self.bars.add_task(what, total=total, completed=done, note="")
 
     def __enter__(self) -> Self:
@@ -93,15 +98,7 @@ class Progress:
         self.done, self.run = 0, 0
         self.label, self.run_epochs = "", 0
         self.started = self.last_line = time.monotonic()
-        self.console = Console(stderr=True, highlight=False)
-        self.bars = Bars(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=30),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[note]}"),
-            console=self.console,
-            disable=not sys.stderr.isatty(),
-        )
+        self.bars = make_bars()
         self.all_task: TaskID = self.bars.add_task("all runs, epochs", total=epochs, note="")
         self.run_task: TaskID = self.bars.add_task("", total=1, note="", visible=False)
 
@@ -125,7 +122,7 @@ class Progress:
     def say(self, text: str) -> None:
         """A line that stays."""
         if self.live:
-            self.console.print(text, markup=False, soft_wrap=True)
+            self.bars.console.print(text, markup=False, soft_wrap=True)
         else:
             print(text, file=sys.stderr, flush=True)
 
