@@ -9,8 +9,8 @@ from typing import Any, Concatenate, ParamSpec
 
 from lrlc_jax.config import Config
 from lrlc_jax.study.listener import Listener
-from lrlc_jax.study.plan import data_name, label, layer_settings
-from lrlc_jax.study.records import Record, notes
+from lrlc_jax.study.plan import label, layer_settings
+from lrlc_jax.study.records import Record, data_title
 
 P = ParamSpec("P")
 CONNECT_SECONDS = 20
@@ -110,7 +110,7 @@ class WandbTracker(Listener):
             if len(known) == len(values):
                 self.run.summary[f"final/{name}"] = sum(known) / len(known)
         self.run.summary["failed_seeds"] = len(record.failed)
-        self.run.summary["data"] = "; ".join([data_name(record.run["dataset"]), *notes(record)])
+        self.run.summary["data"] = data_title(record)
         artifact = wandb.Artifact(f"record-{record.identity}", type="record")
         artifact.add_file(str(path))
         self.run.log_artifact(artifact)

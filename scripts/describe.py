@@ -8,6 +8,7 @@ from lrlc_jax.analysis.images import measure
 from lrlc_jax.cli import run_command
 from lrlc_jax.config import parse
 from lrlc_jax.data import load
+from lrlc_jax.data.names import in_files
 from lrlc_jax.errors import InputError, at_least
 from lrlc_jax.report.figures import png
 from lrlc_jax.report.images import (
@@ -38,8 +39,8 @@ def describe(values: dict[str, Any], overrides: list[str]) -> int:
         raise InputError("dataset.train_size is 1; statistics need at least 2 training images.")
     statistics = measure(dataset, values["sample"])
     print("\n".join([*summary(dataset), *figures_of(statistics)]))
-    translated = f"-in-{dataset.canvas}" if dataset.canvas else ""
-    name = f"{dataset.name}{translated}-n{len(dataset.train)}-{dataset.fingerprint[:6]}"
+    name = in_files(dataset.name, dataset.canvas)
+    name += f"-n{len(dataset.train)}-{dataset.fingerprint[:6]}"
     folder = pathlib.Path(config.results_dir).expanduser() / "data" / name
     private = PRIVATE.get(dataset.name, "")
     contents: dict[str, str | bytes] = {

@@ -8,8 +8,8 @@ from lrlc_jax.config import parse
 from lrlc_jax.report.tables import parameters
 from lrlc_jax.study.choose import describe
 from lrlc_jax.study.execute import execute
-from lrlc_jax.study.plan import data_name, label
-from lrlc_jax.study.records import folder, notes
+from lrlc_jax.study.plan import label
+from lrlc_jax.study.records import data_title, folder
 from lrlc_jax.tracking import make_tracker
 
 CONFIGS = pathlib.Path(__file__).resolve().parents[1] / "configs"
@@ -22,8 +22,7 @@ def train(values: dict[str, Any], overrides: list[str]) -> int:
     outcome = execute([config], make_tracker(config))
     for record in outcome.records:
         known = "" if outcome.trained else " (already on record)"
-        data = "; ".join([data_name(record.run["dataset"]), *notes(record)])
-        print(f"{label(record.run['layer'])} on {data}{known}:")
+        print(f"{label(record.run['layer'])} on {data_title(record)}{known}:")
         print(f"  {describe(record)}; {parameters(record)} parameters")
         print(f"  {folder(config.results_dir) / record.file_name}")
     return 1 if outcome.failures else 0

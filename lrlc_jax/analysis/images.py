@@ -25,8 +25,7 @@ class ImageStatistics:
         mean_image: ``(rows, cols, channels)``, over images.
         deviation_image: the same.
         alignment: the share of the variance of all pixels that the mean image accounts for: 0
-            where every position looks alike on average, 1 where all images are equal. A layer that
-            shares its filters over positions wastes nothing in the first case.
+            where every position looks alike on average, 1 where all images are equal.
         sample: images that the correlations are of, the first of the training images.
         correlation_down: of two pixels in a column, against their distance from 0 on; channels are
             averaged.

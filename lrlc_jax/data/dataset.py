@@ -6,6 +6,7 @@ import hashlib
 import numpy as np
 from numpy.typing import NDArray
 
+from lrlc_jax.data.names import in_words
 from lrlc_jax.errors import InputError
 
 Images = NDArray[np.uint8]
@@ -74,6 +75,11 @@ class Dataset:
     def splits(self) -> dict[str, Split]:
         """The three splits by name."""
         return {name: getattr(self, name) for name in SPLITS}
+
+    @property
+    def title(self) -> str:
+        """The name, and in what these data differ from what it stands for."""
+        return in_words(self.name, self.canvas, fresh=self.fresh, notes=self.notes)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

@@ -1,6 +1,7 @@
 """The canonical order of a data set and its splits, which do not depend on the source."""
 
 import hashlib
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,9 +47,7 @@ def stratified_order(labels: Labels) -> NDArray[np.intp]:
 def build(
     name: str,
     source: str,
-    train: Split,
-    validation: Split | None,
-    test: Split | None,
+    splits: Mapping[str, Split],
     *,
     num_classes: int,
     levels: int,
@@ -58,20 +57,19 @@ def build(
     complete: bool = True,
     notes: tuple[str, ...] = (),
 ) -> Dataset:
-    """A data set from the arrays of a source, in the canonical order.
+    """A data set from the splits of a source, in the canonical order.
 
-    Where there is no test set, the first ``test_size`` training examples in that order are for
-    testing; where there is no validation set, the next ``validation_size`` are for validation.
+    Where there is no ``test``, the first ``test_size`` of the ``train`` examples in that order are
+    for testing; where there is no ``validation``, the next ``validation_size`` are for that.
     """
+    train = splits["train"]
     order = hash_order(train)  # the images themselves are moved once: there may be a GiB of them
-    if test is None:
-        test, order = train.take(order[:test_size]), order[test_size:]
-    else:
-        test = test.take(hash_order(test))
-    if validation is None:
-        validation, order = train.take(order[:validation_size]), order[validation_size:]
-    else:
-        validation = validation.take(hash_order(validation))
+    held_out = {}
+    for part, size in (("test", test_size), ("validation", validation_size)):
+        if part in splits:
+            held_out[part] = splits[part].take(hash_order(splits[part]))
+        else:
+            held_out[part], order = train.take(order[:size]), order[size:]
     train = train.take(order[stratified_order(train.labels[order])])
     return Dataset(
         name=name,
@@ -80,10 +78,10 @@ def build(
         levels=levels,
         scaled_to=scaled_to,
         train=train,
-        validation=validation,
-        test=test,
+        validation=held_out["validation"],
+        test=held_out["test"],
         full_train_size=len(train),
-        fingerprint=fingerprint(train, validation, test),
+        fingerprint=fingerprint(train, held_out["validation"], held_out["test"]),
         complete=complete,
         notes=notes,
     )
@@ -131,15 +129,13 @@ def by_person(dataset: Dataset) -> Dataset:
             "dataset.split=official."
         )
     places = np.array([place_of_person(int(person)) for person in pool.persons])
-    parts = [
-        pool.take(np.flatnonzero(mask))
-        for mask in (
-            places >= 2 * HELD_OUT,
-            (places >= HELD_OUT) & (places < 2 * HELD_OUT),
-            places < HELD_OUT,
-        )
-    ]
-    if not all(map(len, parts)):
+    masks = {
+        "train": places >= 2 * HELD_OUT,
+        "validation": (places >= HELD_OUT) & (places < 2 * HELD_OUT),
+        "test": places < HELD_OUT,
+    }
+    parts = {name: pool.take(np.flatnonzero(mask)) for name, mask in masks.items()}
+    if not all(map(len, parts.values())):
         raise InputError(
             f"The {len(pool)} images of {dataset.name} that are here show too few persons to "
             "split them by person."
@@ -147,7 +143,7 @@ def by_person(dataset: Dataset) -> Dataset:
     return build(
         dataset.name,
         dataset.source,
-        *parts,
+        parts,
         num_classes=dataset.num_classes,
         levels=dataset.levels,
         scaled_to=dataset.scaled_to,

@@ -12,17 +12,10 @@ from lrlc_jax.analysis.images import ImageStatistics
 from lrlc_jax.data import Dataset
 from lrlc_jax.data.sources import CLASS_NAMES
 from lrlc_jax.report.figures import STYLE
-from lrlc_jax.study.plan import translated_name
 
 COLUMNS = 12  # of a contact sheet
 TALL = 4  # rows that a class with few others gets there
 CLAIM = 0.8  # "adjacent pixels often have correlation > 0.8"
-
-
-def title(dataset: Dataset) -> str:
-    """The data set's name, and in what it differs from what that stands for."""
-    name = translated_name(dataset.name, dataset.canvas, fresh=dataset.fresh)
-    return "; ".join([name, *dataset.notes])
 
 
 def class_name(dataset: Dataset, label: int) -> str:
@@ -36,7 +29,7 @@ def summary(dataset: Dataset) -> list[str]:
     subset = "" if size == full else f" (a SUBSET of {full:,})"
     rows, cols, channels = dataset.image_shape
     lines = [
-        f"{title(dataset)}",
+        dataset.title,
         f"  images       {size:,}{subset} training, {len(dataset.validation):,} validation, "
         f"{len(dataset.test):,} test",
         f"  size         {rows}x{cols}x{channels}, scaled to {list(dataset.scaled_to)}",
@@ -75,7 +68,7 @@ def numbers_of(dataset: Dataset, statistics: ImageStatistics) -> dict[str, Any]:
         if not name.endswith("_image")
     }
     return {
-        "data": title(dataset),
+        "data": dataset.title,
         "fingerprint": dataset.fingerprint,
         "train": len(dataset.train),
         "train_available": dataset.full_train_size,
@@ -115,7 +108,7 @@ def correlation_plot(dataset: Dataset, statistics: ImageStatistics) -> Figure:
 
 def wrapped(dataset: Dataset) -> str:
     """The title, a line for each of its phrases."""
-    return title(dataset).replace("; ", "\n")
+    return dataset.title.replace("; ", "\n")
 
 
 def mean_and_deviation(dataset: Dataset, statistics: ImageStatistics) -> Figure:

@@ -14,6 +14,7 @@ from lrlc_jax.config import (
     RankedLayerConfig,
     StudyConfig,
 )
+from lrlc_jax.data.names import in_files
 from lrlc_jax.study.choose import Estimate, best, estimate
 from lrlc_jax.study.plan import PLACE, data_name, expand, label, layer_settings
 from lrlc_jax.study.records import Record, notes
@@ -133,9 +134,9 @@ class StudyTable:
         dataset, protocol = self.setting.dataset, self.setting.protocol
         options = {k: v for k, v in self.options.items() if v != OPTIONS[k]}
         text = self.setting.key + json.dumps(options, sort_keys=True)
-        translated = f"-in-{dataset['translate']}" if "translate" in dataset else ""
+        data = in_files(dataset["name"], dataset.get("translate"))
         return (
-            f"{self.study.name}-{dataset['name']}{translated}-n{dataset['train_size']}-"
+            f"{self.study.name}-{data}-n{dataset['train_size']}-"
             f"{protocol['epochs']}epochs-{protocol['seeds']}seeds-"
             f"{hashlib.sha256(text.encode()).hexdigest()[:6]}"
         )

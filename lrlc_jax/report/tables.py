@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from lrlc_jax.report.rows import StudyTable, caption, network_differences
 from lrlc_jax.study.choose import Estimate, estimate
 from lrlc_jax.study.plan import data_name, label
-from lrlc_jax.study.records import Record, notes
+from lrlc_jax.study.records import Record, data_title
 
 HEADER = ("Layer", "Rank", "Parameters", "Validation, %", "Test, %", "Note")
 NOTHING = "-"
@@ -139,13 +139,12 @@ def all_runs(records: Sequence[Record]) -> str:
         size = f"{data['train']}"
         if data["train"] != data["train_available"]:
             size += f" (SUBSET of {data['train_available']})"
-        name = "; ".join([data_name(record.run["dataset"]), *notes(record)])
         validation = estimate(record.final["validation_accuracy"])
         test = estimate(record.final["test_accuracy"])
         failed = f"FAILED seeds: {', '.join(record.failed)}"
         rows.append(
             (
-                name,
+                data_title(record),
                 size,
                 ", ".join([label(record.run["layer"]), *network_differences(network)]),
                 f"{protocol['epochs']} x {protocol['batch_size']}",

@@ -9,7 +9,7 @@ from lrlc_jax.progress import Progress, duration
 from lrlc_jax.study import records
 from lrlc_jax.study.choose import describe
 from lrlc_jax.study.listener import Listener
-from lrlc_jax.study.plan import data_name, identity, label, settings
+from lrlc_jax.study.plan import identity, label, settings
 from lrlc_jax.study.records import Record
 
 
@@ -66,10 +66,8 @@ def heading(dataset: Dataset, config: Config, pending: int, runs: int) -> str:
     """What is about to be done, on what data, and where to."""
     size, full = len(dataset.train), dataset.full_train_size
     part = "" if size == full else f" (a SUBSET of {full})"
-    name = data_name(settings(config, dataset)["dataset"])
-    noted = "".join(f" [{note}]" for note in dataset.notes)
     return (
-        f"{name}{noted}: {size}{part} training, {len(dataset.validation)} validation, "
+        f"{dataset.title}: {size}{part} training, {len(dataset.validation)} validation, "
         f"{len(dataset.test)} test images; {pending} of {runs} runs to train, "
         f"{config.protocol.seeds} seeds each; records in {records.folder(config.results_dir)}"
     )

@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lrlc_jax.config import (
@@ -17,6 +17,7 @@ from lrlc_jax.config import (
     layer_config,
 )
 from lrlc_jax.data import Dataset
+from lrlc_jax.data.names import in_words
 from lrlc_jax.errors import InputError, unknown_name
 
 # Part of every identity. Raise it when a change of the code changes the figures that a
@@ -108,8 +109,8 @@ def layer_settings(layer: LayerConfig) -> dict[str, Any]:
     return settings
 
 
-def data_name(dataset: Mapping[str, Any]) -> str:
-    """What a run's data are called in progress lines and tables.
+def data_name(dataset: Mapping[str, Any], notes: Sequence[str] = ()) -> str:
+    """What the data of a run's settings are called in lines and tables.
 
     >>> data_name({"name": "mnist"})
     'mnist'
@@ -117,13 +118,7 @@ def data_name(dataset: Mapping[str, Any]) -> str:
     'celeba translated in 48x48 noise'
     """
     fresh = dataset.get("translate_train") == "fresh"
-    return translated_name(str(dataset["name"]), dataset.get("translate"), fresh=fresh)
-
-
-def translated_name(name: str, canvas: int | None, *, fresh: bool) -> str:
-    """The name of a data set whose images may be placed in noise of ``canvas`` x ``canvas``."""
-    anew = ", anew in each epoch" if fresh else ""
-    return f"{name} translated in {canvas}x{canvas} noise{anew}" if canvas else name
+    return in_words(dataset["name"], dataset.get("translate"), fresh=fresh, notes=notes)
 
 
 def canonical(config: Config, fingerprint: str, train_size: int) -> dict[str, Any]:

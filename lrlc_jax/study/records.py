@@ -8,8 +8,9 @@ import tempfile
 from types import NoneType
 from typing import Any
 
+from lrlc_jax.data.names import in_files
 from lrlc_jax.errors import InputError, RunError
-from lrlc_jax.study.plan import identity
+from lrlc_jax.study.plan import data_name, identity
 
 SCHEMA = 1
 EPOCH_FIGURES = ("train_loss", "train_accuracy", "validation_loss", "validation_accuracy")
@@ -61,8 +62,7 @@ class Record:
         """Readable, and unique by the identity."""
         layer = self.run["layer"]
         data = self.run["dataset"]
-        translated = f"-in-{data['translate']}" if "translate" in data else ""
-        parts = [data["name"] + translated, layer["name"]]
+        parts = [in_files(data["name"], data.get("translate")), layer["name"]]
         if "at" in layer:
             parts.append("at" + "".join(map(str, layer["at"])))
         if "rank" in layer:
@@ -192,6 +192,11 @@ def notes(record: Record) -> list[str]:
     """In what the data differ from what their name stands for; mostly in nothing."""
     found: list[str] = record.data.get("notes", [])
     return found
+
+
+def data_title(record: Record) -> str:
+    """What a run's data are called, and in what they differ from what that stands for."""
+    return data_name(record.run["dataset"], notes(record))
 
 
 def whole(record: Record) -> bool:

@@ -12,7 +12,8 @@ from lrlc_jax.data.order import build
 def dataset(pixels, levels=255):
     split = Split(pixels, np.zeros(len(pixels), np.int32))
     none = split.take(slice(0))
-    return build("x", "s", split, none, none, num_classes=1, levels=levels, scaled_to=(0.0, 1.0))
+    splits = {"train": split, "validation": none, "test": none}
+    return build("x", "s", splits, num_classes=1, levels=levels, scaled_to=(0.0, 1.0))
 
 
 def noise(count=500, rows=12, cols=10, channels=3, high=256):

@@ -27,9 +27,7 @@ def built(train, test=None, test_size=0):
     return build(
         "x",
         "s",
-        train,
-        None,
-        test,
+        {"train": train} | ({"test": test} if test else {}),
         num_classes=3,
         levels=255,
         scaled_to=(0.0, 1.0),

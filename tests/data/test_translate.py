@@ -19,8 +19,8 @@ def dataset(count=300, levels=255):
         images = rng.integers(0, levels + 1, (size, 6, 5, 3), np.uint8)
         return Split(images, rng.integers(0, 2, size, np.int32))
 
-    splits = split(count), split(50), split(60)
-    return build("x", "s", *splits, num_classes=2, levels=levels, scaled_to=(0.0, 1.0))
+    splits = {"train": split(count), "validation": split(50), "test": split(60)}
+    return build("x", "s", splits, num_classes=2, levels=levels, scaled_to=(0.0, 1.0))
 
 
 def corner(canvas, image):

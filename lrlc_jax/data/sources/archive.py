@@ -1,5 +1,6 @@
-"""Files by their names, out of a folder or a tar.gz, without unpacking it."""
+"""Files as they are published: out of a folder or a tar.gz by their names, and by their sums."""
 
+import hashlib
 import pathlib
 import tarfile
 import zlib
@@ -64,4 +65,17 @@ def check_inside(member: str, path: pathlib.Path) -> None:
         raise InputError(
             f"{path} has a member that points outside of it ({member}); it is not to be trusted: "
             "fetch it again."
+        )
+
+
+def check_published(content: bytes, algorithm: str, published: str, what: str) -> None:
+    """Refuse a file that is not the one that was published.
+
+    Raises:
+        InputError: naming the file.
+    """
+    if hashlib.new(algorithm, content, usedforsecurity=False).hexdigest() != published:
+        raise InputError(
+            f"{what} is not the file that was published (its {algorithm} is another); fetch it "
+            "again."
         )

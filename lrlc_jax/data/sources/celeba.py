@@ -52,14 +52,12 @@ def prepare(config: DatasetConfig, work: pathlib.Path) -> Dataset:
         notes.append(f"PARTIAL: {len(keys):,} of {COUNT:,} images")
     if np.any(half):
         notes.append(f"{int(np.sum(half)):,} images made from photographs at half size")
-    train, validation, test = (faces.take(np.flatnonzero(parts == i)) for i in range(len(SPLITS)))
-    del faces
+    splits = {name: faces.take(np.flatnonzero(parts == i)) for i, name in enumerate(SPLITS)}
+    del faces  # they are there twice by now
     return build(
         "celeba",
         config.source,
-        train,
-        validation,
-        test,
+        splits,
         num_classes=2,
         levels=255,
         scaled_to=(0.0, 1.0),

@@ -1,9 +1,9 @@
 """The lists that come with CelebA's photographs: label, official split and person of each."""
 
 import dataclasses
-import hashlib
 from collections.abc import Iterator
 
+from lrlc_jax.data.sources.archive import check_published
 from lrlc_jax.errors import InputError
 
 ATTRIBUTES, PARTITION, PERSONS = (
@@ -49,11 +49,7 @@ def read_lists(files: dict[str, bytes], where: str) -> Lists:
     numbers = {}
     for name, published in PUBLISHED_MD5.items():
         if name in files:
-            if hashlib.md5(files[name], usedforsecurity=False).hexdigest() != published:
-                raise InputError(
-                    f"{name} in {where} is not the file that was published (its md5 is another); "
-                    "fetch it again."
-                )
+            check_published(files[name], "md5", published, f"{name} in {where}")
             numbers[name] = column(name, list(rows(files[name])), 1, where)
     return Lists(read_labels(files[ATTRIBUTES], where), numbers[PARTITION], numbers.get(PERSONS))
 

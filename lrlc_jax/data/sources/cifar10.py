@@ -1,6 +1,5 @@
 """CIFAR-10: 60,000 photographs of 32x32 pixels in ten classes (Krizhevsky, 2009)."""
 
-import hashlib
 import pathlib
 from typing import Any
 
@@ -11,7 +10,7 @@ from lrlc_jax.config import DatasetConfig
 from lrlc_jax.data.dataset import Dataset, Images, Split
 from lrlc_jax.data.order import build
 from lrlc_jax.data.sources import safe_pickle, tfds
-from lrlc_jax.data.sources.archive import collect
+from lrlc_jax.data.sources.archive import check_published, collect
 from lrlc_jax.errors import InputError
 
 CLASSES = (
@@ -56,9 +55,7 @@ def prepare(config: DatasetConfig, work: pathlib.Path) -> Dataset:
     return build(
         "cifar10",
         config.source,
-        splits["train"],
-        None,
-        splits["test"],
+        splits,
         num_classes=10,
         levels=255,
         scaled_to=(0.0, 1.0),
@@ -91,19 +88,6 @@ def from_files(path: str | None) -> dict[str, Split]:
         )
         for split, members in BATCHES.items()
     }
-
-
-def check_published(content: bytes, algorithm: str, published: str, what: str) -> None:
-    """Refuse a file that is not the one that was published.
-
-    Raises:
-        InputError: naming the file.
-    """
-    if hashlib.new(algorithm, content, usedforsecurity=False).hexdigest() != published:
-        raise InputError(
-            f"{what} is not the file that was published (its {algorithm} is another); fetch it "
-            "again."
-        )
 
 
 def read_binary(name: str, content: bytes, what: str) -> Split:

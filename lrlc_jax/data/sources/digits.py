@@ -21,9 +21,7 @@ def load(config: DatasetConfig) -> Dataset:
     return build(
         "digits",
         config.source,
-        Split(images, digits.target.astype(np.int32)),
-        None,
-        None,
+        {"train": Split(images, digits.target.astype(np.int32))},
         num_classes=10,
         levels=16,
         scaled_to=(-1.0, 1.0),

@@ -1,7 +1,6 @@
 """Reads the idx files in which MNIST is published."""
 
 import gzip
-import hashlib
 import math
 import pathlib
 import zlib
@@ -10,6 +9,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from lrlc_jax.data.sources.archive import check_published
 from lrlc_jax.errors import InputError
 
 UNSIGNED_BYTE = 8  # the type code of the format's third byte
@@ -53,8 +53,5 @@ def read(
             f"{path} holds {len(content) - start} bytes of data where {size} are expected; "
             "it is truncated or damaged: fetch it again."
         )
-    if hashlib.sha256(content).hexdigest() != published_sha256[name]:
-        raise InputError(
-            f"{path} is not the file that was published (its sha256 is another); fetch it again."
-        )
+    check_published(content, "sha256", published_sha256[name], str(path))
     return np.frombuffer(content, np.uint8, offset=start).reshape(shape)

@@ -36,9 +36,7 @@ def prepare(config: DatasetConfig, work: pathlib.Path) -> Dataset:
     return build(
         "mnist",
         config.source,
-        splits["train"],
-        None,
-        splits["test"],
+        splits,
         num_classes=10,
         levels=255,
         scaled_to=(-1.0, 1.0),
