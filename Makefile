@@ -7,6 +7,7 @@ ARGS ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
+PEERS := .venv-peers
 .DEFAULT_GOAL := help
 
 .PHONY: help
@@ -46,28 +47,32 @@ lint: $(VENV)/installed-dev ## Check style and types
 	@$(BIN)/mypy
 
 .PHONY: benchmark
-benchmark: $(VENV)/installed ## Measure a training step of LRLC beside that of the convolution
+benchmark: $(VENV)/installed ## Measure ours and the peers, in turn, beside the convolution; ARGS=--quick for errors
 	@$(BIN)/python scripts/benchmark.py results_dir=$(RESULTS) $(ARGS)
+
+.PHONY: peers
+peers: $(PEERS)/installed ## Install PyTorch and TensorFlow, for `make benchmark` to compare with, in an environment of their own
 
 .PHONY: install
 install: $(VENV)/installed ## Make .venv with the pinned versions of everything that is needed
 
 .PHONY: clean
-clean: ## Remove .venv and caches; results stay
-	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+clean: ## Remove .venv, .venv-peers and caches; results stay
+	rm -rf $(VENV) $(PEERS) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-# $(call install,EXTRAS): the package in editable mode, at the versions of constraints.txt.
+# $(call install,EXTRAS): the package in editable mode, at the versions of constraints.txt, in the
+# environment that the target lies in.
 define install
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check \
 		--constraint constraints.txt --editable '.$(1)'
 	@touch $@
 endef
 
-$(VENV)/made:
+%/made:
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || { \
 		echo "error: lrlc_jax needs Python 3.11 to 3.13; name one: make PYTHON=python3.12" >&2; exit 2; }
-	@echo "Making $(VENV) and installing into it (once, a few minutes)" >&2
-	@$(PYTHON) -m venv --clear $(VENV)
+	@echo "Making $(@D) and installing into it (once, a few minutes)" >&2
+	@$(PYTHON) -m venv --clear $(@D)
 	@touch $@
 
 $(VENV)/installed: $(VENV)/made pyproject.toml constraints.txt
@@ -78,3 +83,6 @@ $(VENV)/installed-test: $(VENV)/installed
 
 $(VENV)/installed-dev: $(VENV)/installed
 	$(call install,[dev])
+
+$(PEERS)/installed: $(PEERS)/made pyproject.toml constraints.txt
+	$(call install,[peers])

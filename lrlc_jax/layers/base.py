@@ -96,9 +96,10 @@ class PatchLayer(nnx.Module):
         """What is added to the product: terms that broadcast to ``(rows, cols, out)``."""
         raise NotImplementedError
 
-    def filters_on_window(self, size: Pair) -> tuple[jax.Array, Window]:
-        """The filters for an input of ``size``, and the window whose taps they have."""
-        return self.filters(), self.window(size)
+    def product(self, x: jax.Array, size: Pair) -> jax.Array:
+        """Images of ``size`` (rows, columns) with the filter banks of their positions."""
+        x, filters = promote_dtype((x, self.filters()), dtype=self.dtype)
+        return window_product(x, filters, self.window(size), self.precision)
 
     def multiply_adds(self) -> int:
         """Multiply-adds of the product for one example; a layer for any input size has no number.
@@ -114,9 +115,7 @@ class PatchLayer(nnx.Module):
         Raises:
             ValueError: if the input has another size or other channels than the layer.
         """
-        filters, window = self.filters_on_window(self.check_input(x))
-        x, filters = promote_dtype((x, filters), dtype=self.dtype)
-        return self.add_biases(window_product(x, filters, window, self.precision))
+        return self.add_biases(self.product(x, self.check_input(x)))
 
     def add_biases(self, y: jax.Array) -> jax.Array:
         """``y`` plus the biases, in its own type."""

@@ -22,7 +22,7 @@ from lrlc_jax.layers.combining import (
     normalize,
 )
 from lrlc_jax.layers.combining_network import MAPS_PER_BASIS, CombiningNetwork
-from lrlc_jax.layers.product import Precision, combined_product, fold, in_chunks
+from lrlc_jax.layers.product import Precision, combined_product, fold, folded_product, in_chunks
 from lrlc_jax.layers.starts import zeros
 from lrlc_jax.layers.window import Padding, Pair, Window, sliding_window
 
@@ -230,12 +230,38 @@ class LRLC(PatchLayer):
             bases = self.bases[...]
         return fold(weights, bases)
 
-    def filters_on_window(self, size: Pair) -> tuple[jax.Array, Window]:
-        """The filters and their window; of mixed bases only those taps that any of them has."""
-        if not isinstance(self.bases, MixedBases):
-            return super().filters_on_window(size)
-        window = self.bases.window(self.window(size))
-        return fold(self.combining_weights(), self.bases.on(window)), window
+    def basis(self, size: Pair) -> tuple[jax.Array, Window]:
+        """The bases, and their window; of mixed bases only those taps that any of them has."""
+        if isinstance(self.bases, MixedBases):
+            window = self.bases.window(self.window(size))
+            return self.bases.on(window), window
+        return self.bases[...], self.window(size)
+
+    def product(self, x: jax.Array, size: Pair) -> jax.Array:
+        """Images with the filter banks of their positions, or with all bases and then combined."""
+        if self.input_dependent:
+            return self.combined(x)
+        bases, window = self.basis(size)
+        operands = promote_dtype((x, self.combining_weights(), bases), dtype=self.dtype)
+        return folded_product(*operands, window, self.precision)
+
+    def combined(self, x: jax.Array) -> jax.Array:
+        """Algorithm 1, for a few examples at a time."""
+        parts = self.parts()
+
+        def combined(x: jax.Array) -> jax.Array:
+            weights = jnp.split(self.combining_weights(x), len(parts), axis=-1)
+            products = []
+            for weight, (bases, window) in zip(weights, parts, strict=True):
+                operands = promote_dtype((x, weight, bases), dtype=self.dtype)
+                products.append(combined_product(*operands, window, self.precision))
+            return functools.reduce(jnp.add, products)
+
+        rows, cols = self.positions()
+        taps = sum(len(window.taps) for _, window in parts)
+        numbers = taps * self.in_features + self.rank * (self.out_features + MAPS_PER_BASIS)
+        kept = rows * cols * self.rank * self.out_features
+        return in_chunks(combined, x, rows * cols * numbers, kept=kept)
 
     def biases(self) -> tuple[jax.Array, ...]:
         """The bias per position, and that per channel."""
@@ -261,27 +287,3 @@ class LRLC(PatchLayer):
             taps = len((self.bases.window(window) if mixed else window).taps)
         rows, cols = window.positions
         return rows * cols * taps * self.in_features * self.out_features
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Images ``(batch, *input_size, in)`` to ``(batch, rows_out, cols_out, out)``.
-
-        Raises:
-            ValueError: if the input has another size or other channels than the layer.
-        """
-        if not self.input_dependent:
-            return super().__call__(x)
-        self.check_input(x)
-        parts = self.parts()
-
-        def combined(x: jax.Array) -> jax.Array:
-            weights = jnp.split(self.combining_weights(x), len(parts), axis=-1)
-            products = []
-            for weight, (bases, window) in zip(weights, parts, strict=True):
-                operands = promote_dtype((x, weight, bases), dtype=self.dtype)
-                products.append(combined_product(*operands, window, self.precision))
-            return functools.reduce(jnp.add, products)
-
-        rows, cols = self.positions()
-        taps = sum(len(window.taps) for _, window in parts)
-        numbers = taps * self.in_features + self.rank * (self.out_features + MAPS_PER_BASIS)
-        return self.add_biases(in_chunks(combined, x, rows * cols * numbers))

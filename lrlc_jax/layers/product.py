@@ -9,16 +9,62 @@ How the product is computed is decided here and nowhere else.
 """
 
 import functools
+import math
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 import flax.typing
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
+from lrlc_jax.layers import columns
 from lrlc_jax.layers.window import Padding, Pair, Window, sliding_window
 
 Precision: TypeAlias = flax.typing.PrecisionLike
+
+# How a product can be computed. ``patches``: whole patches, one matrix product. ``columns``: row by
+# row of the kernel (:mod:`.columns`). ``lax_conv``: XLA's convolution, where all positions share a
+# filter bank; otherwise patches.
+Way: TypeAlias = Literal["patches", "columns", "lax_conv"]
+WAYS: tuple[Way, ...] = get_args(Way)
+
+# What `make benchmark` found fastest. What has not been measured takes patches: XLA's convolution
+# becomes a grouped one under vmap over the filters.
+DEFAULT_WAY: dict[str, Way] = {"cpu": "columns"}
+
+# Numbers that the intermediate results of one chunk may have. On CPU they then stay in the caches,
+# which was faster than anything larger; an accelerator needs enough to be busy.
+CHUNK = {"cpu": 2**21}
+LARGE_CHUNK = 2**27
+
+# The products with all bases, which the backward pass needs again. Up to so many numbers they are
+# kept for it: a quarter less arithmetic, for a memory that grows with the rank.
+PRODUCTS = "products with all bases"
+KEPT = 2**28
+
+_way: Way | None = None
+
+
+def set_way(way: Way | None) -> None:
+    """Compute every product in this way where it applies; None for the choice by backend and shape.
+
+    What is compiled already is forgotten, since it was compiled in another way.
+
+    Raises:
+        ValueError: if there is no such way.
+    """
+    global _way  # noqa: PLW0603 (one choice for a process, like those of jax.config)
+    if way is not None and way not in WAYS:
+        raise ValueError(f"way is {way!r}; it must be one of {', '.join(map(repr, WAYS))}, or None")
+    if way != _way:
+        _way = way
+        jax.clear_caches()  # type: ignore[no-untyped-call]
+
+
+def chunk_size() -> int:
+    """Numbers that the intermediate results of one chunk may have on the default backend."""
+    return CHUNK.get(jax.default_backend(), LARGE_CHUNK)
 
 
 def fold(weights: jax.Array, bases: jax.Array) -> jax.Array:
@@ -78,20 +124,114 @@ def window_product(
             and the channels, in this order.
     """
     rows, cols, *_, features = filters.shape
-    matrices = filters.reshape(rows, cols, -1, features)
-    if rows == cols == 1:
-        # Patches and one matrix product, not lax.conv: inside lax.scan on CPU XLA's convolution
-        # loses its fast path, and under vmap over the filters it becomes a grouped convolution.
-        return jnp.matmul(window.patches(x), matrices[0, 0], precision=precision)
+    banks = filters.reshape(rows, cols, -1, features)
+    shared = rows == cols == 1
+    way = choose(x.shape, features, window, shared=shared)
+    if shared:
+        return shared_product(x, banks[0, 0], window, way, precision)
+    if way == "columns" and rows > 1:
+        kernel_rows = jnp.stack(columns.kernel_rows(banks, window), axis=1)
+        return columns.by_position(x, kernel_rows, lambda bank, i: bank[i], window, precision)
     # Positions first, so that each position's product is one contiguous matrix product.
     patches = window.patches(x.transpose(1, 2, 0, 3), spatial_axes=(0, 1))
     if cols == 1:
-        product = jnp.einsum("hwbf,hfo->hwbo", patches, matrices[:, 0], precision=precision)
+        product = jnp.einsum("hwbf,hfo->hwbo", patches, banks[:, 0], precision=precision)
     elif rows == 1:
-        product = jnp.einsum("hwbf,wfo->hwbo", patches, matrices[0], precision=precision)
+        product = jnp.einsum("hwbf,wfo->hwbo", patches, banks[0], precision=precision)
     else:
-        product = jnp.einsum("hwbf,hwfo->hwbo", patches, matrices, precision=precision)
+        product = jnp.einsum("hwbf,hwfo->hwbo", patches, banks, precision=precision)
     return product.transpose(2, 0, 1, 3)
+
+
+def shared_product(
+    x: jax.Array, bank: jax.Array, window: Window, way: Way, precision: Precision
+) -> jax.Array:
+    """The product with one filter bank ``(taps * in, out)`` for all positions."""
+    if way == "lax_conv":
+        return lax_conv(x, bank, window, precision)
+    (rows, cols), (height, width) = window.positions, window.height_and_width
+    if way == "columns":
+
+        def product(x: jax.Array) -> jax.Array:
+            return columns.shared(x, bank, window, precision)
+
+        numbers = (rows + height - 1) * cols * (width * x.shape[-1] + height * bank.shape[1])
+    else:
+
+        def product(x: jax.Array) -> jax.Array:
+            return jnp.matmul(window.patches(x), bank, precision=precision)
+
+        numbers = rows * cols * len(bank)
+    return product(x) if is_small(x.shape, window) else in_chunks(product, x, numbers)
+
+
+def folded_product(
+    x: jax.Array,
+    weights: jax.Array,
+    bases: jax.Array,
+    window: Window,
+    precision: Precision = None,
+) -> jax.Array:
+    """The product with the filter banks that combining weights make of a basis (equation 2).
+
+    It is ``window_product(x, fold(weights, bases), window)``. Where that goes row by row, so does
+    the folding, and the filter banks of all positions never are in memory at once.
+
+    Args:
+        x: images ``(batch, rows, cols, in)``.
+        weights: combining weights ``(rows_out or 1, cols_out or 1, K)``.
+        bases: ``(K, ..., out)``; between them the taps of the window and the channels.
+
+    Returns:
+        ``(batch, rows_out, cols_out, out)``.
+    """
+    rank, *_, features = bases.shape
+    varied = weights.shape[:2] != (1, 1)
+    if not varied or choose(x.shape, features, window, shared=False) != "columns":
+        return window_product(x, fold(weights, bases), window, precision)
+    weights = jnp.broadcast_to(weights, (window.positions[0], *weights.shape[1:]))
+    parts = columns.kernel_rows(bases.reshape(rank, -1, features), window)
+    return columns.by_position(x, weights, lambda w, i: fold(w, parts[i]), window, precision)
+
+
+def choose(shape: tuple[int, ...], features: int, window: Window, *, shared: bool) -> Way:
+    """The way in which a product is computed, by the backend and the shapes.
+
+    Args:
+        shape: of the images, ``(batch, rows, cols, in)``.
+        features: channels of the output.
+        window: what each position sees.
+        shared: whether all positions have the same filter bank.
+    """
+    asked = _way or DEFAULT_WAY.get(jax.default_backend(), "patches")
+    if asked == "lax_conv" and shared and window.grid is not None:
+        return "lax_conv"
+    if asked == "columns" and columns.applies(window) and not is_small(shape, window):
+        height, width = window.height_and_width
+        fewer = width * shape[-1] + height * features < height * width * shape[-1]
+        return "columns" if fewer else "patches"
+    return "patches"
+
+
+def is_small(shape: tuple[int, ...], window: Window) -> bool:
+    """Whether the patches of all examples are few enough to be taken at once."""
+    return math.prod((shape[0], *window.positions, len(window.taps), shape[-1])) <= chunk_size()
+
+
+def lax_conv(x: jax.Array, bank: jax.Array, window: Window, precision: Precision) -> jax.Array:
+    """XLA's own convolution with one filter bank ``(taps * in, out)``."""
+    assert window.grid is not None
+    steps = tuple(taps[1] - taps[0] if len(taps) > 1 else 1 for taps in window.grid)
+    kernel = bank.reshape(*window.height_and_width, x.shape[-1], -1)
+    return jax.lax.conv_general_dilated(
+        window.pad(x),
+        kernel,
+        window.strides,
+        "VALID",
+        rhs_dilation=steps,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        precision=precision,
+    )
 
 
 def combined_product(
@@ -118,29 +258,34 @@ def combined_product(
     matrix = jnp.moveaxis(bases.reshape(rank, -1, features), 0, 1).reshape(-1, rank * features)
     products = jnp.matmul(window.patches(x), matrix, precision=precision)
     products = products.reshape(*products.shape[:-1], rank, features)
+    products = checkpoint_name(products, PRODUCTS)  # type: ignore[no-untyped-call]
     return jnp.einsum("bhwko,bhwk->bhwo", products, weights, precision=precision)
 
 
-# Numbers that the intermediate results of one chunk may have. On CPU they then stay in the caches,
-# which was faster than anything larger; an accelerator needs enough to be busy.
-CHUNK = {"cpu": 2**21}
-LARGE_CHUNK = 2**27
-
-
-def in_chunks(function: Callable[[jax.Array], jax.Array], x: jax.Array, numbers: int) -> jax.Array:
+def in_chunks(
+    function: Callable[[jax.Array], jax.Array], x: jax.Array, numbers: int, *, kept: int = 0
+) -> jax.Array:
     """``function(x)``, for so few examples at a time that its intermediate results are small.
 
-    The backward pass computes each chunk again: nothing but ``x`` is kept for it.
+    The backward pass computes each chunk again: nothing but ``x`` is kept for it, and the products
+    with all bases (:func:`combined_product`) where they are few enough.
 
     Args:
         function: of images ``(batch, rows, cols, channels)``, each by itself.
         x: the images.
         numbers: size of the intermediate results of one example.
+        kept: size of the products with all bases of one example.
     """
-    budget = CHUNK.get(jax.default_backend(), LARGE_CHUNK)
+    limit = max(1, chunk_size() // numbers)
+    even = next(d for d in range(min(len(x), limit), 0, -1) if len(x) % d == 0)
+    few = kept * len(x) <= KEPT
+    policy = jax.checkpoint_policies.save_only_these_names(*([PRODUCTS] if few else []))
     # In a loop nothing would be gained by keeping the two computations apart (prevent_cse).
-    one = jax.checkpoint(lambda example: function(example[None])[0], prevent_cse=False)
-    y: jax.Array = jax.lax.map(one, x, batch_size=max(1, budget // numbers))
+    one = jax.checkpoint(
+        lambda example: function(example[None])[0], prevent_cse=False, policy=policy
+    )
+    # Where the chunks are equal, no smaller one is left over that would be compiled by itself.
+    y: jax.Array = jax.lax.map(one, x, batch_size=even if 2 * even > limit else limit)
     return y
 
 

@@ -84,13 +84,29 @@ class Window:
     mode: str
     positions: Pair
 
-    def views(self, x: jax.Array, spatial_axes: Pair = (1, 2)) -> list[jax.Array]:
-        """For each tap the image as the positions see it there, a strided slice of ``x``."""
+    @property
+    def grid(self) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
+        """The rows and the columns whose crossings are the taps, in this order, if they are."""
+        rows = tuple(sorted({row for row, _ in self.taps}))
+        cols = tuple(sorted({col for _, col in self.taps}))
+        crossings = tuple((row, col) for row in rows for col in cols)
+        return (rows, cols) if crossings == self.taps else None
+
+    @property
+    def height_and_width(self) -> Pair:
+        """Rows and columns of the taps, whatever lies between them."""
+        return len({row for row, _ in self.taps}), len({col for _, col in self.taps})
+
+    def pad(self, x: jax.Array, spatial_axes: Pair = (1, 2)) -> jax.Array:
+        """``x`` with what stands beyond its border."""
         widths = [(0, 0)] * x.ndim
         for axis, amount in zip(spatial_axes, self.padding, strict=True):
             widths[axis] = amount
-        if any(map(any, widths)):
-            x = jnp.pad(x, widths, mode=self.mode)
+        return jnp.pad(x, widths, mode=self.mode) if any(map(any, widths)) else x
+
+    def views(self, x: jax.Array, spatial_axes: Pair = (1, 2)) -> list[jax.Array]:
+        """For each tap the image as the positions see it there, a strided slice of ``x``."""
+        x = self.pad(x, spatial_axes)
 
         def view(tap: Pair) -> jax.Array:
             index = [slice(None)] * x.ndim

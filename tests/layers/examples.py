@@ -1,7 +1,12 @@
 """Layers of every kind, and random numbers, for tests."""
 
+import functools
+
 import jax
+import numpy as np
 from flax import nnx
+from hypothesis import settings
+from hypothesis import strategies as st
 
 from lrlc_jax.layers import LRLC, Conv, CoordConv, LocallyConnected, SpatialBiasConv
 
@@ -42,3 +47,31 @@ def make(kind, seed=1, **changes):
     made = layer(CHANNELS, FEATURES, rngs=nnx.Rngs(seed), **arguments)
     randomize(made, seed)
     return made
+
+
+property_test = functools.partial(settings, max_examples=8, deadline=None, derandomize=True)
+
+PADDINGS = ["VALID", "SAME", "REFLECT", "CIRCULAR", 1, [(0, 2), (1, 0)]]
+
+
+@st.composite
+def geometries(draw, paddings=PADDINGS, kernels=((1, 3), (1, 3)), strides=((1, 3), (1, 3))):
+    """The arguments of a layer that say where its filters stand, in (smallest, largest)."""
+    kernel = draw(st.tuples(*(st.integers(*ends) for ends in kernels)))
+    dilation = draw(st.tuples(st.integers(1, 2), st.integers(1, 2)))
+    spans = [(k - 1) * d + 1 for k, d in zip(kernel, dilation, strict=True)]
+    return {
+        "input_size": tuple(span + draw(st.integers(0, 4)) for span in spans),
+        "kernel_size": kernel,
+        "strides": draw(st.tuples(*(st.integers(*ends) for ends in strides))),
+        "padding": draw(st.sampled_from(paddings)),
+        "kernel_dilation": dilation,
+    }
+
+
+def images(geometry, batch=2):
+    return random(0, batch, *geometry["input_size"], CHANNELS)
+
+
+def same(actual, expected, tolerance=1e-4):
+    np.testing.assert_allclose(actual, expected, atol=tolerance, rtol=tolerance)

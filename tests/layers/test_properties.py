@@ -1,13 +1,11 @@
 """Properties that hold for every shape, stride, dilation, padding and rank."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from lrlc_jax.layers import (
@@ -18,31 +16,19 @@ from lrlc_jax.layers import (
     to_locally_connected,
 )
 from lrlc_jax.layers.combining import normalize
-from tests.layers.examples import CHANNELS, FEATURES, KINDS, make, random
-
-property_test = functools.partial(settings, max_examples=8, deadline=None, derandomize=True)
+from tests.layers.examples import (
+    CHANNELS,
+    FEATURES,
+    KINDS,
+    geometries,
+    images,
+    make,
+    property_test,
+    random,
+    same,
+)
 
 SHARINGS = st.sampled_from(["row_column", "row", "column", "full"])
-PADDINGS = ["VALID", "SAME", "REFLECT", "CIRCULAR", 1, [(0, 2), (1, 0)]]
-
-
-@st.composite
-def geometries(draw, paddings=PADDINGS):
-    """The arguments of a layer that say where its filters stand."""
-    kernel = draw(st.tuples(st.integers(1, 3), st.integers(1, 3)))
-    dilation = draw(st.tuples(st.integers(1, 2), st.integers(1, 2)))
-    spans = [(k - 1) * d + 1 for k, d in zip(kernel, dilation, strict=True)]
-    return {
-        "input_size": tuple(span + draw(st.integers(0, 4)) for span in spans),
-        "kernel_size": kernel,
-        "strides": draw(st.tuples(st.integers(1, 3), st.integers(1, 3))),
-        "padding": draw(st.sampled_from(paddings)),
-        "kernel_dilation": dilation,
-    }
-
-
-def images(geometry, batch=2):
-    return random(0, batch, *geometry["input_size"], CHANNELS)
 
 
 def reference(geometry, kernel, x):
@@ -51,10 +37,6 @@ def reference(geometry, kernel, x):
     conv = nnx.Conv(CHANNELS, FEATURES, use_bias=False, rngs=nnx.Rngs(0), **arguments)
     conv.kernel[...] = kernel
     return conv(x)
-
-
-def same(actual, expected, tolerance=1e-4):
-    np.testing.assert_allclose(actual, expected, atol=tolerance, rtol=tolerance)
 
 
 @property_test(max_examples=16)

@@ -1,0 +1,227 @@
+"""Our network, ready to be timed."""
+
+import dataclasses
+import functools
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from lrlc_jax.benchmark import work
+from lrlc_jax.benchmark.cases import EPOCH, INFERENCE, Case
+from lrlc_jax.config import ProtocolConfig, layer_config, parse
+from lrlc_jax.conversion import for_inference
+from lrlc_jax.data.load import load
+from lrlc_jax.errors import InputError
+from lrlc_jax.network import NetworkFactory, count_parameters, split
+from lrlc_jax.training import DeviceData, train
+from lrlc_jax.training.compilation import CompileClock
+from lrlc_jax.training.loop import default_seeds_at_once, over_seeds
+from lrlc_jax.training.schedule import Schedule
+from lrlc_jax.training.step import Examples, TrainState, init, train_one_epoch
+
+wait: Callable[[Any], Any] = jax.block_until_ready
+CLASSES = 10
+MOST_REPEATS = 50
+# A loop of one step compiles to another program than an epoch does, a few per cent slower.
+FEWEST_IN_A_LOOP = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Timed:
+    """A block of equal steps that can be run again and again.
+
+    Attributes:
+        block: runs ``repeats`` steps and waits for their end.
+        repeats: steps in the block.
+        images: that a step takes in.
+        multiply_adds: of a step (:mod:`lrlc_jax.benchmark.work`).
+        parameters: trainable numbers in one network.
+        compile_seconds: tracing, lowering and compiling, without the cache on disk.
+        data: what the images are called, where they are a data set's.
+        warm: whether the block ran already.
+    """
+
+    block: Callable[[], None]
+    repeats: int
+    images: int
+    multiply_adds: int
+    parameters: int
+    compile_seconds: float
+    data: str | None = None
+    warm: bool = False
+
+
+def repeats_for(seconds: float, block_seconds: float, fewest: int = 1) -> int:
+    """How many steps of so many seconds make a block.
+
+    >>> repeats_for(0.3, 2.0), repeats_for(5.0, 2.0), repeats_for(0.001, 2.0)
+    (7, 1, 50)
+    """
+    return min(MOST_REPEATS, max(fewest, round(block_seconds / seconds)))
+
+
+def seconds_of(function: Callable[[], object]) -> float:
+    """What one call takes."""
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+def prepare(case: Case, block_seconds: float, dataset: Mapping[str, Any] | None) -> Timed:
+    """The case, compiled.
+
+    Raises:
+        InputError: if its layer or its data set is not what it should be.
+        ValueError: if the images are too small for the network.
+    """
+    if case.task == EPOCH:
+        return epoch(case, dataset or {})
+    assert case.image_shape is not None
+    factory = NetworkFactory(case.image_shape, CLASSES, layer_config(case.layer))
+    return (inference if case.task == INFERENCE else training)(case, factory, block_seconds)
+
+
+def pixels(count: int, case: Case) -> Examples:
+    """Random examples: how long a step takes does not depend on what is in them."""
+    assert case.image_shape is not None
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (count, *case.image_shape), np.uint8)
+    return Examples(jnp.asarray(images), jnp.asarray(rng.integers(0, CLASSES, count, np.int32)))
+
+
+def training(case: Case, factory: NetworkFactory, block_seconds: float) -> Timed:
+    """An epoch of as many batches as make a block: of one seed, or of several at once."""
+    graphdef, params, _ = split(nnx.eval_shape(lambda: factory(nnx.Rngs(0))))
+    several = case.task != "training_step"
+    at_once = min(default_seeds_at_once(case.seeds), case.seeds)
+
+    def train_block(state: TrainState, *arguments: Any) -> tuple[TrainState, Any]:
+        def one_seed(state: TrainState) -> tuple[TrainState, Any]:
+            return train_one_epoch(graphdef, case.batch_size, state, *arguments)
+
+        if several:
+            return over_seeds(one_seed, state, at_once)  # type: ignore[no-any-return]
+        return one_seed(state)
+
+    def compiled(steps: int) -> tuple[Callable[[], None], float]:
+        start = functools.partial(init, factory)
+        seeds = jnp.arange(case.seeds, dtype=jnp.uint32)
+        state = jax.jit(jax.vmap(start))(seeds) if several else jax.jit(start)(seeds[0])
+        arguments = (
+            pixels(steps * case.batch_size, case),
+            (jnp.float32(1 / 255), jnp.float32(0)),
+            Schedule(jnp.float32(0.01), jnp.float32(1), jnp.float32(1000)),
+            jnp.int32(0),
+        )
+        clock = time.perf_counter()
+        program = jax.jit(train_block, donate_argnums=0).lower(state, *arguments).compile()
+        seconds = time.perf_counter() - clock
+
+        def block() -> None:  # the state goes on from block to block, as in training
+            nonlocal state
+            state, metrics = program(state, *arguments)
+            wait((state, metrics))
+
+        return block, seconds
+
+    repeats = FEWEST_IN_A_LOOP
+    block, compile_seconds = compiled(repeats)
+    if block_seconds:
+        block()
+        wanted = repeats_for(seconds_of(block) / repeats, block_seconds, FEWEST_IN_A_LOOP)
+        if wanted != repeats:
+            repeats = wanted
+            del block
+            block, _ = compiled(repeats)
+    layers = work.products(lambda: factory(nnx.Rngs(0)))
+    images = case.batch_size * case.seeds
+    return Timed(
+        block=block,
+        repeats=repeats,
+        images=images,
+        multiply_adds=images * work.training(layers),
+        parameters=count_parameters(params),
+        compile_seconds=compile_seconds,
+    )
+
+
+def inference(case: Case, factory: NetworkFactory, block_seconds: float) -> Timed:
+    """The converted network on one batch, each answer waited for."""
+
+    def build() -> Any:
+        return for_inference(factory(nnx.Rngs(0)), batch_norm=True)
+
+    graphdef, shapes = nnx.split(nnx.eval_shape(build))
+    state = jax.jit(lambda: nnx.split(build())[1])()
+    images = pixels(case.batch_size, case).images.astype(jnp.float32) / 255
+
+    def answer(state: Any, images: jax.Array) -> jax.Array:
+        logits: jax.Array = nnx.merge(graphdef, state)(images, train=False)
+        return logits
+
+    start = time.perf_counter()
+    program = jax.jit(answer).lower(state, images).compile()
+    compile_seconds = time.perf_counter() - start
+
+    def one() -> None:
+        wait(program(state, images))
+
+    one()
+    repeats = repeats_for(seconds_of(one), block_seconds)
+
+    def block() -> None:
+        for _ in range(repeats):
+            one()
+
+    return Timed(
+        block=block,
+        repeats=repeats,
+        images=case.batch_size,
+        multiply_adds=case.batch_size * work.forward(work.products(build)),
+        parameters=count_parameters(shapes),
+        compile_seconds=compile_seconds,
+    )
+
+
+def epoch(case: Case, dataset: Mapping[str, Any]) -> Timed:
+    """One epoch of a data set end to end: its batches, its validation, and the test at the end.
+
+    The programs are compiled by a first epoch, which is not timed.
+
+    Raises:
+        InputError: if the data are not at hand, or fewer than a batch.
+        RunError: if they cannot be prepared here.
+    """
+    loaded = load(parse({"dataset": dataset}).dataset)
+    if case.batch_size > len(loaded.train):
+        raise InputError(
+            f"batch_size is {case.batch_size}, more than the {len(loaded.train)} training images "
+            f"of {loaded.name}; set it to at most that."
+        )
+    factory = NetworkFactory(loaded.image_shape, loaded.num_classes, layer_config(case.layer))
+    data = DeviceData.put(loaded)
+    protocol = ProtocolConfig(epochs=1, warmup_epochs=0, batch_size=case.batch_size, seeds=1)
+    clock = CompileClock()
+
+    def block() -> None:
+        train(factory, data, protocol, seeds=range(protocol.seeds))
+
+    block()
+    layers = work.products(lambda: factory(nnx.Rngs(0)))
+    trained = len(loaded.train) // case.batch_size * case.batch_size
+    evaluated = len(loaded.validation) + len(loaded.test)
+    return Timed(
+        block=block,
+        repeats=1,
+        images=trained,
+        multiply_adds=trained * work.training(layers) + evaluated * work.forward(layers),
+        parameters=factory.parameters(),
+        compile_seconds=clock.seconds,
+        data=f"{loaded.title}, {trained:,} training images",
+        warm=True,
+    )
