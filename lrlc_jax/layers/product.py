@@ -277,7 +277,7 @@ def in_chunks(
         kept: size of the products with all bases of one example.
     """
     limit = max(1, chunk_size() // numbers)
-    even = next(d for d in range(min(len(x), limit), 0, -1) if len(x) % d == 0)
+    even = next((d for d in range(min(len(x), limit), 0, -1) if len(x) % d == 0), limit)
     few = kept * len(x) <= KEPT
     policy = jax.checkpoint_policies.save_only_these_names(*([PRODUCTS] if few else []))
     # In a loop nothing would be gained by keeping the two computations apart (prevent_cse).
