@@ -42,10 +42,10 @@ class LRLC(PatchLayer):
 
     With ``input_dependent`` the weights come from the layer's input by a small network
     (section 3.2.2, :class:`lrlc_jax.layers.combining_network.CombiningNetwork`), and Algorithm 1
-    it is, for a few examples at a time. From the forward to the backward pass nothing is kept but
-    the layer's input; the K outputs, the patches and the maps inside of the network are held for
-    those few examples only, and computed again for the gradients. The memory of a
-    training step therefore does not grow with K maps.
+    it is, for a few examples at a time: the patches and the maps inside of the network are held for
+    those few examples only, and computed again for the gradients. The K products are kept for the
+    backward pass where they are few, and otherwise computed again too, so that the memory of a
+    training step does not grow with K without end (:func:`lrlc_jax.layers.product.in_chunks`).
 
     Parameters: ``bases`` ``(K, kh, kw, in, out)``, or with mixed sizes ``bases.kernels``, a list;
     ``weights`` (a table over the output positions, or the network g) and ``spatial_bias`` (a
