@@ -4,10 +4,9 @@ import pathlib
 import sys
 from typing import Any
 
-from lrlc_jax.benchmark.peers import PEERS
-
 from lrlc_jax.benchmark.bar import bar
 from lrlc_jax.benchmark.driver import now, run
+from lrlc_jax.benchmark.peers import PEERS
 from lrlc_jax.benchmark.plot import figure
 from lrlc_jax.benchmark.report import load, markdown
 from lrlc_jax.benchmark.results import Benchmark
