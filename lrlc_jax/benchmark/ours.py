@@ -13,6 +13,7 @@ from flax import nnx
 
 from lrlc_jax.benchmark import work
 from lrlc_jax.benchmark.cases import EPOCH, INFERENCE, Case
+from lrlc_jax.benchmark.timing import repeats_for, seconds_of
 from lrlc_jax.config import ProtocolConfig, layer_config, parse
 from lrlc_jax.conversion import for_inference
 from lrlc_jax.data.load import load
@@ -26,7 +27,6 @@ from lrlc_jax.training.step import Examples, TrainState, init, train_one_epoch
 
 wait: Callable[[Any], Any] = jax.block_until_ready
 CLASSES = 10
-MOST_REPEATS = 50
 # A loop of one step compiles to another program than an epoch does, a few per cent slower.
 FEWEST_IN_A_LOOP = 2
 
@@ -43,7 +43,6 @@ class Timed:
         parameters: trainable numbers in one network.
         compile_seconds: tracing, lowering and compiling, without the cache on disk.
         data: what the images are called, where they are a data set's.
-        warm: whether the block ran already.
     """
 
     block: Callable[[], None]
@@ -53,23 +52,6 @@ class Timed:
     parameters: int
     compile_seconds: float
     data: str | None = None
-    warm: bool = False
-
-
-def repeats_for(seconds: float, block_seconds: float, fewest: int = 1) -> int:
-    """How many steps of so many seconds make a block.
-
-    >>> repeats_for(0.3, 2.0), repeats_for(5.0, 2.0), repeats_for(0.001, 2.0)
-    (7, 1, 50)
-    """
-    return min(MOST_REPEATS, max(fewest, round(block_seconds / seconds)))
-
-
-def seconds_of(function: Callable[[], object]) -> float:
-    """What one call takes."""
-    start = time.perf_counter()
-    function()
-    return time.perf_counter() - start
 
 
 def prepare(case: Case, block_seconds: float, dataset: Mapping[str, Any] | None) -> Timed:
@@ -223,5 +205,4 @@ def epoch(case: Case, dataset: Mapping[str, Any]) -> Timed:
         parameters=factory.parameters(),
         compile_seconds=clock.seconds,
         data=f"{loaded.title}, {trained:,} training images",
-        warm=True,
     )

@@ -5,7 +5,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lrlc_jax.benchmark.ours import seconds_of, wait
+from lrlc_jax.benchmark.ours import wait
+from lrlc_jax.benchmark.timing import seconds_of
 
 # Rows, inner numbers and columns; the last is the product of a layer of 64 channels with a batch
 # of 128 images of 28x28 positions.

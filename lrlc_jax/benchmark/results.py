@@ -5,12 +5,11 @@ import json
 import math
 import pathlib
 import statistics
-from collections.abc import Mapping
 from typing import Any
 
-from lrlc_jax.benchmark.cases import Case
+from lrlc_jax.benchmark.cases import OURS, Case
 from lrlc_jax.errors import InputError
-from lrlc_jax.study.records import write_atomically
+from lrlc_jax.study.records import read_values, write_atomically
 
 SCHEMA = 1
 
@@ -110,7 +109,7 @@ class Benchmark:
 
     def ours(self, result: Result) -> Result | None:
         """Our network in the case of a peer."""
-        twin = dataclasses.replace(result.case, framework="ours")
+        twin = dataclasses.replace(result.case, framework=OURS)
         return next((r for r in self.cases if r.group == result.group and r.case == twin), None)
 
     def write(self, path: pathlib.Path) -> None:
@@ -140,20 +139,7 @@ def load(path: pathlib.Path) -> Benchmark:
     Raises:
         InputError: if the file is not one, is not whole, or has no case yet.
     """
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"Report {path} cannot be read ({error.strerror or error}).") from None
-    except ValueError as error:
-        raise InputError(f"Report {path} is not valid JSON ({error}); name another.") from None
-    schema = values.get("schema") if isinstance(values, Mapping) else None
-    if not isinstance(schema, int):
-        raise InputError(f"{path} was not written by this benchmark (it has no schema).")
-    if schema > SCHEMA:
-        raise InputError(
-            f"Report {path} has schema {schema}; this version of lrlc_jax reads up to {SCHEMA}: "
-            "update lrlc_jax."
-        )
+    values = read_values(path, "Report", SCHEMA, "name another")
     try:
         results = [
             Result(**{**entry, "case": Case.from_json(entry["case"])}) for entry in values["cases"]

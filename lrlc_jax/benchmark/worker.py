@@ -20,6 +20,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from lrlc_jax.benchmark.cases import OURS, Case
+from lrlc_jax.benchmark.timing import repeats_for, seconds_of
 from lrlc_jax.errors import InputError, RunError
 
 ENOUGH = 300  # characters of an error
@@ -57,13 +58,6 @@ def sentence(error: BaseException) -> str:
     if not isinstance(error, InputError | RunError | ValueError | ImportError):
         text = f"{type(error).__name__}: {text}" if str(error) else text
     return text if len(text) <= ENOUGH else text[:ENOUGH] + " ..."
-
-
-def seconds_of(function: Callable[[], object]) -> float:
-    """What one call takes."""
-    start = time.perf_counter()
-    function()
-    return time.perf_counter() - start
 
 
 def start_jax(jax: Any) -> None:
@@ -112,8 +106,7 @@ def build_peer(
     first = seconds_of(step)
     built = time.perf_counter() - start
     second = seconds_of(step)
-    wanted = round(request["block_seconds"] / second)
-    repeats = min(50, max(1, wanted))
+    repeats = repeats_for(second, request["block_seconds"])
 
     def block() -> None:
         for _ in range(repeats):

@@ -249,7 +249,7 @@ class LRLC(PatchLayer):
         """Algorithm 1, for a few examples at a time."""
         parts = self.parts()
 
-        def combined(x: jax.Array) -> jax.Array:
+        def of_few(x: jax.Array) -> jax.Array:
             weights = jnp.split(self.combining_weights(x), len(parts), axis=-1)
             products = []
             for weight, (bases, window) in zip(weights, parts, strict=True):
@@ -261,7 +261,7 @@ class LRLC(PatchLayer):
         taps = sum(len(window.taps) for _, window in parts)
         numbers = taps * self.in_features + self.rank * (self.out_features + MAPS_PER_BASIS)
         kept = rows * cols * self.rank * self.out_features
-        return in_chunks(combined, x, rows * cols * numbers, kept=kept)
+        return in_chunks(of_few, x, rows * cols * numbers, kept=kept)
 
     def biases(self) -> tuple[jax.Array, ...]:
         """The bias per position, and that per channel."""

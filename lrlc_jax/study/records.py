@@ -155,6 +155,35 @@ def as_json(values: dict[str, Any]) -> str:
     return text + "\n"
 
 
+def read_values(path: pathlib.Path, kind: str, newest: int, hint: str) -> dict[str, Any]:
+    """What a JSON file of ours says, of a schema that this version knows.
+
+    Args:
+        kind: what the file is, in an error.
+        newest: the latest schema that is known.
+        hint: what to do with another file.
+
+    Raises:
+        InputError: if it cannot be read, is not JSON, has no schema, or a newer one.
+    """
+    values: dict[str, Any]
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{kind} {path} cannot be read ({error.strerror or error}).") from None
+    except ValueError as error:
+        raise InputError(f"{kind} {path} is not valid JSON ({error}); {hint}.") from None
+    schema = values.get("schema") if isinstance(values, dict) else None
+    if not isinstance(schema, int):
+        raise InputError(f"{path} is not a {kind.lower()} of lrlc_jax (it has no schema); {hint}.")
+    if schema > newest:
+        raise InputError(
+            f"{kind} {path} has schema {schema}; this version of lrlc_jax reads up to {newest}: "
+            "update lrlc_jax."
+        )
+    return values
+
+
 def read(path: pathlib.Path) -> Record:
     """A record from disk.
 
@@ -162,20 +191,7 @@ def read(path: pathlib.Path) -> Record:
         InputError: if it is not JSON, not a record, of a newer schema, or was changed.
     """
     hint = "move it out of the records folder, or restore it"
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"Record {path} cannot be read ({error.strerror or error}).") from None
-    except ValueError as error:
-        raise InputError(f"Record {path} is not valid JSON ({error}); {hint}.") from None
-    schema = values.get("schema") if isinstance(values, dict) else None
-    if not isinstance(schema, int):
-        raise InputError(f"{path} is not a record of lrlc_jax (it has no schema); {hint}.")
-    if schema > SCHEMA:
-        raise InputError(
-            f"Record {path} has schema {schema}; this version of lrlc_jax reads up to {SCHEMA}: "
-            "update lrlc_jax."
-        )
+    values = read_values(path, "Record", SCHEMA, hint)
     names = {field.name for field in dataclasses.fields(Record)}
     if set(values) | {"matched_parameters"} != names:
         odd = ", ".join(sorted(set(values) ^ names - {"matched_parameters"}))
