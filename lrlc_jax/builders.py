@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+import jax
 from flax import nnx
 
 from lrlc_jax.config import (
@@ -17,6 +18,7 @@ from lrlc_jax.config import (
 )
 from lrlc_jax.layers import LRLC, Conv, CoordConv, LocallyConnected, SpatialBiasConv
 from lrlc_jax.layers.base import PatchLayer
+from lrlc_jax.layers.product import Precision
 from lrlc_jax.layers.starts import he_uniform
 from lrlc_jax.layers.window import Padding, as_pair
 
@@ -32,6 +34,8 @@ class Site:
     padding: Padding
     use_bias: bool
     input_size: tuple[int, int]
+    dtype: jax.typing.DTypeLike | None = None
+    precision: Precision = None
 
     def arguments(self) -> dict[str, Any]:
         """The arguments that every layer takes."""

@@ -12,11 +12,20 @@ from lrlc_jax.builders import BUILDERS, Site, make_conv
 from lrlc_jax.config import DEPTH, LayerConfig, LRLCConfig, NetworkConfig, WideConvConfig
 from lrlc_jax.layers import BatchNorm, blur_downsample, matched_width
 from lrlc_jax.layers.blur import blur_window
+from lrlc_jax.layers.product import Precision
 from lrlc_jax.layers.starts import glorot_uniform
 from lrlc_jax.layers.window import Padding, as_pair
 
 Pooling: TypeAlias = Literal["average", "max", "flatten"]
 State: TypeAlias = nnx.State[Any, Any]
+
+# The type in which the layers compute, and the precision of their products. By default JAX takes
+# TF32 on a GPU and bfloat16 on a TPU for the products of float32; `float32` means what it says.
+COMPUTATION: dict[str, tuple[jax.typing.DTypeLike | None, Precision]] = {
+    "float32": (None, "highest"),
+    "tf32": (None, "tensorfloat32"),
+    "bfloat16": (jnp.bfloat16, None),
+}
 
 
 class Network(nnx.Module):
@@ -36,6 +45,9 @@ class Network(nnx.Module):
         pooling: ``'average'`` over all positions (the paper's), ``'max'``, or ``'flatten'``.
         blur: where a stride is more than 1, let the layer stand at every position, and blur after
             its ReLU before the steps are taken.
+        dtype: type in which the layers compute; by default that of images and parameters. What
+            follows the pooling keeps the type of the parameters.
+        precision: of the products, as in :func:`jax.lax.dot`.
         rngs: source of the start values.
 
     Raises:
@@ -55,6 +67,8 @@ class Network(nnx.Module):
         batch_norm: bool = True,
         pooling: Pooling = "average",
         blur: bool = False,
+        dtype: jax.typing.DTypeLike | None = None,
+        precision: Precision = None,
         rngs: nnx.Rngs,
     ) -> None:
         size, channels = image_shape[:2], image_shape[2]
@@ -75,6 +89,8 @@ class Network(nnx.Module):
                 padding=padding,
                 use_bias=not batch_norm,
                 input_size=size,
+                dtype=dtype,
+                precision=precision,
             )
             layers.append((BUILDERS[layer.name] if special else make_conv)(site, layer, rngs))
             if batch_norm:
@@ -89,7 +105,9 @@ class Network(nnx.Module):
         self.steps = tuple(steps)
         self.pooling = pooling
         flat = channels * size[0] * size[1] if pooling == "flatten" else channels
-        self.classifier = nnx.Linear(flat, num_classes, kernel_init=glorot_uniform, rngs=rngs)
+        self.classifier = nnx.Linear(
+            flat, num_classes, precision=precision, kernel_init=glorot_uniform, rngs=rngs
+        )
 
     def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
         """Logits ``(batch, classes)`` of images ``(batch, rows, cols, channels)``.
@@ -105,6 +123,8 @@ class Network(nnx.Module):
             x = jax.nn.relu(x)
             if self.steps and self.steps[position] != (1, 1):
                 x = blur_downsample(x, self.steps[position])
+        # Pooled in the parameters' type: of a sum over all positions bfloat16 keeps few digits.
+        x = x.astype(self.classifier.kernel.dtype)
         return self.classifier(pool(x, self.pooling))
 
 
@@ -161,6 +181,7 @@ class NetworkFactory:
     def __call__(self, rngs: nnx.Rngs) -> Network:
         """A new network, started from ``rngs``."""
         network = self.network
+        dtype, precision = COMPUTATION[network.precision]
         return Network(
             self.image_shape,
             self.num_classes,
@@ -172,6 +193,8 @@ class NetworkFactory:
             batch_norm=network.batch_norm,
             pooling=network.pooling,  # type: ignore[arg-type]
             blur=network.blur,
+            dtype=dtype,
+            precision=precision,
             rngs=rngs,
         )
 

@@ -21,7 +21,7 @@ from lrlc_jax.config import (
     parse,
 )
 from lrlc_jax.errors import InputError
-from lrlc_jax.layers import combining
+from lrlc_jax.layers import combining, product
 from lrlc_jax.layers.local import STARTS
 from lrlc_jax.study.menu import studies
 from lrlc_jax.study.plan import expand
@@ -59,6 +59,10 @@ def test_the_default_choices_have_the_defaults_of_the_schema():
     assert menu("network")["paper"] == dataclasses.asdict(NetworkConfig())
 
 
+def test_the_ways_of_a_product_are_those_that_there_are():
+    assert Config.WAYS == product.WAYS
+
+
 def test_the_paper_network_is_the_papers_and_the_default():
     assert NetworkConfig() == PAPER_NETWORK
     assert dataclasses.asdict(PAPER_NETWORK) == {
@@ -69,6 +73,7 @@ def test_the_paper_network_is_the_papers_and_the_default():
         "pooling": "average",
         "blur": False,
         "batch_norm": True,
+        "precision": "float32",
     }
 
 
@@ -145,6 +150,8 @@ def test_the_paper_protocol_is_the_papers():
         ({"protocol": {"learning_rate": float("nan")}}, "learning_rate is nan"),
         ({"tracker": {"name": "wandb", "mode": "onlin"}}, "did you mean 'online'"),
         ({"seeds_at_once": 0}, "seeds_at_once is 0"),
+        ({"product_way": "patch"}, "did you mean 'patches'"),
+        ({"network": {"precision": "float16"}}, "did you mean 'bfloat16'"),
         ({"protocl": {}}, "did you mean 'protocol'"),
         ({"results_dir": ""}, "results_dir is empty"),
     ],

@@ -208,3 +208,59 @@ def test_filters_that_depend_on_the_example_cannot_be_converted():
 
 def test_parameters_are_counted():
     assert count_parameters({"a": jnp.ones((2, 3)), "b": jnp.ones(4)}) == 10
+
+
+def products_of(factory):
+    """The type and the precision of every matrix product of a training step."""
+
+    def loss(params, images):
+        graphdef, _, stats = split(factory(nnx.Rngs(0)))
+        logits, _ = apply(graphdef, params, stats, images, train=True)
+        return logits.sum()
+
+    _, params, _ = split(factory(nnx.Rngs(0)))
+    jaxpr = jax.make_jaxpr(jax.grad(loss))(params, jnp.ones((2, *SMALL)))
+
+    def equations(jaxpr):
+        for equation in jaxpr.eqns:
+            yield equation
+            for value in jax.tree.leaves(
+                list(equation.params.values()), is_leaf=lambda v: hasattr(v, "eqns")
+            ):
+                inner = getattr(value, "jaxpr", value)
+                if hasattr(inner, "eqns"):
+                    yield from equations(inner)
+
+    return {
+        (equation.invars[0].aval.dtype.name, equation.params["precision"])
+        for equation in equations(jaxpr.jaxpr)
+        if equation.primitive.name == "dot_general"
+    }
+
+
+@pytest.mark.parametrize("name", [name for name in LAYERS if name != "conv"])
+def test_precision_reaches_every_product_of_a_step(name):
+    """Also those with which filters are folded, and those of the gradients."""
+    layer = LAYERS[name](**({} if name == "coord_conv" else {"at": "all"}))
+    high, highest = (jax.lax.Precision.HIGH,) * 2, (jax.lax.Precision.HIGHEST,) * 2
+    network = {"padding": "same"} if name == "lrlc_mixed" else {}
+    assert products_of(small(layer, **network)) == {("float32", highest)}
+    # Maps are resized in full precision, whatever that of the products.
+    resized = {("float32", highest)} if name == "lrlc_input_dependent" else set()
+    tf32 = products_of(small(layer, **network, precision="tf32"))
+    assert tf32 == {("float32", high)} | resized
+    kinds = products_of(small(layer, **network, precision="bfloat16"))
+    # The classifier stays in float32.
+    assert {dtype for dtype, _ in kinds} == {"bfloat16", "float32"}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_bfloat16_is_near_float32_and_not_it(name):
+    network = {"padding": "same"} if name == "lrlc_mixed" else {}
+    exact = small(LAYERS[name](), **network)(nnx.Rngs(0))
+    rounded = small(LAYERS[name](), **network, precision="bfloat16")(nnx.Rngs(0))
+    images = random(0, 5, *SMALL)
+    logits, near = (net(images, train=True) for net in (exact, rounded))
+    assert near.dtype == jnp.float32
+    error = np.abs(logits - near).max() / np.abs(logits).max()
+    assert 1e-5 < error < 0.1

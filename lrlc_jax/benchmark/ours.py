@@ -21,7 +21,7 @@ from lrlc_jax.errors import InputError
 from lrlc_jax.network import NetworkFactory, count_parameters, split
 from lrlc_jax.training import DeviceData, train
 from lrlc_jax.training.compilation import CompileClock
-from lrlc_jax.training.loop import default_seeds_at_once, over_seeds
+from lrlc_jax.training.groups import default_seeds_at_once, over_seeds
 from lrlc_jax.training.schedule import Schedule
 from lrlc_jax.training.step import Examples, TrainState, init, train_one_epoch
 

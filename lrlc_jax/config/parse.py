@@ -73,7 +73,7 @@ def parse(values: Mapping[str, Any]) -> Config:
     for name, schema in SECTIONS.items():
         sections[name] = _typed(schema, values.pop(name, {}), name)
         sections[name].check()
-    top = {"results_dir": "results", "seeds_at_once": None}
+    top = {"results_dir": "results", "seeds_at_once": None, "product_way": None}
     for name in values:
         if name not in top:
             raise unknown_name("setting", name, [*sections, *top])
@@ -81,6 +81,8 @@ def parse(values: Mapping[str, Any]) -> Config:
     config.results_dir = results_folder(config.results_dir)
     if config.seeds_at_once is not None:
         at_least("seeds_at_once", config.seeds_at_once, 1)
+    if config.product_way is not None:
+        one_of("product_way", config.product_way, Config.WAYS)
     return config
 
 

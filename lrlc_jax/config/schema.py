@@ -58,10 +58,12 @@ class NetworkConfig:
     pooling: str = "average"
     blur: bool = False
     batch_norm: bool = True
+    precision: str = "float32"
 
     CHOICES: ClassVar[dict[str, tuple[str, ...]]] = {
         "padding": ("valid", "same", "reflect", "circular"),
         "pooling": ("average", "max", "flatten"),
+        "precision": ("float32", "tf32", "bfloat16"),
     }
 
     def check(self) -> None:
@@ -82,7 +84,7 @@ class NetworkConfig:
             at_least("network.strides", stride, 1)
 
 
-PAPER_NETWORK = NetworkConfig(64, 3, [1, 1, 1], "valid", "average", False, True)
+PAPER_NETWORK = NetworkConfig(64, 3, [1, 1, 1], "valid", "average", False, True, "float32")
 
 
 @dataclass
@@ -149,6 +151,10 @@ class Config:
     tracker: TrackerConfig = field(default_factory=TrackerConfig)
     results_dir: str = "results"
     seeds_at_once: int | None = None
+    product_way: str | None = None
+
+    # The ways that lrlc_jax.layers.product has, which needs jax.
+    WAYS: ClassVar[tuple[str, ...]] = ("patches", "columns", "lax_conv")
 
 
 @dataclass

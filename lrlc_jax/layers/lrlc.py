@@ -228,7 +228,7 @@ class LRLC(PatchLayer):
             bases = bases.reshape(self.rank, *self.kernel_size, *bases.shape[2:])
         else:
             bases = self.bases[...]
-        return fold(weights, bases)
+        return fold(weights, bases, self.precision)
 
     def basis(self, size: Pair) -> tuple[jax.Array, Window]:
         """The bases, and their window; of mixed bases only those taps that any of them has."""

@@ -67,7 +67,7 @@ def chunk_size() -> int:
     return CHUNK.get(jax.default_backend(), LARGE_CHUNK)
 
 
-def fold(weights: jax.Array, bases: jax.Array) -> jax.Array:
+def fold(weights: jax.Array, bases: jax.Array, precision: Precision = None) -> jax.Array:
     """The filter bank of each position, from the basis and its combining weights (equation 2).
 
     Args:
@@ -78,7 +78,7 @@ def fold(weights: jax.Array, bases: jax.Array) -> jax.Array:
     Returns:
         Filter banks ``(rows, cols, kh, kw, in, out)``. Their cost does not depend on the batch.
     """
-    return jnp.tensordot(weights, bases, axes=1)
+    return jnp.tensordot(weights, bases, axes=1, precision=precision)
 
 
 def local_product(
@@ -188,10 +188,14 @@ def folded_product(
     rank, *_, features = bases.shape
     varied = weights.shape[:2] != (1, 1)
     if not varied or choose(x.shape, features, window, shared=False) != "columns":
-        return window_product(x, fold(weights, bases), window, precision)
+        return window_product(x, fold(weights, bases, precision), window, precision)
     weights = jnp.broadcast_to(weights, (window.positions[0], *weights.shape[1:]))
     parts = columns.kernel_rows(bases.reshape(rank, -1, features), window)
-    return columns.by_position(x, weights, lambda w, i: fold(w, parts[i]), window, precision)
+
+    def banks(weights: jax.Array, kernel_row: int) -> jax.Array:
+        return fold(weights, parts[kernel_row], precision)
+
+    return columns.by_position(x, weights, banks, window, precision)
 
 
 def choose(shape: tuple[int, ...], features: int, window: Window, *, shared: bool) -> Way:

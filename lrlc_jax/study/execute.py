@@ -73,6 +73,12 @@ def heading(dataset: Dataset, config: Config, pending: int, runs: int) -> str:
     )
 
 
+def in_groups(record: Record) -> str:
+    """A phrase, where neither one seed at a time nor all of them trained at once."""
+    at_once, count = record.config["seeds_at_once"], len(record.seeds)
+    return f"; {at_once} of {count} seeds at a time" if 1 < at_once < count else ""
+
+
 def train_all(
     pending: Mapping[str, Config], dataset: Dataset, listener: Listener, title: str
 ) -> dict[str, Record]:
@@ -99,5 +105,6 @@ def train_all(
             made[run] = record = train_run(config, dataset, data, clock, on_epoch)
             listener.finish_run(record, records.write(record, config.results_dir))
             seconds = duration(record.time["wall_seconds"])
-            progress.finish_run(f"{describe(record)}; {seconds}", len(record.epochs["train_loss"]))
+            line = f"{describe(record)}; {seconds}{in_groups(record)}"
+            progress.finish_run(line, len(record.epochs["train_loss"]))
     return made

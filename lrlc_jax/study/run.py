@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import numpy as np
 from flax import nnx
 from jax.errors import JaxRuntimeError
@@ -12,6 +13,7 @@ from jax.errors import JaxRuntimeError
 from lrlc_jax.config import Config
 from lrlc_jax.data import Dataset
 from lrlc_jax.errors import InputError, RunError
+from lrlc_jax.layers.product import set_way
 from lrlc_jax.network import NetworkFactory
 from lrlc_jax.study import provenance
 from lrlc_jax.study.plan import identity, label, settings
@@ -30,7 +32,7 @@ def train_run(
     """Train every seed of a run and return its record.
 
     Raises:
-        InputError: if the images are too small for the network.
+        InputError: if the images are too small for the network, or the device lacks its precision.
         RunError: if the device gives up, for want of memory for example.
     """
     started = datetime.datetime.now(datetime.UTC)
@@ -43,6 +45,8 @@ def train_run(
         ends.append(time.perf_counter())
         on_epoch(epoch, metrics)
 
+    check_precision(config)
+    set_way(config.product_way)  # type: ignore[arg-type]
     factory = NetworkFactory(dataset.image_shape, dataset.num_classes, config.layer, config.network)
     try:
         nnx.eval_shape(lambda: factory(nnx.Rngs(0)))
@@ -69,6 +73,7 @@ def train_run(
             "protocol": config.protocol.name,
             "source": dataset.source,
             "seeds_at_once": history.seeds_at_once,
+            **({"product_way": config.product_way} if config.product_way else {}),
         },
         data={
             "classes": dataset.num_classes,
@@ -92,6 +97,20 @@ def train_run(
         matched_parameters=None if matched is None else matched.parameters(),
         **figures(history),
     )
+
+
+def check_precision(config: Config) -> None:
+    """Refuse what the device would compute in another precision than the record says.
+
+    Raises:
+        InputError: for TF32 on anything but a GPU.
+    """
+    backend = jax.default_backend()
+    if config.network.precision == "tf32" and backend != "gpu":
+        raise InputError(
+            f"network.precision is tf32, and JAX computes on {backend.upper()} here, which has no "
+            "such products; choose float32 or bfloat16."
+        )
 
 
 def figures(history: History) -> dict[str, Any]:

@@ -14,6 +14,13 @@ from numpy.typing import NDArray
 from lrlc_jax.config import ProtocolConfig
 from lrlc_jax.data import Dataset
 from lrlc_jax.network import Network, count_parameters, split
+from lrlc_jax.training.groups import (
+    default_seeds_at_once,
+    free_memory,
+    largest_group,
+    memory_of,
+    over_seeds,
+)
 from lrlc_jax.training.schedule import Schedule
 from lrlc_jax.training.step import (
     Examples,
@@ -91,18 +98,6 @@ class History:
     seeds_at_once: int
 
 
-def over_seeds(
-    function: Callable[[TrainState], Any], states: TrainState, seeds_at_once: int
-) -> Any:
-    """``function`` of each seed's state: one after the other, or several at once.
-
-    One at a time compiles to a loop without the seeds' axis. On CPU this is faster than all at
-    once, and takes the memory of one.
-    """
-    at_once = None if seeds_at_once == 1 else seeds_at_once
-    return jax.lax.map(function, states, batch_size=at_once)
-
-
 @functools.partial(jax.jit, static_argnums=0)
 def _init_seeds(build: Callable[[nnx.Rngs], Network], seeds: jax.Array) -> TrainState:
     return jax.vmap(functools.partial(init, build))(seeds)
@@ -154,11 +149,6 @@ def _test(
     return over_seeds(one_seed, states, seeds_at_once)  # type: ignore[no-any-return]
 
 
-def default_seeds_at_once(count: int) -> int:
-    """All seeds at once on an accelerator; one at a time on CPU, where that was faster."""
-    return 1 if jax.default_backend() == "cpu" else count
-
-
 def train(
     build: Callable[[nnx.Rngs], Network],
     data: DeviceData,
@@ -176,13 +166,12 @@ def train(
         protocol: epochs, batch size and learning rate.
         seeds: a seed sets a network's start and the order of its batches.
         seeds_at_once: how many seeds share a step of the program; it changes nothing but speed,
-            memory and rounding.
+            memory and rounding. By default one on CPU; elsewhere all, or as many as fit.
         on_epoch: is told each finished epoch, counted from 1, and its figures.
 
     Returns:
         Figures per epoch and seed, and those on the test data at the end.
     """
-    at_once = min(seeds_at_once or default_seeds_at_once(len(seeds)), len(seeds))
     graphdef, params, _ = split(nnx.eval_shape(lambda: build(nnx.Rngs(0))))
     steps = data.train.labels.shape[0] // protocol.batch_size
     schedule = Schedule(
@@ -196,10 +185,9 @@ def train(
         )
     )
     states = _init_seeds(build, jnp.asarray(seeds, jnp.uint32))
-    epochs: list[EpochMetrics] = []
-    failed: dict[int, int] = {}
-    for epoch in range(protocol.epochs):
-        states, on_device = _epoch(
+
+    def arguments(at_once: int, epoch: int) -> tuple[Any, ...]:
+        return (
             graphdef,
             protocol.batch_size,
             at_once,
@@ -211,6 +199,18 @@ def train(
             schedule,
             jnp.int32(epoch),
         )
+
+    def needed(at_once: int) -> int:
+        # Compiled once: the first epoch finds the program of the size that is chosen.
+        return memory_of(_epoch.lower(*arguments(at_once, 0)).compile())
+
+    at_once = min(seeds_at_once or default_seeds_at_once(len(seeds)), len(seeds))
+    if seeds_at_once is None and at_once > 1:
+        at_once = largest_group(len(seeds), needed, free_memory())
+    epochs: list[EpochMetrics] = []
+    failed: dict[int, int] = {}
+    for epoch in range(protocol.epochs):
+        states, on_device = _epoch(*arguments(at_once, epoch))
         metrics = EpochMetrics(**jax.device_get(on_device))
         epochs.append(metrics)
         for seed, finite in zip(seeds, metrics.finite, strict=True):

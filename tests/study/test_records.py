@@ -48,6 +48,7 @@ def test_what_determines_the_figures_is_in_the_identity(change):
     [
         {"results_dir": "elsewhere"},
         {"seeds_at_once": 3},
+        {"product_way": "patches"},
         {"layer": LRLCConfig(at=[3])},
         {"protocol": ProtocolConfig(name="mine")},
         {"dataset": DatasetConfig(path="somewhere")},

@@ -12,7 +12,7 @@ from flax import nnx
 from lrlc_jax.config import DatasetConfig, LayerConfig, LRLCConfig, ProtocolConfig
 from lrlc_jax.data import load
 from lrlc_jax.network import NetworkFactory, apply, split
-from lrlc_jax.training import DeviceData, learning_rate, train
+from lrlc_jax.training import DeviceData, groups, learning_rate, loop, train
 from lrlc_jax.training.compilation import CompileClock
 from lrlc_jax.training.schedule import Schedule
 from lrlc_jax.training.step import Examples, evaluate, init, to_input, train_one_epoch
@@ -74,6 +74,44 @@ def test_seeds_together_give_what_they_give_one_by_one(dataset, data):
     for a, b in zip(one.epochs, all_.epochs, strict=True):
         np.testing.assert_allclose(a.train_loss, b.train_loss, rtol=2e-3)
     np.testing.assert_allclose(one.test_loss, all_.test_loss, rtol=1e-2)
+
+
+def test_seeds_that_do_not_fit_at_once_train_in_the_largest_groups_that_do(
+    dataset, data, monkeypatch
+):
+    seeds = (0, 1, 2, 3)
+    at_once = train(factory(dataset), data, PROTOCOL, seeds=seeds, seeds_at_once=4)
+    asked = []
+
+    def remember(compiled):
+        asked.append(groups.memory_of(compiled))
+        return asked[-1]
+
+    monkeypatch.setattr(loop, "memory_of", remember)
+    monkeypatch.setattr(loop, "default_seeds_at_once", lambda count: count)
+    monkeypatch.setattr(loop, "free_memory", lambda: 10**12)
+    assert train(factory(dataset), data, PROTOCOL, seeds=seeds).seeds_at_once == 4
+    one_byte_too_few = asked[0] - 1
+    monkeypatch.setattr(loop, "free_memory", lambda: one_byte_too_few)
+    history = train(factory(dataset), data, PROTOCOL, seeds=seeds)
+    assert history.seeds_at_once == 2
+    assert asked[-1] < 0.7 * asked[0]
+    np.testing.assert_allclose(history.test_loss, at_once.test_loss, rtol=1e-2)
+    # What is asked for is done, whatever fits.
+    monkeypatch.setattr(loop, "free_memory", lambda: 0)
+    assert train(factory(dataset), data, PROTOCOL, seeds=seeds).seeds_at_once == 1
+    asked_for = train(factory(dataset), data, PROTOCOL, seeds=seeds, seeds_at_once=3)
+    assert asked_for.seeds_at_once == 3
+
+
+def test_finding_the_groups_compiles_nothing_twice(dataset, data, monkeypatch):
+    monkeypatch.setattr(loop, "default_seeds_at_once", lambda count: count)
+    monkeypatch.setattr(loop, "free_memory", lambda: 10**12)
+    protocol = dataclasses.replace(PROTOCOL, batch_size=30)
+    train(factory(dataset), data, PROTOCOL, seeds=(0, 1, 2))  # its init and its test
+    clock = CompileClock()
+    train(factory(dataset), data, protocol, seeds=(0, 1, 2))
+    assert clock.programs == 1
 
 
 def test_other_settings_of_the_same_shapes_compile_nothing(dataset, data):
