@@ -10,6 +10,7 @@ from flax import nnx
 
 from lrlc_jax.builders import BUILDERS, Site, make_conv
 from lrlc_jax.config import DEPTH, LayerConfig, LRLCConfig, NetworkConfig, WideConvConfig
+from lrlc_jax.errors import InputError
 from lrlc_jax.layers import BatchNorm, blur_downsample, matched_width
 from lrlc_jax.layers.blur import blur_window
 from lrlc_jax.layers.product import Precision
@@ -26,6 +27,20 @@ COMPUTATION: dict[str, tuple[jax.typing.DTypeLike | None, Precision]] = {
     "tf32": (None, "tensorfloat32"),
     "bfloat16": (jnp.bfloat16, None),
 }
+
+
+def check_precision(precision: str) -> None:
+    """Refuse what the device would compute in another precision than the record says.
+
+    Raises:
+        InputError: for TF32 on anything but a GPU.
+    """
+    backend = jax.default_backend()
+    if precision == "tf32" and backend != "gpu":
+        raise InputError(
+            f"The precision is tf32, and JAX computes on {backend.upper()} here, which has no such "
+            "products; choose float32 or bfloat16."
+        )
 
 
 class Network(nnx.Module):

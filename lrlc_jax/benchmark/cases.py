@@ -62,7 +62,7 @@ class Settings:
 
     The first of ``layers`` is what the others are compared with. ``few_layers`` are those of
     inference, of several seeds and of an epoch; ``image_shape`` is that of inference, of several
-    seeds and of the peers.
+    seeds and of the peers. ``product_way`` is that of our products.
     """
 
     quick: bool
@@ -77,6 +77,8 @@ class Settings:
     seeds: tuple[int, ...]
     inference_batches: tuple[int, ...]
     tasks: tuple[str, ...]
+    precision: str
+    product_way: str | None
     peers_python: str | None
     dataset: dict[str, Any]
 

@@ -68,6 +68,8 @@ class Driver:
                 request = {
                     "case": case.as_json(),
                     "block_seconds": self.settings.block_seconds,
+                    "precision": self.settings.precision,
+                    "product_way": self.settings.product_way,
                     "dataset": self.settings.dataset if case.task == EPOCH else None,
                 }
                 python = self.pythons.get(case.framework, sys.executable)
@@ -124,9 +126,9 @@ def now() -> datetime.datetime:
     return datetime.datetime.now(datetime.UTC)
 
 
-def measure_peak(repeats: int) -> dict[str, Any]:
+def measure_peak(repeats: int, precision: str) -> dict[str, Any]:
     """What a worker of its own answers on the machine and its matrix products."""
-    with worker(sys.executable, {"peak": repeats}) as one:
+    with worker(sys.executable, {"peak": repeats, "precision": precision}) as one:
         return one.start()
 
 
@@ -159,7 +161,7 @@ def run(
     with progress(2 * Driver.START + count * Driver.weight_of(settings)) as step:
         step("measuring matrix products", Driver.START)
         peak_repeats = 1 if settings.quick else 7
-        first = measure_peak(peak_repeats)
+        first = measure_peak(peak_repeats, settings.precision)
         benchmark = Benchmark(
             started=started.isoformat(timespec="seconds"),
             finished=None,
@@ -181,7 +183,8 @@ def run(
                 benchmark.left_out.append(f"Left out: {group.cases[0].task}: {reason}")
             benchmark.write(path)
         step("measuring matrix products", Driver.START)
-        benchmark.peak["end"] = measure_peak(peak_repeats)["products"]
+        last = measure_peak(peak_repeats, settings.precision)
+        benchmark.peak["end"] = last["products"]
         benchmark.finished = now().isoformat(timespec="seconds")
         benchmark.write(path)
     return benchmark

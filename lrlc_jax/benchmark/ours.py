@@ -14,11 +14,11 @@ from flax import nnx
 from lrlc_jax.benchmark import work
 from lrlc_jax.benchmark.cases import EPOCH, INFERENCE, Case
 from lrlc_jax.benchmark.timing import repeats_for, seconds_of
-from lrlc_jax.config import ProtocolConfig, layer_config, parse
+from lrlc_jax.config import NetworkConfig, ProtocolConfig, layer_config, parse
 from lrlc_jax.conversion import for_inference
 from lrlc_jax.data.load import load
 from lrlc_jax.errors import InputError
-from lrlc_jax.network import NetworkFactory, count_parameters, split
+from lrlc_jax.network import NetworkFactory, check_precision, count_parameters, split
 from lrlc_jax.training import DeviceData, train
 from lrlc_jax.training.compilation import CompileClock
 from lrlc_jax.training.groups import default_seeds_at_once, over_seeds
@@ -54,17 +54,25 @@ class Timed:
     data: str | None = None
 
 
-def prepare(case: Case, block_seconds: float, dataset: Mapping[str, Any] | None) -> Timed:
+def prepare(
+    case: Case,
+    block_seconds: float,
+    dataset: Mapping[str, Any] | None = None,
+    precision: str = "float32",
+) -> Timed:
     """The case, compiled.
 
     Raises:
-        InputError: if its layer or its data set is not what it should be.
+        InputError: if its layer or its data set is not what it should be, or the device lacks
+            the precision.
         ValueError: if the images are too small for the network.
     """
+    check_precision(precision)
+    network = NetworkConfig(precision=precision)
     if case.task == EPOCH:
-        return epoch(case, dataset or {})
+        return epoch(case, dataset or {}, network)
     assert case.image_shape is not None
-    factory = NetworkFactory(case.image_shape, CLASSES, layer_config(case.layer))
+    factory = NetworkFactory(case.image_shape, CLASSES, layer_config(case.layer), network)
     return (inference if case.task == INFERENCE else training)(case, factory, block_seconds)
 
 
@@ -170,7 +178,7 @@ def inference(case: Case, factory: NetworkFactory, block_seconds: float) -> Time
     )
 
 
-def epoch(case: Case, dataset: Mapping[str, Any]) -> Timed:
+def epoch(case: Case, dataset: Mapping[str, Any], network: NetworkConfig) -> Timed:
     """One epoch of a data set end to end: its batches, its validation, and the test at the end.
 
     The programs are compiled by a first epoch, which is not timed.
@@ -185,7 +193,8 @@ def epoch(case: Case, dataset: Mapping[str, Any]) -> Timed:
             f"batch_size is {case.batch_size}, more than the {len(loaded.train)} training images "
             f"of {loaded.name}; set it to at most that."
         )
-    factory = NetworkFactory(loaded.image_shape, loaded.num_classes, layer_config(case.layer))
+    layer = layer_config(case.layer)
+    factory = NetworkFactory(loaded.image_shape, loaded.num_classes, layer, network)
     data = DeviceData.put(loaded)
     protocol = ProtocolConfig(epochs=1, warmup_epochs=0, batch_size=case.batch_size, seeds=1)
     clock = CompileClock()

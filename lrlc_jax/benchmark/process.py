@@ -43,12 +43,14 @@ class Worker:
 
     def __init__(self, python: str, request: Mapping[str, Any]) -> None:
         self.said = tempfile.TemporaryFile()  # noqa: SIM115 (closed with the process)
+        # Frameworks differ in whether they take TF32 unasked; the libraries below them obey this.
+        tf32 = {"NVIDIA_TF32_OVERRIDE": "0"} if request.get("precision") == "float32" else {}
         self.process = subprocess.Popen(
             [python, "-P", "-m", "lrlc_jax.benchmark.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.said,
-            env={**ENVIRONMENT, **os.environ, "PYTHONPATH": str(ROOT)},
+            env={**ENVIRONMENT, **tf32, **os.environ, "PYTHONPATH": str(ROOT)},
             start_new_session=True,  # an interrupt from the keyboard is the driver's
         )
         self.pending = b""

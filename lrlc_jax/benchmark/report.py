@@ -124,7 +124,7 @@ def lines_of_peak(benchmark: Benchmark) -> list[str]:
         parts.append(f"{max(found) / 1e9:,.0f} at the {when}")
     return [
         f"Peak: {' and '.join(parts)} of the run, in 10^9 multiply-adds a second of this machine's "
-        "own best matrix product (float32)."
+        "own best matrix product."
     ]
 
 
@@ -133,6 +133,8 @@ def markdown(benchmark: Benchmark) -> str:
     machine, settings = benchmark.machine, benchmark.settings
     rounds, best = settings["rounds"], benchmark.best_product
     packages = ", ".join(f"{name} {version}" for name, version in benchmark.versions.items())
+    asked = settings["product_way"]
+    way = f" Our products: {asked}." if asked else ""
     lines = ["# Benchmark", ""]
     if settings["quick"]:
         lines += ["**A quick run: it shows errors, and its times mean little.**", ""]
@@ -143,6 +145,7 @@ def markdown(benchmark: Benchmark) -> str:
         f"{benchmark.started}; {packages}.  ",
         f"Medians of {rounds} round{'s' * (rounds != 1)}; ratios are of the time per image, taken "
         "round by round.  ",
+        f"Precision: {settings['precision']}.{way}  ",
         *lines_of_peak(benchmark),
     ]
     lines += ["", *(f"{text}  " for text in benchmark.left_out)] if benchmark.left_out else []

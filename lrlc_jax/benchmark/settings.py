@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from lrlc_jax.benchmark.cases import QUICK, TASKS, Settings, Shape
-from lrlc_jax.config import layer_config, parse
+from lrlc_jax.config import Config, NetworkConfig, layer_config, parse
 from lrlc_jax.errors import InputError, at_least, one_of
 
 
@@ -38,6 +38,11 @@ def check(values: Mapping[str, Any], given: Iterable[str], peers: Iterable[str])
         raise InputError(f"tasks is empty; name at least one of {', '.join(TASKS)}.")
     for name in _list(values, "peers"):
         one_of("peer", name, peers)
+    one_of("precision", values["precision"], NetworkConfig.CHOICES["precision"])
+    if values["product_way"] is not None:
+        one_of("product_way", values["product_way"], Config.WAYS)
+    if values["precision"] == "bfloat16" and values["peers"]:
+        raise InputError("precision is bfloat16, which the peers do not compute in; add peers=[].")
     python = values["peers_python"]
     return Settings(
         quick=quick,
@@ -52,6 +57,8 @@ def check(values: Mapping[str, Any], given: Iterable[str], peers: Iterable[str])
         peers=tuple(values["peers"]),
         image_shape=_shape("image_shape", values["image_shape"]),
         tasks=tuple(values["tasks"]),
+        precision=values["precision"],
+        product_way=values["product_way"],
         peers_python=None if python is None else str(python),
         dataset=dataclasses.asdict(parse({"dataset": values["dataset"]}).dataset),
     )

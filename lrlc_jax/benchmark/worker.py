@@ -72,9 +72,11 @@ def build_ours(
     """The block of one of our cases, its steps, and what is known of it."""
     start_jax(importlib.import_module("jax"))
     from lrlc_jax.benchmark.ours import prepare  # noqa: PLC0415
+    from lrlc_jax.layers.product import set_way  # noqa: PLC0415
 
     baseline = memory("VmRSS")
-    timed = prepare(case, request["block_seconds"], request["dataset"])
+    set_way(request["product_way"])
+    timed = prepare(case, request["block_seconds"], request["dataset"], request["precision"])
     facts = {
         "compile_seconds": timed.compile_seconds,
         "baseline_bytes": baseline,
@@ -129,7 +131,7 @@ def measure_peak(request: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "machine": provenance.machine(),
         "versions": provenance.versions(),
-        "products": peak.measure(request["peak"]),
+        "products": peak.measure(request["peak"], request["precision"]),
     }
 
 

@@ -84,10 +84,13 @@ def train_all(
 ) -> dict[str, Record]:
     """Train each run, and write its record before the next one starts."""
     # These need jax, which takes longer to import than a finished study takes to be found so.
+    from lrlc_jax.network import check_precision  # noqa: PLC0415
     from lrlc_jax.study.run import train_run  # noqa: PLC0415
     from lrlc_jax.training import DeviceData, EpochMetrics  # noqa: PLC0415
     from lrlc_jax.training.compilation import CompileClock, enable_cache  # noqa: PLC0415
 
+    for config in pending.values():
+        check_precision(config.network.precision)
     enable_cache()
     clock = CompileClock()
     data = DeviceData.put(dataset)

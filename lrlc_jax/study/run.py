@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import numpy as np
 from flax import nnx
 from jax.errors import JaxRuntimeError
@@ -32,7 +31,7 @@ def train_run(
     """Train every seed of a run and return its record.
 
     Raises:
-        InputError: if the images are too small for the network, or the device lacks its precision.
+        InputError: if the images are too small for the network.
         RunError: if the device gives up, for want of memory for example.
     """
     started = datetime.datetime.now(datetime.UTC)
@@ -45,7 +44,6 @@ def train_run(
         ends.append(time.perf_counter())
         on_epoch(epoch, metrics)
 
-    check_precision(config)
     set_way(config.product_way)  # type: ignore[arg-type]
     factory = NetworkFactory(dataset.image_shape, dataset.num_classes, config.layer, config.network)
     try:
@@ -97,20 +95,6 @@ def train_run(
         matched_parameters=None if matched is None else matched.parameters(),
         **figures(history),
     )
-
-
-def check_precision(config: Config) -> None:
-    """Refuse what the device would compute in another precision than the record says.
-
-    Raises:
-        InputError: for TF32 on anything but a GPU.
-    """
-    backend = jax.default_backend()
-    if config.network.precision == "tf32" and backend != "gpu":
-        raise InputError(
-            f"network.precision is tf32, and JAX computes on {backend.upper()} here, which has no "
-            "such products; choose float32 or bfloat16."
-        )
 
 
 def figures(history: History) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import pathlib
 import signal
 import sys
 
+import jax
 import pytest
 import yaml
 from flax import nnx
@@ -20,7 +21,7 @@ from lrlc_jax.benchmark.results import ratios
 from lrlc_jax.benchmark.settings import check, to_keep
 from lrlc_jax.benchmark.work import forward, products, training
 from lrlc_jax.config import layer_config
-from lrlc_jax.errors import InputError
+from lrlc_jax.errors import InputError, RunError
 from lrlc_jax.network import NetworkFactory
 from lrlc_jax.report.figures import pdf, png
 from tests.conftest import ROOT
@@ -205,7 +206,7 @@ def test_a_case_that_fails_or_dies_leaves_the_rest(measured, tmp_path, monkeypat
 
 
 def test_a_worker_ends_with_its_driver():
-    with process.worker(sys.executable, {"peak": 10_000}) as one:
+    with process.worker(sys.executable, {"peak": 10_000, "precision": "float32"}) as one:
         one.process.stdin.write(one.request.encode() + b"\n")
         one.process.stdin.close()
         assert one.process.wait(timeout=60) == 0
@@ -244,3 +245,26 @@ def test_every_other_task_can_be_timed(task, batch, images):
     assert result.problem is None
     assert result.images == images
     assert result.multiply_adds > 0
+
+
+def test_another_precision_and_another_way_are_measured_and_said(tmp_path):
+    path = tmp_path / "benchmark.json"
+    these = tiny(precision="bfloat16", product_way="patches", layers=[CONV])
+    text = markdown(run(these, path, silent))
+    assert not load(path).failed
+    assert "Precision: bfloat16. Our products: patches." in text
+
+
+@pytest.mark.skipif(jax.default_backend() == "gpu", reason="a GPU has TF32")
+def test_what_the_device_cannot_compute_in_is_refused(tmp_path):
+    with pytest.raises(RunError, match="precision is tf32, and JAX computes on"):
+        run(tiny(precision="tf32"), tmp_path / "benchmark.json", silent)
+
+
+@pytest.mark.parametrize(("precision", "override"), [("float32", "0"), ("tf32", None)])
+def test_in_float32_no_framework_takes_tf32_unasked(monkeypatch, precision, override):
+    monkeypatch.delenv("NVIDIA_TF32_OVERRIDE", raising=False)
+    given = {}
+    monkeypatch.setattr(process.subprocess, "Popen", lambda *_, **options: given.update(options))
+    process.Worker(sys.executable, {"precision": precision}).said.close()
+    assert given["env"].get("NVIDIA_TF32_OVERRIDE") == override
