@@ -154,7 +154,7 @@ class Config:
     product_way: str | None = None
 
     # The ways that lrlc_jax.layers.product has, which needs jax.
-    WAYS: ClassVar[tuple[str, ...]] = ("patches", "columns", "lax_conv")
+    WAYS: ClassVar[tuple[str, ...]] = ("patches", "columns", "lax_conv", "pallas")
 
 
 @dataclass

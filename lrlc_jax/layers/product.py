@@ -18,19 +18,20 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from lrlc_jax.layers import columns
+from lrlc_jax.layers import columns, pallas
 from lrlc_jax.layers.window import Padding, Pair, Window, sliding_window
 
 Precision: TypeAlias = flax.typing.PrecisionLike
 
 # How a product can be computed. ``patches``: whole patches, one matrix product. ``columns``: row by
 # row of the kernel (:mod:`.columns`). ``lax_conv``: XLA's convolution, where all positions share a
-# filter bank; otherwise patches.
-Way: TypeAlias = Literal["patches", "columns", "lax_conv"]
+# filter bank; otherwise patches. ``pallas``: kernels for a GPU (:mod:`.pallas`), where they do not;
+# otherwise patches.
+Way: TypeAlias = Literal["patches", "columns", "lax_conv", "pallas"]
 WAYS: tuple[Way, ...] = get_args(Way)
 
 # What `make benchmark` found fastest. What has not been measured takes patches: XLA's convolution
-# becomes a grouped one under vmap over the filters.
+# becomes a grouped one under vmap over the filters, and pallas has not run on a GPU yet.
 DEFAULT_WAY: dict[str, Way] = {"cpu": "columns"}
 
 # Numbers that the intermediate results of one chunk may have. On CPU they then stay in the caches,
@@ -132,6 +133,9 @@ def window_product(
     if way == "columns" and rows > 1:
         kernel_rows = jnp.stack(columns.kernel_rows(banks, window), axis=1)
         return columns.by_position(x, kernel_rows, lambda bank, i: bank[i], window, precision)
+    if way == "pallas":
+        banks = jnp.broadcast_to(banks, (*window.positions, *banks.shape[2:]))
+        return pallas.by_position(x, banks, window, precision)
     # Positions first, so that each position's product is one contiguous matrix product.
     patches = window.patches(x.transpose(1, 2, 0, 3), spatial_axes=(0, 1))
     if cols == 1:
@@ -210,6 +214,8 @@ def choose(shape: tuple[int, ...], features: int, window: Window, *, shared: boo
     asked = _way or DEFAULT_WAY.get(jax.default_backend(), "patches")
     if asked == "lax_conv" and shared and window.grid is not None:
         return "lax_conv"
+    if asked == "pallas" and not shared and shape[0] and pallas.applies(window):
+        return "pallas"
     if asked == "columns" and columns.applies(window) and not is_small(shape, window):
         height, width = window.height_and_width
         fewer = width * shape[-1] + height * features < height * width * shape[-1]

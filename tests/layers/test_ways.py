@@ -29,6 +29,8 @@ CASES = [
     ("columns", "lrlc"),
     ("columns", "locally_connected"),
     ("lax_conv", "conv"),
+    ("pallas", "lrlc"),
+    ("pallas", "locally_connected"),
 ]
 
 
