@@ -13,7 +13,7 @@ from lrlc_jax.config import DEPTH, LayerConfig, LRLCConfig, NetworkConfig, WideC
 from lrlc_jax.errors import InputError
 from lrlc_jax.layers import BatchNorm, blur_downsample, matched_width
 from lrlc_jax.layers.blur import blur_window
-from lrlc_jax.layers.product import Precision
+from lrlc_jax.layers.product import Elementwise, Precision, unchanged
 from lrlc_jax.layers.starts import glorot_uniform
 from lrlc_jax.layers.window import Padding, as_pair
 
@@ -130,17 +130,24 @@ class Network(nnx.Module):
         With ``train`` the batch's own statistics normalise, and the moving ones are updated;
         without it the moving statistics normalise.
         """
-        x = images
+        x: jax.Array = images
+        before: Elementwise = unchanged
         for position, layer in enumerate(self.layers):
-            x = layer(x)
-            if self.norms:
-                x = self.norms[position](x, use_running_average=not train)
-            x = jax.nn.relu(x)
+            x = layer(x, before)
+            before = self.activation(position, x, train=train)
             if self.steps and self.steps[position] != (1, 1):
-                x = blur_downsample(x, self.steps[position])
+                x, before = blur_downsample(before(x), self.steps[position]), unchanged
+        x = before(x)
         # Pooled in the parameters' type: of a sum over all positions bfloat16 keeps few digits.
         x = x.astype(self.classifier.kernel.dtype)
         return self.classifier(pool(x, self.pooling))
+
+    def activation(self, position: int, x: jax.Array, *, train: bool) -> Elementwise:
+        """The normalisation and ReLU that follow a layer, whose output is ``x``."""
+        if not self.norms:
+            return jax.nn.relu
+        normalize = self.norms[position].normalizer(x, use_running_average=not train)
+        return lambda x: jax.nn.relu(normalize(x))
 
 
 def pool(x: jax.Array, pooling: Pooling) -> jax.Array:

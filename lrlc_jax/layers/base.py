@@ -6,7 +6,7 @@ import jax
 from flax import nnx
 from flax.nnx.nn.dtypes import promote_dtype
 
-from lrlc_jax.layers.product import Precision, window_product
+from lrlc_jax.layers.product import Elementwise, Precision, unchanged, window_product
 from lrlc_jax.layers.window import Padding, Pair, Window, as_pair, sliding_window
 
 
@@ -96,10 +96,10 @@ class PatchLayer(nnx.Module):
         """What is added to the product: terms that broadcast to ``(rows, cols, out)``."""
         raise NotImplementedError
 
-    def product(self, x: jax.Array, size: Pair) -> jax.Array:
+    def product(self, x: jax.Array, size: Pair, before: Elementwise) -> jax.Array:
         """Images of ``size`` (rows, columns) with the filter banks of their positions."""
         x, filters = promote_dtype((x, self.filters()), dtype=self.dtype)
-        return window_product(x, filters, self.window(size), self.precision)
+        return window_product(x, filters, self.window(size), self.precision, before)
 
     def multiply_adds(self) -> int:
         """Multiply-adds of the product for one example; a layer for any input size has no number.
@@ -109,13 +109,19 @@ class PatchLayer(nnx.Module):
         rows, cols = self.positions()
         return rows * cols * len(self.window().taps) * self.in_features * self.out_features
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, before: Elementwise = unchanged) -> jax.Array:
         """Images ``(batch, rows, cols, in)`` to ``(batch, rows_out, cols_out, out)``.
+
+        Args:
+            x: the images.
+            before: what is done to each of their numbers first, such as the normalisation and the
+                ReLU of the layer before. It is the same as to call the layer with ``before(x)``,
+                which need not be in memory as a whole then.
 
         Raises:
             ValueError: if the input has another size or other channels than the layer.
         """
-        return self.add_biases(self.product(x, self.check_input(x)))
+        return self.add_biases(self.product(x, self.check_input(x), before))
 
     def add_biases(self, y: jax.Array) -> jax.Array:
         """``y`` plus the biases, in its own type."""

@@ -41,6 +41,19 @@ def kernel_rows(bank: jax.Array, window: Window) -> list[jax.Array]:
     return [rows[..., i, :, :] for i in range(rows.shape[-3])]
 
 
+def matrix_product(
+    patches: jax.Array, bank: jax.Array, precision: jax.lax.PrecisionLike
+) -> jax.Array:
+    """Patches ``(..., numbers)`` with one filter bank ``(numbers, out)``.
+
+    As the rows of one matrix: over several axes XLA would sum, for the gradient of the filters,
+    with a transposed copy of the other gradient in memory.
+    """
+    rows = patches.reshape(-1, patches.shape[-1])
+    products = jnp.matmul(rows, bank, precision=precision)
+    return products.reshape(*patches.shape[:-1], bank.shape[-1])
+
+
 def shared(
     x: jax.Array, bank: jax.Array, window: Window, precision: jax.lax.PrecisionLike
 ) -> jax.Array:
@@ -49,7 +62,7 @@ def shared(
     rows, count = window.grid[0], window.positions[0]
     filters = jnp.concatenate(kernel_rows(bank, window), axis=-1)
     patches = gather(window.pad(x), window, axis=2)
-    products = jnp.split(jnp.matmul(patches, filters, precision=precision), len(rows), axis=-1)
+    products = jnp.split(matrix_product(patches, filters, precision), len(rows), axis=-1)
     terms = (product[:, row : row + count] for product, row in zip(products, rows, strict=True))
     return functools.reduce(jnp.add, terms)
 
@@ -88,7 +101,11 @@ def by_position(
         image_row, bank_rows = operands
         filters = jnp.concatenate([fold(bank, i) for i, bank in enumerate(bank_rows)], axis=-1)
         filters = filters[0] if filters.shape[0] == 1 else filters
-        products = jnp.matmul(gather(image_row, window, axis=0), filters, precision=precision)
+        patches = gather(image_row, window, axis=0)
+        if len(filters) == 1:
+            products = matrix_product(patches, filters[0], precision)
+        else:
+            products = jnp.matmul(patches, filters, precision=precision)
         parts = jnp.split(products, len(rows), axis=-1)
         # The first of the sums is the row of the output of which this row of the input is the last.
         totals = [*sums, empty]

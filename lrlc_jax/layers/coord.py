@@ -9,7 +9,7 @@ from jax.nn.initializers import Initializer
 
 from lrlc_jax.layers.base import check_count
 from lrlc_jax.layers.conv import Conv
-from lrlc_jax.layers.product import Precision
+from lrlc_jax.layers.product import Elementwise, Precision, unchanged
 from lrlc_jax.layers.starts import he_uniform
 from lrlc_jax.layers.window import Padding
 
@@ -76,7 +76,7 @@ class CoordConv(Conv):
             rngs=rngs,
         )
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, before: Elementwise = unchanged) -> jax.Array:
         """Images ``(batch, rows, cols, in)`` to ``(batch, rows_out, cols_out, out)``.
 
         Raises:
@@ -87,4 +87,4 @@ class CoordConv(Conv):
                 f"the input has shape {x.shape}; this layer was made for "
                 f"(batch, rows, cols, {self.in_features - 2} channels)"
             )
-        return super().__call__(append_coordinates(x))
+        return super().__call__(append_coordinates(before(x)))

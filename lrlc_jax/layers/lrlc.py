@@ -11,6 +11,7 @@ from jax.nn.initializers import Initializer
 
 from lrlc_jax.layers.base import PatchLayer, channel_bias, check_count
 from lrlc_jax.layers.bases import MixedBases, Sizes, is_mixed, pairs_of, span
+from lrlc_jax.layers.chunks import in_chunks
 from lrlc_jax.layers.combining import (
     NORMALIZATIONS,
     SHARINGS,
@@ -22,7 +23,13 @@ from lrlc_jax.layers.combining import (
     normalize,
 )
 from lrlc_jax.layers.combining_network import MAPS_PER_BASIS, CombiningNetwork
-from lrlc_jax.layers.product import Precision, combined_product, fold, folded_product, in_chunks
+from lrlc_jax.layers.product import (
+    Elementwise,
+    Precision,
+    combined_product,
+    fold,
+    folded_product,
+)
 from lrlc_jax.layers.starts import zeros
 from lrlc_jax.layers.window import Padding, Pair, Window, sliding_window
 
@@ -45,7 +52,7 @@ class LRLC(PatchLayer):
     it is, for a few examples at a time: the patches and the maps inside of the network are held for
     those few examples only, and computed again for the gradients. The K products are kept for the
     backward pass where they are few, and otherwise computed again too, so that the memory of a
-    training step does not grow with K without end (:func:`lrlc_jax.layers.product.in_chunks`).
+    training step does not grow with K without end (:func:`lrlc_jax.layers.chunks.in_chunks`).
 
     Parameters: ``bases`` ``(K, kh, kw, in, out)``, or with mixed sizes ``bases.kernels``, a list;
     ``weights`` (a table over the output positions, or the network g) and ``spatial_bias`` (a
@@ -237,19 +244,20 @@ class LRLC(PatchLayer):
             return self.bases.on(window), window
         return self.bases[...], self.window(size)
 
-    def product(self, x: jax.Array, size: Pair) -> jax.Array:
+    def product(self, x: jax.Array, size: Pair, before: Elementwise) -> jax.Array:
         """Images with the filter banks of their positions, or with all bases and then combined."""
         if self.input_dependent:
-            return self.combined(x)
+            return self.combined(x, before)
         bases, window = self.basis(size)
-        operands = promote_dtype((x, self.combining_weights(), bases), dtype=self.dtype)
+        operands = promote_dtype((before(x), self.combining_weights(), bases), dtype=self.dtype)
         return folded_product(*operands, window, self.precision)
 
-    def combined(self, x: jax.Array) -> jax.Array:
+    def combined(self, x: jax.Array, before: Elementwise) -> jax.Array:
         """Algorithm 1, for a few examples at a time."""
         parts = self.parts()
 
         def of_few(x: jax.Array) -> jax.Array:
+            x = before(x)
             weights = jnp.split(self.combining_weights(x), len(parts), axis=-1)
             products = []
             for weight, (bases, window) in zip(weights, parts, strict=True):

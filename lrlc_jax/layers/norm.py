@@ -1,5 +1,7 @@
 """Batch normalisation with the moving statistics that TensorFlow keeps."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -38,6 +40,12 @@ class BatchNorm(nnx.Module):
 
         The statistics are computed in the parameters' type, whatever the type of ``x``.
         """
+        return self.normalizer(x, use_running_average=use_running_average)(x)
+
+    def normalizer(
+        self, x: jax.Array, *, use_running_average: bool
+    ) -> Callable[[jax.Array], jax.Array]:
+        """What normalises ``x``, or any examples of it; updates the moving statistics as above."""
         if use_running_average:
             mean, var = self.mean[...], self.var[...]
         else:
@@ -53,11 +61,9 @@ class BatchNorm(nnx.Module):
             keep = self.momentum
             self.mean[...] = keep * self.mean[...] + (1 - keep) * jax.lax.stop_gradient(mean)
             self.var[...] = keep * self.var[...] + (1 - keep) * jax.lax.stop_gradient(unbiased)
-        factor, shift = self.affine(mean, var)
         axes = tuple(range(x.ndim - 1))
-        return x * jnp.expand_dims(factor, axes).astype(x.dtype) + jnp.expand_dims(
-            shift, axes
-        ).astype(x.dtype)
+        factor, shift = (jnp.expand_dims(each, axes) for each in self.affine(mean, var))
+        return lambda x: x * factor.astype(x.dtype) + shift.astype(x.dtype)
 
     def affine(self, mean: jax.Array, var: jax.Array) -> tuple[jax.Array, jax.Array]:
         """The factor and the shift of each channel with which this mean and variance normalise."""

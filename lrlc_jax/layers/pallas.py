@@ -13,7 +13,6 @@ to JAX: the three together are a primitive.
 """
 
 import functools
-import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
@@ -30,13 +29,6 @@ from lrlc_jax.layers.window import Window
 # result without one is the sum of all.
 Axes: TypeAlias = tuple[int | None, ...]
 Mapped: TypeAlias = tuple[Axes, ...]
-
-
-def applies(window: Window) -> bool:
-    """Whether the taps are a grid of equal steps."""
-    if window.grid is None:
-        return False
-    return all(len({b - a for a, b in itertools.pairwise(taps)}) <= 1 for taps in window.grid)
 
 
 def by_position(

@@ -56,12 +56,10 @@ def divided(number: Number, by: int) -> tuple[Number, Number]:
 
 def pixel_at(window: Window, row: Number, col: Number, tap: Number) -> tuple[Number, Number]:
     """The row and the column of the pixel that a position sees at a tap."""
-    assert window.grid is not None
-    down, right = (
-        taps[0] + number * (taps[1] - taps[0] if len(taps) > 1 else 0)
-        for taps, number in zip(window.grid, divided(tap, len(window.grid[1])), strict=True)
-    )
-    return row * window.strides[0] + down, col * window.strides[1] + right
+    assert window.dilation is not None
+    (top, left), numbers = window.taps[0], divided(tap, window.height_and_width[1])
+    down, right = (d * n for d, n in zip(window.dilation, numbers, strict=True))
+    return row * window.strides[0] + top + down, col * window.strides[1] + left + right
 
 
 def side(length: int, longest: int) -> int:

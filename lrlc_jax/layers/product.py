@@ -19,9 +19,11 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from lrlc_jax.layers import columns, pallas
+from lrlc_jax.layers.chunks import PRODUCTS, chunk_size, in_chunks
 from lrlc_jax.layers.window import Padding, Pair, Window, sliding_window
 
 Precision: TypeAlias = flax.typing.PrecisionLike
+Elementwise: TypeAlias = Callable[[jax.Array], jax.Array]
 
 # How a product can be computed. ``patches``: whole patches, one matrix product. ``columns``: row by
 # row of the kernel (:mod:`.columns`). ``lax_conv``: XLA's convolution, where all positions share a
@@ -33,16 +35,6 @@ WAYS: tuple[Way, ...] = get_args(Way)
 # What `make benchmark` found fastest. What has not been measured takes patches: XLA's convolution
 # becomes a grouped one under vmap over the filters, and pallas has not run on a GPU yet.
 DEFAULT_WAY: dict[str, Way] = {"cpu": "columns"}
-
-# Numbers that the intermediate results of one chunk may have. On CPU they then stay in the caches,
-# which was faster than anything larger; an accelerator needs enough to be busy.
-CHUNK = {"cpu": 2**21}
-LARGE_CHUNK = 2**27
-
-# The products with all bases, which the backward pass needs again. Up to so many numbers they are
-# kept for it: a quarter less arithmetic, for a memory that grows with the rank.
-PRODUCTS = "products with all bases"
-KEPT = 2**28
 
 _way: Way | None = None
 
@@ -63,9 +55,9 @@ def set_way(way: Way | None) -> None:
         jax.clear_caches()  # type: ignore[no-untyped-call]
 
 
-def chunk_size() -> int:
-    """Numbers that the intermediate results of one chunk may have on the default backend."""
-    return CHUNK.get(jax.default_backend(), LARGE_CHUNK)
+def unchanged(x: jax.Array) -> jax.Array:
+    """``x``."""
+    return x
 
 
 def fold(weights: jax.Array, bases: jax.Array, precision: Precision = None) -> jax.Array:
@@ -116,9 +108,13 @@ def local_product(
 
 
 def window_product(
-    x: jax.Array, filters: jax.Array, window: Window, precision: Precision = None
+    x: jax.Array,
+    filters: jax.Array,
+    window: Window,
+    precision: Precision = None,
+    before: Elementwise = unchanged,
 ) -> jax.Array:
-    """:func:`local_product` with a window at hand.
+    """:func:`local_product` of ``before(x)`` with a window at hand.
 
     Args:
         filters: ``(rows_out or 1, cols_out or 1, ..., out)``; between them the taps of the window
@@ -129,7 +125,8 @@ def window_product(
     shared = rows == cols == 1
     way = choose(x.shape, features, window, shared=shared)
     if shared:
-        return shared_product(x, banks[0, 0], window, way, precision)
+        return shared_product(x, banks[0, 0], window, way, precision, before)
+    x = before(x)
     if way == "columns" and rows > 1:
         kernel_rows = jnp.stack(columns.kernel_rows(banks, window), axis=1)
         return columns.by_position(x, kernel_rows, lambda bank, i: bank[i], window, precision)
@@ -148,22 +145,27 @@ def window_product(
 
 
 def shared_product(
-    x: jax.Array, bank: jax.Array, window: Window, way: Way, precision: Precision
+    x: jax.Array,
+    bank: jax.Array,
+    window: Window,
+    way: Way,
+    precision: Precision,
+    before: Elementwise,
 ) -> jax.Array:
     """The product with one filter bank ``(taps * in, out)`` for all positions."""
     if way == "lax_conv":
-        return lax_conv(x, bank, window, precision)
+        return lax_conv(before(x), bank, window, precision)
     (rows, cols), (height, width) = window.positions, window.height_and_width
     if way == "columns":
 
         def product(x: jax.Array) -> jax.Array:
-            return columns.shared(x, bank, window, precision)
+            return columns.shared(before(x), bank, window, precision)
 
         numbers = (rows + height - 1) * cols * (width * x.shape[-1] + height * bank.shape[1])
     else:
 
         def product(x: jax.Array) -> jax.Array:
-            return jnp.matmul(window.patches(x), bank, precision=precision)
+            return columns.matrix_product(window.patches(before(x)), bank, precision)
 
         numbers = rows * cols * len(bank)
     return product(x) if is_small(x.shape, window) else in_chunks(product, x, numbers)
@@ -212,9 +214,9 @@ def choose(shape: tuple[int, ...], features: int, window: Window, *, shared: boo
         shared: whether all positions have the same filter bank.
     """
     asked = _way or DEFAULT_WAY.get(jax.default_backend(), "patches")
-    if asked == "lax_conv" and shared and window.grid is not None:
+    if asked == "lax_conv" and shared and window.dilation is not None:
         return "lax_conv"
-    if asked == "pallas" and not shared and shape[0] and pallas.applies(window):
+    if asked == "pallas" and not shared and shape[0] and window.dilation is not None:
         return "pallas"
     if asked == "columns" and columns.applies(window) and not is_small(shape, window):
         height, width = window.height_and_width
@@ -230,15 +232,13 @@ def is_small(shape: tuple[int, ...], window: Window) -> bool:
 
 def lax_conv(x: jax.Array, bank: jax.Array, window: Window, precision: Precision) -> jax.Array:
     """XLA's own convolution with one filter bank ``(taps * in, out)``."""
-    assert window.grid is not None
-    steps = tuple(taps[1] - taps[0] if len(taps) > 1 else 1 for taps in window.grid)
     kernel = bank.reshape(*window.height_and_width, x.shape[-1], -1)
     return jax.lax.conv_general_dilated(
         window.pad(x),
         kernel,
         window.strides,
         "VALID",
-        rhs_dilation=steps,
+        rhs_dilation=window.dilation,
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
         precision=precision,
     )
@@ -266,37 +266,10 @@ def combined_product(
     """
     rank, *_, features = bases.shape
     matrix = jnp.moveaxis(bases.reshape(rank, -1, features), 0, 1).reshape(-1, rank * features)
-    products = jnp.matmul(window.patches(x), matrix, precision=precision)
+    products = columns.matrix_product(window.patches(x), matrix, precision)
     products = products.reshape(*products.shape[:-1], rank, features)
     products = checkpoint_name(products, PRODUCTS)  # type: ignore[no-untyped-call]
     return jnp.einsum("bhwko,bhwk->bhwo", products, weights, precision=precision)
-
-
-def in_chunks(
-    function: Callable[[jax.Array], jax.Array], x: jax.Array, numbers: int, *, kept: int = 0
-) -> jax.Array:
-    """``function(x)``, for so few examples at a time that its intermediate results are small.
-
-    The backward pass computes each chunk again: nothing but ``x`` is kept for it, and the products
-    with all bases (:func:`combined_product`) where they are few enough.
-
-    Args:
-        function: of images ``(batch, rows, cols, channels)``, each by itself.
-        x: the images.
-        numbers: size of the intermediate results of one example.
-        kept: size of the products with all bases of one example.
-    """
-    limit = max(1, chunk_size() // numbers)
-    even = next((d for d in range(min(len(x), limit), 0, -1) if len(x) % d == 0), limit)
-    few = kept * len(x) <= KEPT
-    policy = jax.checkpoint_policies.save_only_these_names(*([PRODUCTS] if few else []))
-    # In a loop nothing would be gained by keeping the two computations apart (prevent_cse).
-    one = jax.checkpoint(
-        lambda example: function(example[None])[0], prevent_cse=False, policy=policy
-    )
-    # Where the chunks are equal, no smaller one is left over that would be compiled by itself.
-    y: jax.Array = jax.lax.map(one, x, batch_size=even if 2 * even > limit else limit)
-    return y
 
 
 def depthwise(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:

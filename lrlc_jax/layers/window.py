@@ -1,6 +1,7 @@
 """Which pixels an output position sees: a window that slides over the padded image."""
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from typing import TypeAlias
 
@@ -91,6 +92,14 @@ class Window:
         cols = tuple(sorted({col for _, col in self.taps}))
         crossings = tuple((row, col) for row in rows for col in cols)
         return (rows, cols) if crossings == self.taps else None
+
+    @property
+    def dilation(self) -> Pair | None:
+        """Distance between the taps along rows and columns, if they are a grid of equal ones."""
+        if self.grid is None:
+            return None
+        down, right = ({b - a for a, b in itertools.pairwise(taps)} or {1} for taps in self.grid)
+        return (down.pop(), right.pop()) if len(down) == len(right) == 1 else None
 
     @property
     def height_and_width(self) -> Pair:

@@ -14,9 +14,9 @@ from lrlc_jax.layers import (
     CoordConv,
     LocallyConnected,
     blur_downsample,
+    chunks,
     fold_batch_norm,
     local_product,
-    product,
     to_locally_connected,
 )
 from lrlc_jax.layers.combining_network import CombiningNetwork
@@ -149,7 +149,7 @@ def test_the_memory_of_a_training_step_grows_by_a_map_for_each_basis_only_where_
 
     one_map = batch * 16 * 16 * features * 4
     assert temporary(24) - temporary(4) > 15 * one_map
-    monkeypatch.setattr(product, "KEPT", 0)
+    monkeypatch.setattr(chunks, "KEPT", 0)
     assert temporary(24) - temporary(4) < 2 * one_map
 
 

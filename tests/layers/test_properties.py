@@ -12,6 +12,7 @@ from lrlc_jax.layers import (
     LRLC,
     CoordConv,
     LocallyConnected,
+    chunks,
     product,
     to_locally_connected,
 )
@@ -99,7 +100,7 @@ def test_the_size_of_a_chunk_changes_nothing(monkeypatch, numbers):
         return jnp.sum(nnx.merge(graphdef, params)(x) ** 2)
 
     expected = jax.grad(total, argnums=(0, 1))(params, x)
-    monkeypatch.setitem(product.CHUNK, jax.default_backend(), numbers)
+    monkeypatch.setitem(chunks.CHUNK, jax.default_backend(), numbers)
     actual = jax.grad(total, argnums=(0, 1))(params, x)
     for one, other in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
         same(one, other, 1e-3)

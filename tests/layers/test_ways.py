@@ -11,10 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jax.extend.core import jaxprs_in_params
 
-from lrlc_jax.layers import BatchNorm, product
+from lrlc_jax.layers import BatchNorm, chunks, product
 from tests.layers.examples import (
     CHANNELS,
     FEATURES,
+    KINDS,
     geometries,
     images,
     make,
@@ -37,7 +38,7 @@ CASES = [
 @pytest.fixture
 def way(monkeypatch):
     """Sets the way, for products none of which is too small for it."""
-    monkeypatch.setitem(product.CHUNK, jax.default_backend(), 1)
+    monkeypatch.setitem(chunks.CHUNK, jax.default_backend(), 1)
     return lambda name: monkeypatch.setattr(product, "_way", name)
 
 
@@ -157,6 +158,34 @@ def test_every_way_can_be_differentiated_forward(way, name):
     cotangent = random(2, *forward.shape)
     (gradient,) = backward(cotangent)
     np.testing.assert_allclose(jnp.vdot(forward, cotangent), jnp.vdot(tangent, gradient), rtol=1e-3)
+
+
+@pytest.mark.parametrize("padding", ["VALID", "SAME"])
+@pytest.mark.parametrize(("name", "kind"), [("lax_conv", "conv"), *((None, k) for k in KINDS)])
+def test_what_comes_before_may_be_done_inside(way, name, kind, padding):
+    """Padding is not part of the images: zeros stay zeros, whatever is done to the pixels."""
+    layer = make(kind, **({} if kind.startswith("mixed") else {"padding": padding}))
+    x, shift = random(0, 3, *layer.input_size, CHANNELS), random(1, CHANNELS)
+    way(name)
+
+    def inside(layer, x, shift):
+        return layer(x, lambda x: jax.nn.relu(x + shift[None, None, None]))
+
+    def outside(layer, x, shift):
+        return layer(jax.nn.relu(x + shift[None, None, None]))
+
+    graphdef, params = nnx.split(layer)
+
+    def value_and_gradients_of(call):
+        def total(params, x, shift):
+            y = call(nnx.merge(graphdef, params), x, shift)
+            return jnp.sum(jnp.sin(y)), y
+
+        found = jax.value_and_grad(total, argnums=(0, 1, 2), has_aux=True)(params, x, shift)
+        return jax.tree.leaves(found)
+
+    for a, b in zip(*map(value_and_gradients_of, (inside, outside)), strict=True):
+        same(a, b)
 
 
 @property_test(max_examples=8)
