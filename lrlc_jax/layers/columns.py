@@ -114,6 +114,9 @@ def by_position(
         return tuple(totals[1:]), totals[0]
 
     sums = (empty,) * (height - 1)
-    y: jax.Array
     _, y = jax.lax.scan(jax.checkpoint(step, prevent_cse=False), sums, (images, met))
-    return y[height - 1 :].transpose(2, 0, 1, 3)
+    # Transposed once, here: what reads it would otherwise do so again (a step took 5 % longer).
+    batch_first: jax.Array = jax.lax.optimization_barrier(  # type: ignore[no-untyped-call]
+        y[height - 1 :].transpose(2, 0, 1, 3)
+    )
+    return batch_first
