@@ -157,11 +157,13 @@ def load(path: pathlib.Path) -> Benchmark:
 
 def _whole(found: Benchmark) -> bool:
     """Whether every figure that a table needs is there."""
-    rounds = found.settings["rounds"]
+    rounds, precision = found.settings["rounds"], found.settings["precision"]
     best = found.best_product
     return (
         all(isinstance(found.machine[name], str) for name in ("device", "processor"))
         and isinstance(found.code["version"], str)
+        and isinstance(precision, str)
+        and isinstance(found.settings["product_way"], str | None)
         and (best is None or best > 0)
         and all(isinstance(text, str) for text in found.left_out)
         and all(

@@ -167,9 +167,12 @@ def test_a_file_that_is_not_whole_gets_one_sentence(measured, tmp_path):
     text = path.read_text()
     values = json.loads(text)
     early = json.dumps({**values, "cases": []})
+    older = json.loads(text)
+    del older["settings"]["precision"]
     values["cases"][0]["seconds"] = [0.1]
     odd = json.dumps(values)
     contents = ["{", "[]", '{"schema": 99}', '{"schema": 1}', text[:-9], early, odd]
+    contents.append(json.dumps(older))
     for number, content in enumerate(contents):
         bad = tmp_path / f"{number}.json"
         bad.write_text(content)
