@@ -100,7 +100,6 @@ def by_position(
     ) -> tuple[tuple[jax.Array, ...], jax.Array]:
         image_row, bank_rows = operands
         filters = jnp.concatenate([fold(bank, i) for i, bank in enumerate(bank_rows)], axis=-1)
-        filters = filters[0] if filters.shape[0] == 1 else filters
         patches = gather(image_row, window, axis=0)
         if len(filters) == 1:
             products = matrix_product(patches, filters[0], precision)

@@ -56,10 +56,5 @@ def largest_group(count: int, needed: Callable[[int], int], free: int | None) ->
     >>> [largest_group(10, lambda seeds: seeds, free) for free in (10, 9, 4, 3, 1)]
     [10, 5, 4, 3, 1]
     """
-    groups = 1
-    while free is not None:
-        at_once = -(-count // groups)
-        if at_once == 1 or needed(at_once) <= free:
-            return at_once
-        groups += 1
-    return count
+    sizes = sorted({-(-count // groups) for groups in range(1, count + 1)}, reverse=True)
+    return next(size for size in sizes if size == 1 or free is None or needed(size) <= free)
