@@ -48,7 +48,7 @@ def figure(benchmark: Benchmark) -> Figure:
         left.xaxis.set_minor_locator(NullLocator())
         left.xaxis.set_major_formatter(FuncFormatter(lambda tick, _: f"{tick:g}"))
         axes[0, 1].set_xlim(0, None)
-        axes[-1, 0].set_xlabel("time per image over the convolution's; line: range")
+        axes[-1, 0].set_xlabel("time over the convolution's; line: range")
         axes[-1, 1].set_xlabel("peak memory, GiB")
         frameworks = {row.result.case.framework for section in found for row in section.rows}
         if frameworks - {OURS}:
