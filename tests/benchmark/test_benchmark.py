@@ -250,6 +250,19 @@ def test_every_other_task_can_be_timed(task, batch, images):
     assert result.multiply_adds > 0
 
 
+def test_a_whole_run_says_what_it_spent_outside_of_its_programs(tmp_path):
+    path = tmp_path / "benchmark.json"
+    measured = run(tiny(tasks=["run"], dataset={"name": "digits"}), path, silent)
+    (result,) = measured.cases
+    assert result.problem is None
+    assert 0 < result.outside_share < 1
+    assert load(path).cases == measured.cases
+    table = markdown(measured)
+    assert "A run under the quick protocol, one seed: digits" in table
+    assert "Outside programs, %" in table
+    assert f"{100 * result.outside_share:.2f}" in table
+
+
 def test_another_precision_and_another_way_are_measured_and_said(tmp_path):
     path = tmp_path / "benchmark.json"
     these = tiny(precision="bfloat16", product_way="patches", layers=[CONV])
