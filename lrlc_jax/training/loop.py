@@ -127,7 +127,8 @@ class Clock:
         """What the program computes, when it has; a signal may interrupt the wait."""
         begun = time.perf_counter()
         result = program()
-        wait(lambda: jax.block_until_ready(result))
+        ready: Callable[[Any], Any] = jax.block_until_ready
+        wait(lambda: ready(result))
         self.seconds += time.perf_counter() - begun
         return result
 
