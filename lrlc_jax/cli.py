@@ -7,7 +7,7 @@ import pathlib
 import re
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NoReturn
 
 import hydra
 from hydra import compose, initialize_config_dir
@@ -19,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lrlc_jax.config import LAYERS
 from lrlc_jax.errors import InputError, RunError, unknown_name
+from lrlc_jax.stopping import computing
 
 INTERRUPTED = 130
 READER_GONE = 141  # as a shell says of a program that SIGPIPE ended
@@ -83,7 +84,16 @@ def run_command(
             if composed:
                 raise
             raise explain(error, configs, name) from error
-    raise SystemExit(max(statuses))
+    leave(max(statuses))
+
+
+def leave(status: int) -> NoReturn:
+    """End the process; what is still computed for nobody is not waited for."""
+    if computing():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    raise SystemExit(status)
 
 
 def explain(error: Exception, configs: pathlib.Path, name: str) -> InputError:

@@ -53,3 +53,14 @@ def at_least(name: str, value: Any, low: int) -> None:
     """
     if not isinstance(value, int) or isinstance(value, bool) or value < low:
         raise InputError(f"{name} is {value!r}; it must be a whole number of at least {low}.")
+
+
+def not_negative(name: str, value: Any) -> None:
+    """Refuse what is not a number, or less than 0.
+
+    Raises:
+        InputError: naming the setting and its value.
+    """
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not 0 <= value < float("inf"):
+        raise InputError(f"{name} is {value!r}; it must be a number, and not negative.")

@@ -96,7 +96,7 @@ class Progress:
     def __init__(self, epochs: int, runs: int) -> None:
         self.total, self.runs = epochs, runs
         self.done, self.run = 0, 0
-        self.label, self.run_epochs = "", 0
+        self.label, self.run_epochs, self.run_done = "", 0, 0
         self.started = self.last_line = time.monotonic()
         self.bars = make_bars()
         self.all_task: TaskID = self.bars.add_task("all runs, epochs", total=epochs, note="")
@@ -133,21 +133,33 @@ class Progress:
         elapsed = time.monotonic() - self.started
         return f"about {duration(elapsed / self.done * (self.total - self.done))} left"
 
-    def start_run(self, label: str, epochs: int) -> None:
-        """A run begins."""
+    def leave_out(self, epochs: int) -> None:
+        """A run of so many epochs is done elsewhere."""
+        self.runs -= 1
+        self.total -= epochs
+        self.bars.update(self.all_task, total=self.total)
+
+    def start_run(self, label: str, epochs: int, done: int = 0) -> None:
+        """A run begins, or goes on where so many of its epochs are done."""
         self.run += 1
         self.label, self.run_epochs = label, epochs
+        self.total -= done
+        self.run_done = done
+        self.bars.update(self.all_task, total=self.total)
         if self.live:
             self.bars.update(
                 self.run_task,
                 description=f"run {self.run}/{self.runs}: {label}",
                 total=epochs,
-                completed=0,
+                completed=done,
                 note="compiling",
                 visible=True,
             )
         else:
-            self.say(f"run {self.run}/{self.runs}: {label}: {epochs} epochs; {self.left()}")
+            going_on = f", going on after epoch {done}" if done else ""
+            self.say(
+                f"run {self.run}/{self.runs}: {label}: {epochs} epochs{going_on}; {self.left()}"
+            )
             self.last_line = time.monotonic()
 
     def epoch(self, epoch: int, accuracy: float) -> None:
@@ -166,5 +178,5 @@ class Progress:
 
     def finish_run(self, text: str, epochs_trained: int) -> None:
         """A run ends, perhaps before its last epoch."""
-        self.done += self.run_epochs - epochs_trained
+        self.total -= self.run_epochs - max(epochs_trained, self.run_done)
         self.say(f"run {self.run}/{self.runs}: {self.label}: {text}")

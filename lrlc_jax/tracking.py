@@ -115,6 +115,13 @@ class WandbTracker(Listener):
         artifact.add_file(str(path))
         self.run.log_artifact(artifact)
         self.run.finish()
+        self.run = None
+
+    @guarded
+    def stop(self) -> None:
+        """Close the W&B run that was begun, so that nothing of it is lost; a rerun resumes it."""
+        if self.run is not None:
+            self.run.finish()
 
     @guarded
     def finish_study(

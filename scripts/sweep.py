@@ -33,6 +33,12 @@ def sweep(values: dict[str, Any], overrides: list[str]) -> int:
     configs = plan(study, config)
     tracker = make_tracker(config, group=study.name)
     outcome = execute(configs, tracker, at_most_train=study.train_size)
+    for failure in outcome.failures:
+        print(f"FAILED: {failure}", file=sys.stderr)
+    if outcome.ending:
+        print(outcome.ending)
+    if outcome.stopped or not outcome.records:
+        return 0 if outcome.stopped else 1
     identities = {record.identity for record in outcome.records}
     others = [other for other in studies(CONFIGS) if other.name != study.name]
     report = build([study, *others], config.results_dir)
@@ -43,8 +49,6 @@ def sweep(values: dict[str, Any], overrides: list[str]) -> int:
     print("\n".join(str(path) for path in report.files))
     known = len(outcome.records) - outcome.trained
     print(f"{outcome.trained} runs trained now, {known} were on record.")
-    for failure in outcome.failures:
-        print(f"FAILED: {failure}", file=sys.stderr)
     return 1 if outcome.failures else 0
 
 

@@ -1,6 +1,7 @@
 """Train one network with its layer on a data set, and write its record (``--help``)."""
 
 import pathlib
+import sys
 from typing import Any
 
 from lrlc_jax.cli import run_command
@@ -25,7 +26,11 @@ def train(values: dict[str, Any], overrides: list[str]) -> int:
         print(f"{label(record.run['layer'])} on {data_title(record)}{known}:")
         print(f"  {describe(record)}; {parameters(record)} parameters")
         print(f"  {folder(config.results_dir) / record.file_name}")
-    return 1 if outcome.failures else 0
+    for problem in outcome.problems.values():
+        print(f"FAILED: {problem}", file=sys.stderr)
+    if outcome.ending:
+        print(outcome.ending)
+    return 1 if outcome.failures and not outcome.stopped else 0
 
 
 if __name__ == "__main__":

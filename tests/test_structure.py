@@ -15,6 +15,7 @@ PACKAGE = ROOT / "lrlc_jax"
 ORDER = [
     "errors",
     "system",
+    "stopping",
     "progress",
     "layers",
     "config",

@@ -18,6 +18,7 @@ from lrlc_jax.config.parse import layer_config, parse, results_folder, study_con
 from lrlc_jax.config.schema import (
     PAPER_NETWORK,
     PAPER_PROTOCOL,
+    CheckpointConfig,
     Config,
     DatasetConfig,
     NetworkConfig,
@@ -31,6 +32,7 @@ __all__ = [
     "LAYERS",
     "PAPER_NETWORK",
     "PAPER_PROTOCOL",
+    "CheckpointConfig",
     "Config",
     "CoordConvConfig",
     "DatasetConfig",

@@ -13,6 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lrlc_jax.config.layers import LAYERS, LayerConfig
 from lrlc_jax.config.schema import (
+    CheckpointConfig,
     Config,
     DatasetConfig,
     NetworkConfig,
@@ -20,7 +21,7 @@ from lrlc_jax.config.schema import (
     StudyConfig,
     TrackerConfig,
 )
-from lrlc_jax.errors import InputError, at_least, one_of, unknown_name
+from lrlc_jax.errors import InputError, at_least, not_negative, one_of, unknown_name
 
 T = TypeVar("T")
 SECTIONS: dict[str, type[Any]] = {
@@ -28,6 +29,7 @@ SECTIONS: dict[str, type[Any]] = {
     "network": NetworkConfig,
     "protocol": ProtocolConfig,
     "tracker": TrackerConfig,
+    "checkpoint": CheckpointConfig,
 }
 
 
@@ -73,7 +75,11 @@ def parse(values: Mapping[str, Any]) -> Config:
     for name, schema in SECTIONS.items():
         sections[name] = _typed(schema, values.pop(name, {}), name)
         sections[name].check()
-    top = {"results_dir": "results", "seeds_at_once": None, "product_way": None}
+    top = {
+        field.name: field.default
+        for field in dataclasses.fields(Config)
+        if field.default is not dataclasses.MISSING
+    }
     for name in values:
         if name not in top:
             raise unknown_name("setting", name, [*sections, *top])
@@ -81,6 +87,10 @@ def parse(values: Mapping[str, Any]) -> Config:
     config.results_dir = results_folder(config.results_dir)
     if config.seeds_at_once is not None:
         at_least("seeds_at_once", config.seeds_at_once, 1)
+    if config.budget_minutes is not None:
+        not_negative("budget_minutes", config.budget_minutes)
+    if not isinstance(config.wait_for_others, bool):
+        raise InputError(f"wait_for_others is {config.wait_for_others!r}; it is true or false.")
     if config.product_way is not None:
         one_of("product_way", config.product_way, Config.WAYS)
     return config

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from lrlc_jax.config.layers import DEPTH, LayerConfig
-from lrlc_jax.errors import InputError, at_least, one_of
+from lrlc_jax.errors import InputError, at_least, not_negative, one_of
 
 
 @dataclass
@@ -122,6 +122,28 @@ PAPER_PROTOCOL = ProtocolConfig("paper", 150, 10, 512, 0.01, 10)
 
 
 @dataclass
+class CheckpointConfig:
+    """When a run that is not done yet is kept, so that it goes on after whatever ends it.
+
+    It is kept besides when it is stopped by a signal or a time box.
+    """
+
+    every_epochs: int | None = None
+    every_minutes: float | None = 5.0
+
+    def check(self) -> None:
+        """Refuse what is not a time, or no number of epochs.
+
+        Raises:
+            InputError: naming the setting, its value and what is allowed.
+        """
+        if self.every_epochs is not None:
+            at_least("checkpoint.every_epochs", self.every_epochs, 1)
+        if self.every_minutes is not None:
+            not_negative("checkpoint.every_minutes", self.every_minutes)
+
+
+@dataclass
 class TrackerConfig:
     """Where, besides the disk, a run's figures go."""
 
@@ -149,7 +171,10 @@ class Config:
     network: NetworkConfig = field(default_factory=NetworkConfig)
     protocol: ProtocolConfig = field(default_factory=ProtocolConfig)
     tracker: TrackerConfig = field(default_factory=TrackerConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     results_dir: str = "results"
+    budget_minutes: float | None = None
+    wait_for_others: bool = True
     seeds_at_once: int | None = None
     product_way: str | None = None
 

@@ -1,34 +1,83 @@
-"""Does the runs that have no record yet, one after the other."""
+"""Does the runs that have no record yet, one after the other, beside others who may do the same."""
 
+import contextlib
 import dataclasses
+import time
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from lrlc_jax.config import Config
-from lrlc_jax.data import Dataset
-from lrlc_jax.progress import Progress, duration
+from lrlc_jax.errors import RunError
+from lrlc_jax.progress import Progress
+from lrlc_jax.stopping import Stopped, TimeBox, stoppable
 from lrlc_jax.study import records
-from lrlc_jax.study.choose import describe
+from lrlc_jax.study.claims import CHECKPOINTS, claim, clear, owner, unfinished
 from lrlc_jax.study.jobs import Job, jobs
 from lrlc_jax.study.listener import Listener
 from lrlc_jax.study.plan import label
 from lrlc_jax.study.records import Record
 
+if TYPE_CHECKING:  # it needs jax, which takes longer to import than a finished study to be found so
+    from lrlc_jax.study.trainer import Trainer
 
-@dataclasses.dataclass(frozen=True)
+LOOK_EVERY = 2.0  # seconds, for what other workers have done
+
+
+@dataclasses.dataclass
 class Outcome:
-    """The records of all runs asked for, and how many of them were made now."""
+    """What became of the runs asked for.
 
-    records: list[Record]
-    trained: int
+    Attributes:
+        runs: how many there are.
+        done: records by identity.
+        trained: how many of them were made now.
+        problems: why a run could not be trained, by identity.
+        stopped: why the work ended before its end, if it did.
+        kept: the run that was stopped, and after which epoch.
+    """
+
+    runs: int = 0
+    done: dict[str, Record] = dataclasses.field(default_factory=dict)
+    trained: int = 0
+    problems: dict[str, str] = dataclasses.field(default_factory=dict)
+    stopped: str | None = None
+    kept: str | None = None
+
+    @property
+    def records(self) -> list[Record]:
+        """Of the runs that are done."""
+        return list(self.done.values())
+
+    def knows(self, job: Job) -> bool:
+        """Whether a run is done, or cannot be."""
+        return job.identity in self.done or job.identity in self.problems
+
+    @property
+    def left(self) -> int:
+        """How many runs have no record."""
+        return self.runs - len(self.done)
 
     @property
     def failures(self) -> list[str]:
-        """A phrase for each run of which seeds failed."""
-        return [
+        """A phrase for each run of which seeds failed, or that could not be trained."""
+        failed = [
             f"{label(record.run['layer'])} (seeds {', '.join(record.failed)})"
             for record in self.records
             if record.failed
         ]
+        return failed + list(self.problems.values())
+
+    @property
+    def ending(self) -> str:
+        """A sentence on what is left, if anything is."""
+        if not self.left:
+            return ""
+        why = f"stopped ({self.stopped}): " if self.stopped else ""
+        kept = f", {self.kept}" if self.kept else ""
+        return (
+            f"{why}{len(self.done)} of {self.runs} runs are done, {self.left} left{kept}; "
+            "the same command goes on from here."
+        )
 
 
 def execute(
@@ -36,8 +85,9 @@ def execute(
 ) -> Outcome:
     """Train the runs that have no record; all of them for the same results folder.
 
-    A run's record is on disk before the next run starts, so that the same call goes on where an
-    earlier one was ended.
+    A run's record is on disk before the next run starts, and a run that is stopped leaves a
+    checkpoint, so that the same call goes on where an earlier one was ended. Other processes may do
+    the same study in the same folder: each run is done by one of them, or by the next if that ends.
 
     Args:
         configs: the runs.
@@ -45,69 +95,104 @@ def execute(
         at_most_train: train on this many images at most, where ``dataset.train_size`` is not set.
 
     Raises:
-        InputError: for bad data, an unwritable folder, a damaged record.
-        RunError: if a run cannot be finished.
+        InputError: for bad data, an unwritable folder, a damaged record or checkpoint.
+        RunError: if the disk does not take a record.
     """
-    records.prepare(configs[0].results_dir)
-    todo = jobs(configs, at_most_train)
-    done = {job.identity: records.find(job.identity, job.config.results_dir) for job in todo}
-    pending = [job for job in todo if done[job.identity] is None]
-    if pending:
-        done |= train_all(pending, listener, len(todo))
-    return Outcome([record for record in done.values() if record], len(pending))
+    results_dir = configs[0].results_dir
+    records.prepare(results_dir)
+    outcome = Outcome(len(configs))
+    try:
+        with stoppable():
+            todo = jobs(configs, at_most_train)
+            outcome.runs = len(todo)
+            for job in todo:
+                if record := records.find(job.identity, results_dir):
+                    outcome.done[job.identity] = record
+                    tidy(job)
+            pending = [job for job in todo if job.identity not in outcome.done]
+            if pending:
+                work(pending, outcome, listener)
+                order = [job.identity for job in todo]
+                outcome.done = dict(sorted(outcome.done.items(), key=lambda d: order.index(d[0])))
+    except Stopped as reason:
+        outcome.stopped = str(reason)
+    return outcome
 
 
-def heading(job: Job, pending: int, runs: int) -> str:
-    """What is about to be done, on what data, and where to."""
-    config, dataset = job.config, job.dataset
-    size, full = len(dataset.train), dataset.full_train_size
-    part = "" if size == full else f" (a SUBSET of {full})"
-    return (
-        f"{dataset.title}: {size}{part} training, {len(dataset.validation)} validation, "
-        f"{len(dataset.test)} test images; {pending} of {runs} runs to train, "
-        f"{config.protocol.seeds} seeds each; records in {records.folder(config.results_dir)}"
-    )
+def tidy(job: Job) -> None:
+    """Remove what is left of a run whose worker ended between its record and its tidying up."""
+    folder = unfinished(job.config.results_dir, job.identity)
+    if folder.exists():
+        with contextlib.suppress(RunError), claim(folder) as ours:
+            if ours:
+                clear(folder)
 
 
-def in_groups(record: Record) -> str:
-    """A phrase, where neither one seed at a time nor all of them trained at once."""
-    at_once, count = record.config["seeds_at_once"], len(record.seeds)
-    return f"; {at_once} of {count} seeds at a time" if 1 < at_once < count else ""
+def work(pending: Sequence[Job], outcome: Outcome, listener: Listener) -> None:
+    """Do runs until all are done, by this process or by others; what is done goes to ``outcome``.
+
+    Raises:
+        Stopped: by a signal, or at the end of the time box; what was begun is kept.
+    """
+    from lrlc_jax.study.trainer import Trainer  # noqa: PLC0415
+
+    config = pending[0].config
+    box = TimeBox(config.budget_minutes)
+    with Progress(sum(job.config.protocol.epochs for job in pending), len(pending)) as progress:
+        trainer = Trainer(pending, listener, progress, box, outcome.records)
+        said = False
+        try:
+            while left := [job for job in pending if not outcome.knows(job)]:
+                for job in left:
+                    attempt(job, trainer, outcome)
+                others = [job for job in left if not outcome.knows(job)]
+                if len(others) < len(left):
+                    continue
+                if not config.wait_for_others:
+                    break
+                if not said:
+                    said = True
+                    progress.say(f"waiting for {len(others)} runs of other workers{where(others)}")
+                box.require(LOOK_EVERY)
+                time.sleep(LOOK_EVERY)
+        except Stopped:
+            outcome.kept = trainer.kept
+            listener.stop()
+            raise
 
 
-def train_all(pending: Sequence[Job], listener: Listener, runs: int) -> dict[str, Record]:
-    """Train each run, and write its record before the next one starts."""
-    # These need jax, which takes longer to import than a finished study takes to be found so.
-    from lrlc_jax.network import check_precision  # noqa: PLC0415
-    from lrlc_jax.study.run import train_run  # noqa: PLC0415
-    from lrlc_jax.training import DeviceData, EpochMetrics  # noqa: PLC0415
-    from lrlc_jax.training.compilation import CompileClock, enable_cache  # noqa: PLC0415
+def attempt(job: Job, trainer: "Trainer", outcome: Outcome) -> None:
+    """Do a run, unless another worker does it, or has done it.
 
-    for job in pending:
-        check_precision(job.config.network.precision)
-    enable_cache()
-    clock = CompileClock()
-    made = {}
-    on_device: tuple[Dataset, DeviceData] | None = None
-    epochs = sum(job.config.protocol.epochs for job in pending)
-    with Progress(epochs, len(pending)) as progress:
+    Raises:
+        RunError: if the disk does not take its record.
+        Stopped: see :func:`work`.
+    """
+    results_dir = job.config.results_dir
+    folder = unfinished(results_dir, job.identity)
+    with claim(folder) as ours:
+        # Looked for only now: its worker removes the claim after it has written the record.
+        record = records.find(job.identity, results_dir)
+        if record:
+            trainer.progress.leave_out(job.config.protocol.epochs)
+        elif not ours:
+            return
+        else:
+            try:
+                record = trainer.train(job, folder / CHECKPOINTS)
+            except RunError as error:
+                outcome.problems[job.identity] = str(error)
+                trainer.progress.finish_run(f"FAILED: {error}", 0)
+                return
+            trainer.finish(record, records.write(record, results_dir))
+            outcome.trained += 1
+        outcome.done[job.identity] = record
+        if ours:
+            clear(folder)
 
-        def on_epoch(epoch: int, metrics: EpochMetrics) -> None:
-            progress.epoch(epoch, float(metrics.validation_accuracy.mean()))
-            listener.epoch(epoch, dataclasses.asdict(metrics))
 
-        for job in pending:
-            config, dataset = job.config, job.dataset
-            if on_device is None or on_device[0] is not dataset:
-                of_dataset = sum(other.dataset is dataset for other in pending)
-                progress.say(heading(job, of_dataset, runs))
-                on_device = dataset, DeviceData.put(dataset)
-            progress.start_run(label(config.layer), config.protocol.epochs)
-            listener.start_run(config, job.identity)
-            record = train_run(config, dataset, on_device[1], clock, on_epoch)
-            made[job.identity] = record
-            listener.finish_run(record, records.write(record, config.results_dir))
-            seconds = duration(record.time["wall_seconds"])
-            line = f"{describe(record)}; {seconds}{in_groups(record)}"
-            progress.finish_run(line, len(record.epochs["train_loss"]))
-    return made
+def where(jobs: Sequence[Job]) -> str:
+    """Who does these runs, as far as they say."""
+    owners = [owner(unfinished(job.config.results_dir, job.identity)) for job in jobs]
+    names = sorted({f"process {o['process']} on {o['host']}" for o in owners if "host" in o})
+    return f" ({', '.join(names)})" if names else ""

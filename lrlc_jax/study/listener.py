@@ -20,6 +20,9 @@ class Listener:
     def finish_run(self, record: Record, path: pathlib.Path) -> None:
         """A run's record is on disk."""
 
+    def stop(self) -> None:
+        """The work ends for now, perhaps within a run; it will go on under the same identity."""
+
     def finish_study(
         self,
         title: str,

@@ -1,7 +1,5 @@
 """One run: train it, measure it, and say in a record exactly what it was."""
 
-import datetime
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -14,10 +12,10 @@ from lrlc_jax.data import Dataset
 from lrlc_jax.errors import InputError, RunError
 from lrlc_jax.layers.product import set_way
 from lrlc_jax.network import NetworkFactory
-from lrlc_jax.study import provenance
+from lrlc_jax.study.part import Part
 from lrlc_jax.study.plan import identity, label, settings
 from lrlc_jax.study.records import EPOCH_FIGURES, Record
-from lrlc_jax.training import DeviceData, EpochMetrics, History, train
+from lrlc_jax.training import Checkpoints, DeviceData, EpochMetrics, History, train
 from lrlc_jax.training.compilation import CompileClock
 
 
@@ -27,21 +25,27 @@ def train_run(
     data: DeviceData,
     clock: CompileClock,
     on_epoch: Callable[[int, EpochMetrics], None],
+    checkpoints: Checkpoints | None = None,
 ) -> Record:
     """Train every seed of a run and return its record.
 
+    Args:
+        config: the run.
+        dataset: its data.
+        data: the same on the device.
+        clock: has counted what this process compiled.
+        on_epoch: is told each finished epoch, counted from 1, and its figures.
+        checkpoints: where the run is kept as it goes on; it begins with what is there already.
+
     Raises:
-        InputError: if the images are too small for the network.
+        InputError: if the images are too small for the network, or a checkpoint is damaged.
         RunError: if the device gives up, for want of memory for example.
+        Stopped: after what is done was kept.
     """
-    started = datetime.datetime.now(datetime.UTC)
-    start = time.perf_counter()
-    code = provenance.code()  # before training: the files may be edited while it goes on
-    compiled, programs = clock.seconds, clock.programs
-    ends = [start]
+    part = Part(checkpoints, clock)
 
     def epoch_ended(epoch: int, metrics: EpochMetrics) -> None:
-        ends.append(time.perf_counter())
+        part.epoch_ended(epoch)
         on_epoch(epoch, metrics)
 
     set_way(config.product_way)  # type: ignore[arg-type]
@@ -58,6 +62,7 @@ def train_run(
             seeds=range(config.protocol.seeds),
             seeds_at_once=config.seeds_at_once,
             on_epoch=epoch_ended,
+            checkpoints=checkpoints,
         )
     except (JaxRuntimeError, MemoryError) as error:
         reason = " ".join(str(error).split())[:300]
@@ -72,6 +77,7 @@ def train_run(
             "source": dataset.source,
             "seeds_at_once": history.seeds_at_once,
             **({"product_way": config.product_way} if config.product_way else {}),
+            **part.origins(),
         },
         data={
             "classes": dataset.num_classes,
@@ -82,16 +88,8 @@ def train_run(
             "test": len(dataset.test),
             **({"notes": list(dataset.notes)} if dataset.notes else {}),
         },
-        code=code,
-        versions=provenance.versions(),
-        machine=provenance.machine(),
-        time={
-            "started": started.isoformat(timespec="seconds"),
-            "wall_seconds": round(time.perf_counter() - start, 3),
-            "compile_seconds": round(clock.seconds - compiled, 3),
-            "programs_compiled": clock.programs - programs,
-            "median_epoch_seconds": round(float(np.median(np.diff(ends))), 4),
-        },
+        **part.origin,
+        time=part.time(history.computing_seconds),
         matched_parameters=None if matched is None else matched.parameters(),
         **figures(history),
     )

@@ -2,18 +2,20 @@
 
 import dataclasses
 import functools
+import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from numpy.typing import NDArray
 
 from lrlc_jax.config import ProtocolConfig
 from lrlc_jax.data import Dataset
 from lrlc_jax.network import Network, count_parameters, split
+from lrlc_jax.stopping import Stopped, wait
+from lrlc_jax.training.checkpoint import Checkpoints, Snapshot
 from lrlc_jax.training.groups import (
     default_seeds_at_once,
     free_memory,
@@ -21,6 +23,7 @@ from lrlc_jax.training.groups import (
     memory_of,
     over_seeds,
 )
+from lrlc_jax.training.history import EpochMetrics, History, first_failures
 from lrlc_jax.training.schedule import Schedule
 from lrlc_jax.training.step import (
     Examples,
@@ -32,7 +35,7 @@ from lrlc_jax.training.step import (
     train_one_epoch,
 )
 
-Array = NDArray[Any]
+T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,48 +65,13 @@ class DeviceData:
         return cls(examples("train"), examples("validation"), examples("test"), scaling, noise)
 
 
-@dataclasses.dataclass(frozen=True)
-class EpochMetrics:
-    """The figures of one epoch, each an array over the seeds."""
-
-    train_loss: Array
-    train_accuracy: Array
-    validation_loss: Array
-    validation_accuracy: Array
-
-    @property
-    def finite(self) -> Array:
-        """Which seeds still have finite losses."""
-        return np.isfinite(self.train_loss) & np.isfinite(self.validation_loss)
-
-
-@dataclasses.dataclass(frozen=True)
-class History:
-    """What came out of training: figures per epoch and at the end, per seed.
-
-    Attributes:
-        seeds: the seeds, which the arrays of the other figures run over.
-        epochs: figures of each epoch; fewer than asked for if every seed failed.
-        failed: the epoch, counted from 1, in which a seed's loss was first not finite.
-        parameters: trainable numbers in the network.
-        seeds_at_once: how many seeds shared a step of the program.
-    """
-
-    seeds: tuple[int, ...]
-    epochs: tuple[EpochMetrics, ...]
-    test_loss: Array
-    test_accuracy: Array
-    failed: dict[int, int]
-    parameters: int
-    seeds_at_once: int
-
-
 @functools.partial(jax.jit, static_argnums=0)
 def _init_seeds(build: Callable[[nnx.Rngs], Network], seeds: jax.Array) -> TrainState:
     return jax.vmap(functools.partial(init, build))(seeds)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3), donate_argnums=4)
+# The states are not donated: those before an epoch are kept where it is interrupted.
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
 def _epoch(
     graphdef: nnx.GraphDef[Network],
     batch_size: int,
@@ -149,6 +117,21 @@ def _test(
     return over_seeds(one_seed, states, seeds_at_once)  # type: ignore[no-any-return]
 
 
+class Clock:
+    """The time that programs take, with compiling them."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def time(self, program: Callable[[], T]) -> T:
+        """What the program computes, when it has; a signal may interrupt the wait."""
+        begun = time.perf_counter()
+        result = program()
+        wait(lambda: jax.block_until_ready(result))
+        self.seconds += time.perf_counter() - begun
+        return result
+
+
 def train(
     build: Callable[[nnx.Rngs], Network],
     data: DeviceData,
@@ -157,6 +140,7 @@ def train(
     seeds: Sequence[int],
     seeds_at_once: int | None = None,
     on_epoch: Callable[[int, EpochMetrics], None] | None = None,
+    checkpoints: Checkpoints | None = None,
 ) -> History:
     """Train a network from each seed and measure it.
 
@@ -167,10 +151,17 @@ def train(
         seeds: a seed sets a network's start and the order of its batches.
         seeds_at_once: how many seeds share a step of the program; it changes nothing but speed,
             memory and rounding. By default one on CPU; elsewhere all, or as many as fit.
-        on_epoch: is told each finished epoch, counted from 1, and its figures.
+        on_epoch: is told each finished epoch, counted from 1, and its figures. It may raise
+            :class:`~lrlc_jax.stopping.Stopped`, as a signal does.
+        checkpoints: where training is kept as it goes on, and when it is stopped; it begins with
+            what is there already.
 
     Returns:
         Figures per epoch and seed, and those on the test data at the end.
+
+    Raises:
+        InputError: for a checkpoint that is damaged, or of another network.
+        Stopped: after the epochs that are done were kept.
     """
     graphdef, params, _ = split(nnx.eval_shape(lambda: build(nnx.Rngs(0))))
     steps = data.train.labels.shape[0] // protocol.batch_size
@@ -184,9 +175,12 @@ def train(
             ),
         )
     )
-    states = _init_seeds(build, jnp.asarray(seeds, jnp.uint32))
+    clock = Clock()
+    start = functools.partial(_init_seeds, build, jnp.asarray(seeds, jnp.uint32))
+    kept = checkpoints.load(jax.eval_shape(start)) if checkpoints else None
+    states = jax.device_put(kept.states) if kept else clock.time(start)
 
-    def arguments(at_once: int, epoch: int) -> tuple[Any, ...]:
+    def arguments(at_once: int, states: TrainState, epoch: int) -> tuple[Any, ...]:
         return (
             graphdef,
             protocol.batch_size,
@@ -202,34 +196,48 @@ def train(
 
     def needed(at_once: int) -> int:
         # Compiled once: the first epoch finds the program of the size that is chosen.
-        return memory_of(_epoch.lower(*arguments(at_once, 0)).compile())
+        return memory_of(_epoch.lower(*arguments(at_once, states, 0)).compile())
 
-    at_once = min(seeds_at_once or default_seeds_at_once(len(seeds)), len(seeds))
-    if seeds_at_once is None and at_once > 1:
-        at_once = largest_group(len(seeds), needed, free_memory())
-    epochs: list[EpochMetrics] = []
-    failed: dict[int, int] = {}
-    for epoch in range(protocol.epochs):
-        states, on_device = _epoch(*arguments(at_once, epoch))
-        metrics = EpochMetrics(**jax.device_get(on_device))
-        epochs.append(metrics)
-        for seed, finite in zip(seeds, metrics.finite, strict=True):
-            if not finite:
-                failed.setdefault(seed, epoch + 1)
-        if on_epoch is not None:
-            on_epoch(epoch + 1, metrics)
-        if len(failed) == len(seeds):
-            break
-    test = jax.device_get(_test(graphdef, at_once, states, data.test, data.scaling))
+    # What was begun goes on in the same program, for the same rounding.
+    asked = seeds_at_once or (kept.seeds_at_once if kept else None)
+    at_once = min(asked or default_seeds_at_once(len(seeds)), len(seeds))
+    if asked is None and at_once > 1:
+        at_once = clock.time(lambda: largest_group(len(seeds), needed, free_memory()))
+    now = Snapshot(states, kept.epochs if kept else (), at_once)
+    del states, kept
+    try:
+        failed = first_failures(seeds, now.epochs)
+        while len(now.epochs) < protocol.epochs and len(failed) < len(seeds):
+            states, on_device = clock.time(
+                functools.partial(_epoch, *arguments(at_once, now.states, len(now.epochs)))
+            )
+            metrics = EpochMetrics(**jax.device_get(on_device))
+            now = Snapshot(states, (*now.epochs, metrics), at_once)
+            failed = first_failures(seeds, now.epochs)
+            if on_epoch is not None:
+                on_epoch(len(now.epochs), metrics)
+            more = len(now.epochs) < protocol.epochs
+            if checkpoints and more and checkpoints.due(len(now.epochs)):
+                checkpoints.save(now)
+        test = jax.device_get(
+            clock.time(
+                functools.partial(_test, graphdef, at_once, now.states, data.test, data.scaling)
+            )
+        )
+    except Stopped:
+        if checkpoints:
+            checkpoints.save(now)
+        raise
     for seed, loss in zip(seeds, test["loss"], strict=True):
         if not np.isfinite(loss):
-            failed.setdefault(seed, len(epochs))
+            failed.setdefault(seed, len(now.epochs))
     return History(
         seeds=tuple(seeds),
-        epochs=tuple(epochs),
+        epochs=now.epochs,
         test_loss=test["loss"],
         test_accuracy=test["accuracy"],
         failed=failed,
         parameters=count_parameters(params),
         seeds_at_once=at_once,
+        computing_seconds=clock.seconds,
     )
