@@ -74,8 +74,8 @@ class WandbTracker(Listener):
     def _go_offline(self, reason: str) -> None:
         self.mode = "offline"
         warn(
-            f"W&B cannot be reached ({reason}); going on offline: `wandb sync` uploads "
-            f"{self.folder}/wandb later."
+            f"W&B cannot be reached ({reason}); going on offline: "
+            f"`wandb sync {self.folder}/wandb/offline-run-*` uploads it later."
         )
 
     @guarded
@@ -135,7 +135,13 @@ class WandbTracker(Listener):
         import wandb  # noqa: PLC0415
 
         said = "\n".join(caption)
-        run = self._init(name=f"{self.group}: table", job_type="table", notes=said)
+        run = self._init(
+            id=f"table-{title}",
+            name=f"{self.group}: table",
+            job_type="table",
+            notes=said,
+            resume="allow",
+        )
         run.log({title: wandb.Table(columns=list(header), data=[list(row) for row in rows])})
         run.finish()
 

@@ -72,7 +72,7 @@ def test_a_study_killed_at_random_instants_ends_as_an_undisturbed_one(tmp_path, 
     went_on = 0
     while kills < KILLS:
         results.parent.mkdir(exist_ok=True)
-        # Two workers; each leaves a checkpoint after every epoch, so that instants within that count.
+        # Two workers; a checkpoint after every epoch, so that many instants lie within its writing.
         workers = [start(results.parent, "checkpoint.every_epochs=1") for _ in range(2)]
         time.sleep(chance.uniform(0, seconds))
         for worker in workers:

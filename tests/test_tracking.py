@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 import wandb
 
-from lrlc_jax.config import Config, LRLCConfig, TrackerConfig
+from lrlc_jax.config import Config, DatasetConfig, LRLCConfig, ProtocolConfig, TrackerConfig
+from lrlc_jax.stopping import Stopped
 from lrlc_jax.study import records
+from lrlc_jax.study.execute import execute
 from lrlc_jax.study.listener import Listener
 from lrlc_jax.tracking import WandbTracker, make_tracker
 from tests.study.examples import example
@@ -81,3 +83,91 @@ def test_when_it_breaks_the_run_goes_on_and_says_so_once(tmp_path, monkeypatch, 
     assert error.count("W&B failed (no space left); going on without it") == 1
     (path,) = (tmp_path / "records").glob("*.json")
     assert json.loads(pathlib.Path(path).read_text())["identity"] == example().identity
+
+
+class FakeRun:
+    """A W&B run that remembers, and may break at a step."""
+
+    def __init__(self, arguments, breaks_at=None):
+        self.arguments, self.breaks_at = arguments, breaks_at
+        self.steps, self.summary, self.artifacts, self.finished = [], {}, [], False
+
+    def log(self, figures, step=None):
+        assert figures
+        if step == self.breaks_at:
+            raise ConnectionError("the server has gone")
+        self.steps.append(step)
+
+    def log_artifact(self, artifact):
+        self.artifacts.append(artifact)
+
+    def finish(self):
+        self.finished = True
+
+
+def training(folder, **changes):
+    settings = {
+        "layer": LRLCConfig(at=3, rank=2),
+        "dataset": DatasetConfig(train_size=100),
+        "protocol": ProtocolConfig(epochs=4, seeds=2),
+        "tracker": TrackerConfig(name="wandb"),
+        "results_dir": str(folder),
+    }
+    return Config(**{**settings, **changes})
+
+
+def test_a_run_during_which_it_breaks_ends_like_any_other(tmp_path, monkeypatch, capsys):
+    runs = []
+
+    def init(**arguments):
+        runs.append(FakeRun(arguments, breaks_at=3))
+        return runs[-1]
+
+    monkeypatch.setattr(wandb, "init", init)
+    config = training(tmp_path / "broken")
+    broken = execute([config], make_tracker(config, "quick"))
+    assert capsys.readouterr().err.count("W&B failed (the server has gone)") == 1
+    assert runs[0].steps == [1, 2]
+    config = training(tmp_path / "without", tracker=TrackerConfig())
+    without = execute([config], make_tracker(config))
+    (ours,), (theirs,) = broken.records, without.records
+    assert (ours.epochs, ours.final) == (theirs.epochs, theirs.final)
+    assert records.find(ours.identity, tmp_path / "broken") == ours
+
+
+def test_a_run_is_resumed_under_its_identity_and_in_its_studys_group(tmp_path, monkeypatch):
+    runs = []
+
+    def init(**arguments):
+        runs.append(FakeRun(arguments))
+        return runs[-1]
+
+    monkeypatch.setattr(wandb, "init", init)
+    config = training(tmp_path)
+
+    class StopsAfterTwo(WandbTracker):
+        def epoch(self, epoch, metrics):
+            super().epoch(epoch, metrics)
+            if epoch == 2:
+                raise Stopped("here")
+
+    stopped = execute([config], StopsAfterTwo(config, "table1"))
+    assert stopped.left == 1
+    assert runs[0].finished
+    done = execute([config], WandbTracker(config, "table1"))
+    assert [run.steps for run in runs] == [[1, 2], [3, 4]]
+    for run in runs:
+        assert run.arguments["id"] == done.records[0].identity
+        assert run.arguments["group"] == "table1"
+        assert run.arguments["resume"] == "allow"
+
+
+def test_a_table_has_one_run_however_often_it_is_written(tmp_path, monkeypatch):
+    arguments = []
+    monkeypatch.setattr(wandb, "init", lambda **given: arguments.append(given) or FakeRun(given))
+    tracker = WandbTracker(config(tmp_path), "quick")
+    for _ in range(2):
+        tracker.finish_study("quick-digits", [""], ["Layer"], [["LRLC"]])
+    assert not tracker.broken
+    assert arguments[0]["id"] == arguments[1]["id"] == "table-quick-digits"
+    assert {given["resume"] for given in arguments} == {"allow"}
