@@ -6,7 +6,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 OURS = "ours"
-TRAINING_STEP, INFERENCE, SEEDS, EPOCH = TASKS = ("training_step", "inference", "seeds", "epoch")
+TRAINING_STEP, INFERENCE, SEEDS, EPOCH, RUN = TASKS = (
+    "training_step",
+    "inference",
+    "seeds",
+    "epoch",
+    "run",
+)
+OF_A_DATASET = (EPOCH, RUN)
+RUN_BATCH = 50  # that of the quick protocol
 
 Layer: TypeAlias = dict[str, Any]
 Shape: TypeAlias = tuple[int, int, int]
@@ -135,8 +143,10 @@ def cases(settings: Settings, peers: Iterable[str]) -> list[Case]:
         elif task == SEEDS:
             for layer, count in itertools.product(few, settings.seeds):
                 found.append(Case(OURS, layer, settings.image_shape, batch, task, count))
-        else:
+        elif task == EPOCH:
             found += [Case(OURS, layer, None, batch, task) for layer in few]
+        else:
+            found.append(Case(OURS, layers[0], None, RUN_BATCH, task))
     return [case for number, case in enumerate(found) if case not in found[:number]]
 
 

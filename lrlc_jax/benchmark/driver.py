@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 from lrlc_jax.benchmark.bar import Step
-from lrlc_jax.benchmark.cases import EPOCH, OURS, Case, Group, Settings, cases, groups
+from lrlc_jax.benchmark.cases import OF_A_DATASET, OURS, Case, Group, Settings, cases, groups
 from lrlc_jax.benchmark.peers import PEERS
 from lrlc_jax.benchmark.process import ExplainedError, Worker, interpreters, worker
 from lrlc_jax.benchmark.results import Benchmark, Result
@@ -70,7 +70,7 @@ class Driver:
                     "block_seconds": self.settings.block_seconds,
                     "precision": self.settings.precision,
                     "product_way": self.settings.product_way,
-                    "dataset": self.settings.dataset if case.task == EPOCH else None,
+                    "dataset": self.settings.dataset if case.task in OF_A_DATASET else None,
                 }
                 python = self.pythons.get(case.framework, sys.executable)
                 with _noting(result):
@@ -97,6 +97,7 @@ class Driver:
                         elif line == "end":
                             result.peak_bytes = answer["peak_bytes"]
                             result.memory = answer["memory"]
+                            result.outside_share = answer.get("outside_share")
         _share_counts(results)
         return results
 
@@ -108,7 +109,7 @@ def _noting(result: Result) -> Iterator[None]:
         yield
     except RunError as error:
         result.problem = str(error)
-        result.left_out = isinstance(error, ExplainedError) and result.case.task == EPOCH
+        result.left_out = isinstance(error, ExplainedError) and result.case.task in OF_A_DATASET
 
 
 def _share_counts(results: Sequence[Result]) -> None:

@@ -1,7 +1,11 @@
 """Our network, ready to be timed."""
 
+import contextlib
 import dataclasses
 import functools
+import os
+import statistics
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -12,13 +16,22 @@ import numpy as np
 from flax import nnx
 
 from lrlc_jax.benchmark import work
-from lrlc_jax.benchmark.cases import EPOCH, INFERENCE, Case
+from lrlc_jax.benchmark.cases import EPOCH, INFERENCE, RUN, Case
 from lrlc_jax.benchmark.timing import repeats_for, seconds_of
-from lrlc_jax.config import NetworkConfig, ProtocolConfig, layer_config, parse
+from lrlc_jax.config import (
+    CheckpointConfig,
+    NetworkConfig,
+    ProtocolConfig,
+    layer_config,
+    parse,
+)
 from lrlc_jax.conversion import for_inference
 from lrlc_jax.data.load import load
 from lrlc_jax.errors import InputError
 from lrlc_jax.network import NetworkFactory, check_precision, count_parameters, split
+from lrlc_jax.study.execute import execute
+from lrlc_jax.study.jobs import jobs
+from lrlc_jax.study.listener import Listener
 from lrlc_jax.training import DeviceData, train
 from lrlc_jax.training.compilation import CompileClock
 from lrlc_jax.training.groups import default_seeds_at_once, over_seeds
@@ -27,6 +40,7 @@ from lrlc_jax.training.step import Examples, TrainState, init, train_one_epoch
 
 wait: Callable[[Any], Any] = jax.block_until_ready
 CLASSES = 10
+RUN_IMAGES = 1000  # as a quick study takes
 # A loop of one step compiles to another program than an epoch does, a few per cent slower.
 FEWEST_IN_A_LOOP = 2
 
@@ -43,6 +57,7 @@ class Timed:
         parameters: trainable numbers in one network.
         compile_seconds: tracing, lowering and compiling, without the cache on disk.
         data: what the images are called, where they are a data set's.
+        at_end: what else is to be said after the last block.
     """
 
     block: Callable[[], None]
@@ -52,6 +67,7 @@ class Timed:
     parameters: int
     compile_seconds: float
     data: str | None = None
+    at_end: Callable[[], dict[str, Any]] = dict
 
 
 def prepare(
@@ -71,6 +87,8 @@ def prepare(
     network = NetworkConfig(precision=precision)
     if case.task == EPOCH:
         return epoch(case, dataset or {}, network)
+    if case.task == RUN:
+        return run(case, dataset or {}, network)
     assert case.image_shape is not None
     factory = NetworkFactory(case.image_shape, CLASSES, layer_config(case.layer), network)
     return (inference if case.task == INFERENCE else training)(case, factory, block_seconds)
@@ -214,4 +232,52 @@ def epoch(case: Case, dataset: Mapping[str, Any], network: NetworkConfig) -> Tim
         parameters=factory.parameters(),
         compile_seconds=clock.seconds,
         data=f"{loaded.title}, {trained:,} training images",
+    )
+
+
+def run(case: Case, dataset: Mapping[str, Any], network: NetworkConfig) -> Timed:
+    """A whole run of one seed under the quick protocol, from its start to its record on disk.
+
+    As in a quick study it trains on 1,000 images at most; it is kept in a checkpoint every tenth of
+    its epochs. A step is an epoch.
+
+    Raises:
+        InputError: if the data are not at hand.
+        RunError: if they cannot be prepared here.
+    """
+    protocol = ProtocolConfig(seeds=1)
+    values = {"dataset": dataset, "layer": case.layer}
+    config = dataclasses.replace(
+        parse(values),
+        network=network,
+        protocol=protocol,
+        checkpoint=CheckpointConfig(every_epochs=protocol.epochs // 10),
+    )
+    (job,) = jobs([config], RUN_IMAGES)
+    loaded = job.dataset
+    shares: list[float] = []
+    clock = CompileClock()
+
+    def once(protocol: ProtocolConfig) -> None:
+        with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w") as nowhere:
+            here = dataclasses.replace(config, protocol=protocol, results_dir=folder)
+            with contextlib.redirect_stderr(nowhere):
+                (record,) = execute([here], Listener(), at_most_train=RUN_IMAGES).records
+            shares.append(record.time["outside_share"])
+
+    once(dataclasses.replace(protocol, epochs=1))  # compiles
+    shares.clear()
+    factory = NetworkFactory(loaded.image_shape, loaded.num_classes, config.layer, network)
+    layers = work.products(lambda: factory(nnx.Rngs(0)))
+    trained = len(loaded.train) // protocol.batch_size * protocol.batch_size
+    per_epoch = trained * work.training(layers) + len(loaded.validation) * work.forward(layers)
+    return Timed(
+        block=lambda: once(protocol),
+        repeats=protocol.epochs,
+        images=trained,
+        multiply_adds=per_epoch + len(loaded.test) * work.forward(layers) // protocol.epochs,
+        parameters=factory.parameters(),
+        compile_seconds=clock.seconds,
+        data=f"{loaded.title}, {trained:,} training images",
+        at_end=lambda: {"outside_share": statistics.median(shares[1:] or shares)},
     )

@@ -4,13 +4,14 @@ import dataclasses
 import statistics
 from collections.abc import Sequence
 
-from lrlc_jax.benchmark.cases import EPOCH, INFERENCE, OURS, SEEDS, Case
+from lrlc_jax.benchmark.cases import EPOCH, INFERENCE, OURS, RUN, SEEDS, Case
 from lrlc_jax.benchmark.results import Benchmark, Result, load, ratios
 from lrlc_jax.report.tables import markdown_rows
 
 __all__ = ["HEADER", "Row", "Section", "load", "markdown", "sections"]
 
 OVER_OURS = "Over ours"
+OUTSIDE = "Outside programs, %"
 HEADER = (
     "Layer",
     "Step, s",
@@ -23,6 +24,7 @@ HEADER = (
     OVER_OURS,
     "Memory, GiB",
     "Compile, s",
+    OUTSIDE,
 )
 NOTHING = "-"
 
@@ -67,6 +69,8 @@ def title(case: Case, data: str | None) -> str:
     shape = "x".join(map(str, case.image_shape or ()))
     if case.task == EPOCH:
         return f"An epoch end to end: {data or 'the data set'}, batch {case.batch_size}"
+    if case.task == RUN:
+        return f"A run under the quick protocol, one seed: {data or 'the data set'}"
     if case.task == INFERENCE:
         return f"Inference of the converted network: {shape}, batch {case.batch_size}"
     if case.task == SEEDS:
@@ -95,7 +99,14 @@ def cells(row: Row, best: float | None) -> tuple[str, ...]:
         f"{statistics.median(row.over_ours):.2f}" if row.over_ours else NOTHING,
         NOTHING if result.peak_bytes is None else f"{result.peak_bytes / 2**30:.2f}",
         NOTHING if result.compile_seconds is None else f"{result.compile_seconds:.1f}",
+        NOTHING if result.outside_share is None else f"{100 * result.outside_share:.2f}",
     )
+
+
+def without(table: Sequence[Sequence[str]], column: str) -> list[tuple[str, ...]]:
+    """The table without a column, named in its first row."""
+    at = table[0].index(column)
+    return [(*row[:at], *row[at + 1 :]) for row in table]
 
 
 def number(value: float) -> str:
@@ -152,10 +163,11 @@ def markdown(benchmark: Benchmark) -> str:
     for section in sections(benchmark):
         compared = f"Ratio: to {section.reference}." if section.reference else ""
         lines += ["", f"## {section.title}", "", compared, ""]
-        table = [HEADER, *(cells(row, best) for row in section.rows)]
+        table: list[tuple[str, ...]] = [HEADER, *(cells(row, best) for row in section.rows)]
         if not any(row.over_ours for row in section.rows):
-            at = HEADER.index(OVER_OURS)
-            table = [row[:at] + row[at + 1 :] for row in table]
+            table = without(table, OVER_OURS)
+        if not any(row.result.outside_share is not None for row in section.rows):
+            table = without(table, OUTSIDE)
         lines += markdown_rows(table[0], table[1:])
     lines += [
         "",
@@ -164,5 +176,7 @@ def markdown(benchmark: Benchmark) -> str:
         "and what is computed twice are not counted. A peer's are those of ours.",
         "Memory is the most that was resident beyond what the framework had before the network "
         "was built, compiling included; on an accelerator, the most allocated on it.",
+        "Outside programs: the share of a whole run's time that is not spent in its compiled "
+        "programs, or compiling them: progress, checkpoints and the record.",
     ]
     return "\n".join(lines) + "\n"

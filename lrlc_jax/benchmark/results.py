@@ -33,6 +33,7 @@ class Result:
         peak_bytes: at most, beyond those before the network was built; or on the accelerator.
         memory: which of the two.
         data: what the images are called, where they are a data set's.
+        outside_share: of the time of a whole run, what its programs did not take.
         problem: why it could not be measured, if it could not.
         left_out: whether that is for want of something that may be absent.
     """
@@ -51,6 +52,7 @@ class Result:
     peak_bytes: int | None = None
     memory: str | None = None
     data: str | None = None
+    outside_share: float | None = None
     problem: str | None = None
     left_out: bool = False
 

@@ -84,6 +84,7 @@ def build_ours(
         "multiply_adds": timed.multiply_adds,
         "images": timed.images,
         "data": timed.data,
+        "at_end": timed.at_end,
     }
     return timed.block, timed.repeats, facts
 
@@ -147,13 +148,15 @@ def serve(
     case = Case.from_json(request["case"])
     build = build_ours if case.framework == OURS else build_peer
     block, repeats, facts = build(case, request)
+    at_end: Callable[[], dict[str, Any]] = facts.pop("at_end", dict)
     answer({**facts, "repeats": repeats})
     while (line := next_line()) != "end":
         seconds = seconds_of(block)
         answer({"seconds": seconds / repeats} if line == "go" else {})
     on_device = device_peak()
     used = memory("VmHWM") - facts["baseline_bytes"] if on_device is None else on_device
-    answer({"peak_bytes": used, "memory": "process" if on_device is None else "device"})
+    where = "process" if on_device is None else "device"
+    answer({"peak_bytes": used, "memory": where, **at_end()})
 
 
 def main() -> None:
