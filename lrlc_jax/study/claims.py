@@ -90,8 +90,10 @@ def locked(folder: pathlib.Path) -> int | None:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        except FileNotFoundError:  # who was done with it has removed the folder in this moment
-            continue
+        except (FileNotFoundError, FileExistsError):
+            if folder.is_file():
+                raise
+            continue  # who was done with the folder has removed it in this moment
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if os.path.samestat(os.fstat(lock), path.stat()):

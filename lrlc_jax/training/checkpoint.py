@@ -1,17 +1,16 @@
 """A run between two of its epochs: in memory, and on disk.
 
-On disk it is an Orbax checkpoint of plain arrays, by name; nothing is unpickled. Adam's moments and
-the moving statistics are in it, and the seeds. Learning rate, batches and places in noise follow
-from the seed and the number of the epoch, so that going on from it computes what would have been
-computed.
+On disk it is an Orbax checkpoint of plain arrays by name, with checksums of its files; nothing is
+unpickled. It holds the parameters, the moving statistics and Adam's moments of every seed, the
+seeds, and the figures so far. Learning rate, batches and places in noise follow from the seed and
+the number of the epoch, so that going on from it computes what would have been computed.
 """
 
 import contextlib
 import dataclasses
 import functools
-import hashlib
 import json
-import logging
+import os
 import pathlib
 import shutil
 import time
@@ -22,11 +21,13 @@ import jax
 import numpy as np
 from numpy.typing import NDArray
 
+from lrlc_jax.data.cache import checksum, sum_of
 from lrlc_jax.errors import InputError
 from lrlc_jax.training.history import EpochMetrics
 from lrlc_jax.training.step import TrainState
 
 FORMAT = 1
+ABOUT, ARRAYS = "about.json", "arrays"  # in a checkpoint's folder
 STATE, EPOCHS = "state", "epochs"  # what the names of arrays begin with
 
 
@@ -77,11 +78,12 @@ class Checkpoints:
         Raises:
             InputError: if it is damaged.
         """
-        about: dict[str, Any] = self.restore(arrays=False).get("about", {})
+        place = self.newest()
+        about: dict[str, Any] = self.read(place)["about"] if place else {}
         return about
 
     def load(self, template: TrainState) -> Snapshot | None:
-        """The newest snapshot; None if there is none.
+        """The newest snapshot, every byte verified; None if there is none.
 
         Args:
             template: arrays, or their shapes and types, that the states must have.
@@ -89,36 +91,38 @@ class Checkpoints:
         Raises:
             InputError: if it is damaged, or of another network.
         """
-        content = self.restore(arrays=True)
-        if not content:
+        place = self.newest()
+        if place is None:
             return None
-        arrays = {name: np.asarray(value) for name, value in content["arrays"].items()}
+        content = self.read(place)
         with self.readable():
-            if content["sha256"] != sum_of(arrays):
-                raise ValueError("its arrays are not those that were saved")
-            snapshot = Snapshot(
-                unflatten(template, arrays), unstack(arrays), int(content["seeds_at_once"])
-            )
+            for name, digest in content["files"].items():
+                if sum_of(place / name) != digest:
+                    raise ValueError(f"{name} was changed")
+            with orbax() as checkpointer:
+                kept = checkpointer.restore(place / ARRAYS)
+            arrays = {name: np.asarray(value) for name, value in kept.items()}
+            snapshot = Snapshot(unflatten(template, arrays), unstack(arrays), content["at_once"])
         self.saved_epochs, self.saved_at = len(snapshot.epochs), time.monotonic()
         return snapshot
 
-    def restore(self, *, arrays: bool) -> dict[str, Any]:
-        """The newest checkpoint's content, without its arrays or with them; nothing without one."""
-        if not self.folder.is_dir():
-            return {}
-        import orbax.checkpoint as ocp  # noqa: PLC0415 (most runs are over before one is saved)
+    def newest(self) -> pathlib.Path | None:
+        """The folder of the newest checkpoint, named by the epochs that are done."""
+        try:
+            found = [path for path in self.folder.iterdir() if path.name.isdecimal()]
+        except OSError:
+            return None
+        return max(found, key=lambda path: int(path.name), default=None)
 
-        with self.readable(), self.manager() as manager:
-            step = manager.latest_step()
-            if step is None:
-                return {}
-            parts = {"about": ocp.args.JsonRestore()}
-            if arrays:
-                parts["arrays"] = ocp.args.StandardRestore()
-            kept = manager.restore(step, args=ocp.args.Composite(**parts))
-            if kept.about["format"] != FORMAT:
-                raise ValueError(f"it has format {kept.about['format']}")
-            return {**kept.about, **({"arrays": kept.arrays} if arrays else {})}
+    def read(self, place: pathlib.Path) -> dict[str, Any]:
+        """What a checkpoint says of itself."""
+        with self.readable():
+            content: dict[str, Any] = json.loads((place / ABOUT).read_text())
+            if content["checksum"] != checksum(content):
+                raise ValueError(f"{ABOUT} was changed")
+            if content["format"] != FORMAT:
+                raise ValueError(f"it has format {content['format']}, this version reads {FORMAT}")
+        return content
 
     def due(self, epochs: int) -> bool:
         """Whether it is time for the next one, when so many epochs are done."""
@@ -135,45 +139,32 @@ class Checkpoints:
         if len(snapshot.epochs) == self.saved_epochs:
             return self.saved_epochs > 0
         self.saved_at = time.monotonic()  # an attempt that fails is not repeated after every epoch
-        arrays = flatten(snapshot.states) | stack(snapshot.epochs)
-        content = {
-            "format": FORMAT,
-            "seeds_at_once": snapshot.seeds_at_once,
-            "sha256": sum_of(arrays),
-            "about": self.about(),
-        }
+        new = self.folder / "new"
         try:
-            import orbax.checkpoint as ocp  # noqa: PLC0415
-
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with self.manager() as manager:
-                manager.save(
-                    len(snapshot.epochs),
-                    args=ocp.args.Composite(
-                        about=ocp.args.JsonSave(content), arrays=ocp.args.StandardSave(arrays)
-                    ),
-                )
+            shutil.rmtree(new, ignore_errors=True)  # which a process left that was killed
+            new.mkdir(parents=True)
+            with orbax() as checkpointer:
+                checkpointer.save(new / ARRAYS, flatten(snapshot.states) | stack(snapshot.epochs))
+            files = sorted(path for path in new.rglob("*") if path.is_file())
+            content = {
+                "format": FORMAT,
+                "at_once": snapshot.seeds_at_once,
+                "about": self.about(),
+                "files": {path.relative_to(new).as_posix(): sum_of(path) for path in files},
+            }
+            with (new / ABOUT).open("w") as file:
+                file.write(json.dumps({**content, "checksum": checksum(content)}) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+            before = self.newest()
+            new.rename(self.folder / str(len(snapshot.epochs)))
+            if before:
+                shutil.rmtree(before, ignore_errors=True)
         except Exception as error:  # whatever Orbax or the file system makes of a full disk
             self.warn(f"No checkpoint could be written to {self.folder} ({reason_of(error)}).")
             return False
         self.saved_epochs = len(snapshot.epochs)
         return True
-
-    def remove(self) -> None:
-        """Delete what was saved."""
-        shutil.rmtree(self.folder, ignore_errors=True)
-
-    def manager(self) -> Any:
-        """Orbax's manager of the folder, a context."""
-        import orbax.checkpoint as ocp  # noqa: PLC0415
-
-        logging.getLogger("absl").setLevel(logging.ERROR)
-        options = ocp.CheckpointManagerOptions(
-            max_to_keep=1,
-            cleanup_tmp_directories=True,  # which a process left that was killed as it saved
-            enable_async_checkpointing=False,
-        )
-        return ocp.CheckpointManager(self.folder, options=options)
 
     @contextlib.contextmanager
     def readable(self) -> Iterator[None]:
@@ -185,6 +176,15 @@ class Checkpoints:
                 f"The checkpoint in {self.folder} cannot be used ({reason_of(error)}); remove that "
                 "folder to start the run anew."
             ) from None
+
+
+@contextlib.contextmanager
+def orbax() -> Iterator[Any]:
+    """What writes and reads arrays by name."""
+    import orbax.checkpoint as ocp  # noqa: PLC0415 (most runs are over before one is saved)
+
+    with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
+        yield checkpointer
 
 
 def reason_of(error: Exception) -> str:
@@ -231,12 +231,3 @@ def unstack(arrays: Mapping[str, NDArray[Any]]) -> tuple[EpochMetrics, ...]:
     names = [field.name for field in dataclasses.fields(EpochMetrics)]
     columns = [arrays[f"{EPOCHS}.{name}"] for name in names]
     return tuple(EpochMetrics(*rows) for rows in zip(*columns, strict=True))
-
-
-def sum_of(arrays: Mapping[str, NDArray[Any]]) -> str:
-    """A SHA-256 over arrays and their names, shapes and types."""
-    digest = hashlib.sha256()
-    for name, array in sorted(arrays.items()):
-        digest.update(json.dumps([name, array.shape, array.dtype.str]).encode())
-        digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()
