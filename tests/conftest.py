@@ -15,7 +15,8 @@ SHARED = pathlib.Path(os.environ.get("LRLC_JAX_SHARED", ROOT.parent / "shared"))
 @pytest.fixture(autouse=True)
 def strict_types(request):
     """No implicit mixing of types, but where optax does it itself."""
-    promotion = "standard" if request.path.parent.name == "training" else "strict"
+    trains = request.path.parent.name == "training" or request.path.name == "test_tracking.py"
+    promotion = "standard" if trains else "strict"
     with jax.numpy_dtype_promotion(promotion):
         yield
 

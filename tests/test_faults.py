@@ -167,7 +167,7 @@ def test_a_full_disk_gets_a_sentence_and_costs_nothing_that_was_done(tmp_path, u
         pytest.skip("this system does not let us mount a small disk")
     sweep = " ".join(f"'{part}'" for part in command("sweep", *SMALL, f"results_dir={disk}"))
     script = f"""
-        mount -t tmpfs -o size=24k none {disk}
+        mount -t tmpfs -o size=12k none {disk}
         {sweep} > {tmp_path}/out1 2> {tmp_path}/err1; echo $? > {tmp_path}/status1
         ls {disk}/records > {tmp_path}/left
         mount -o remount,size=16m {disk}

@@ -49,13 +49,8 @@ def claim(folder: pathlib.Path) -> Iterator[bool]:
     Raises:
         RunError: if the file system does not let us write there, or lock.
     """
-    try:
+    with writable(folder):
         lock = locked(folder)
-    except OSError as error:
-        raise RunError(
-            f"{folder} cannot be written to or locked ({error.strerror or error}); choose another "
-            "results_dir or mend its permissions."
-        ) from None
     if lock is None:
         yield False
         return
@@ -65,7 +60,8 @@ def claim(folder: pathlib.Path) -> Iterator[bool]:
             return
         stop = threading.Event()
         try:
-            write_owner(folder)
+            with writable(folder):
+                write_owner(folder)
             threading.Thread(target=beat, args=(folder / OWNER, stop), daemon=True).start()
             yield True
         finally:
@@ -77,6 +73,18 @@ def claim(folder: pathlib.Path) -> Iterator[bool]:
                 folder.parent.rmdir()
     finally:
         os.close(lock)
+
+
+@contextlib.contextmanager
+def writable(folder: pathlib.Path) -> Iterator[None]:
+    """Put the file system's refusal into one sentence."""
+    try:
+        yield
+    except OSError as error:
+        raise RunError(
+            f"{folder} cannot be written to or locked ({error.strerror or error}); choose another "
+            "results_dir, mend its permissions, or free some space."
+        ) from None
 
 
 def locked(folder: pathlib.Path) -> int | None:
