@@ -1,7 +1,7 @@
 """The paper's network: three layers of 64 channels, a pool, a linear classifier (section 4)."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypeAlias
 
 import jax
@@ -160,6 +160,19 @@ def pool(x: jax.Array, pooling: Pooling) -> jax.Array:
 def count_parameters(state: State) -> int:
     """Trainable numbers in the parameters of one network."""
     return sum(leaf.size for leaf in jax.tree.leaves(state))
+
+
+def products(build: Callable[[], Network]) -> list[int]:
+    """Multiply-adds of each layer's product for one image; nothing is computed."""
+    found: list[int] = []
+
+    def counted() -> Network:
+        network = build()
+        found.extend(layer.multiply_adds() for layer in network.layers)
+        return network
+
+    nnx.eval_shape(counted)
+    return found
 
 
 def split(network: Network) -> tuple[nnx.GraphDef[Network], State, State]:

@@ -1,15 +1,19 @@
 """Tells a person how the work goes: a live bar on a terminal, plain lines elsewhere."""
 
+import contextlib
 import sys
 import time
+from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeAlias
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn
 from rich.progress import Progress as Bars
 
 LINE_EVERY = 20.0  # seconds between plain lines within a run
+
+Step: TypeAlias = Callable[[str, int], None]
 
 
 def duration(seconds: float) -> str:
@@ -180,3 +184,30 @@ class Progress:
         """A run ends, perhaps before its last epoch."""
         self.total -= self.run_epochs - max(epochs_trained, self.run_done)
         self.say(f"run {self.run}/{self.runs}: {self.label}: {text}")
+
+
+@contextlib.contextmanager
+def steps(what: str, total: int) -> Iterator[Step]:
+    """A bar over ``total`` steps of different kinds, on standard error.
+
+    What it gives is told of each when it begins, and how many steps it counts for.
+    """
+    bars = make_bars()
+    task = bars.add_task(f"{what}, steps", total=total, note="")
+    started = last_line = time.monotonic()
+    done = begun = 0
+
+    def step(text: str, weight: int) -> None:
+        nonlocal done, begun, last_line
+        done, begun = begun, begun + weight
+        now = time.monotonic()
+        left = (now - started) / done * (total - done) if done else None
+        note = "estimating" if left is None else f"about {duration(left)} left"
+        bars.update(task, completed=done, note=f"{text}; {note}")
+        if bars.disable and (not done or now - last_line >= LINE_EVERY):
+            last_line = now
+            print(f"{done} of {total} steps: {text}; {note}", file=sys.stderr, flush=True)
+
+    with bars:
+        yield step
+        bars.update(task, completed=total, note=duration(time.monotonic() - started))

@@ -1,10 +1,10 @@
 """Measure ours and the peers, in turn, beside the convolution (``--help``)."""
 
+import functools
 import pathlib
 import sys
 from typing import Any
 
-from lrlc_jax.benchmark.bar import bar
 from lrlc_jax.benchmark.driver import now, run
 from lrlc_jax.benchmark.peers import PEERS
 from lrlc_jax.benchmark.plot import figure
@@ -13,6 +13,7 @@ from lrlc_jax.benchmark.results import Benchmark
 from lrlc_jax.benchmark.settings import check
 from lrlc_jax.cli import INTERRUPTED, run_command
 from lrlc_jax.config import results_folder
+from lrlc_jax.progress import steps
 from lrlc_jax.report.figures import pdf, png
 from lrlc_jax.study.records import prepare, write_atomically
 
@@ -31,7 +32,7 @@ def benchmark(values: dict[str, Any], overrides: list[str]) -> int:
     folder = pathlib.Path(results_dir).expanduser() / "benchmarks"
     path = folder / f"benchmark-{now():%Y%m%dT%H%M%SZ}.json"
     try:
-        return show(run(settings, path, bar), path)
+        return show(run(settings, path, functools.partial(steps, "benchmark")), path)
     except KeyboardInterrupt:
         kept = f"; what was measured is kept: report={path} shows it" if path.exists() else ""
         print(f"interrupted{kept}", file=sys.stderr)

@@ -2,17 +2,22 @@
 
 import pathlib
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from lrlc_jax.cli import run_command
-from lrlc_jax.config import parse, study_config
+from lrlc_jax.config import StudyConfig, parse, study_config
 from lrlc_jax.errors import InputError
 from lrlc_jax.report.build import build
+from lrlc_jax.report.overview import overview, time_left
 from lrlc_jax.report.rows import caption
+from lrlc_jax.report.studies import belongs, by_study
 from lrlc_jax.report.tables import HEADER, cells, markdown
 from lrlc_jax.study.execute import execute
+from lrlc_jax.study.jobs import jobs
 from lrlc_jax.study.menu import studies
-from lrlc_jax.study.plan import plan
+from lrlc_jax.study.plan import Entry, entries, runs
+from lrlc_jax.study.state import LEFT, state
 from lrlc_jax.tracking import make_tracker
 
 CONFIGS = pathlib.Path(__file__).resolve().parents[1] / "configs"
@@ -20,36 +25,53 @@ SET_BY_STUDY = ("layer", "layer.name", "layer.at", "layer.rank")
 
 
 def sweep(values: dict[str, Any], overrides: list[str]) -> int:
-    """Do a study: its runs, then its tables and figures."""
-    for override in overrides:
-        setting = override.partition("=")[0].lstrip("+~")
+    """Do a study: its runs, then its tables and figures; or say what there is to do."""
+    given = [override.partition("=")[0].lstrip("+~") for override in overrides]
+    for setting, override in zip(given, overrides, strict=True):
         if setting in SET_BY_STUDY:
             raise InputError(
                 f"{setting} is set by the study; `python scripts/train.py {override}` does one run."
             )
     values = dict(values)
+    dry_run = values.pop("dry_run")
+    if not isinstance(dry_run, bool):
+        raise InputError(f"dry_run is {dry_run!r}; set it to true or false.")
     study = study_config(values.pop("study"))
-    config = parse(values)
-    configs = plan(study, config)
+    config, menu = parse(values), studies(CONFIGS)
+    found = entries(study, config, menu, given)
+    if dry_run:
+        return show(study, found)
     tracker = make_tracker(config, group=study.name)
-    outcome = execute(configs, tracker, at_most_train=study.train_size)
+    outcome = execute(runs(found), tracker, at_most_train=study.train_size)
     for failure in outcome.failures:
         print(f"FAILED: {failure}", file=sys.stderr)
     if outcome.ending:
         print(outcome.ending)
     if outcome.stopped or not outcome.records:
         return 0 if outcome.stopped else 1
-    identities = {record.identity for record in outcome.records}
-    others = [other for other in studies(CONFIGS) if other.name != study.name]
-    report = build([study, *others], config.results_dir)
+    ours = by_study(found, outcome.records)
+    asked_for = {entry.study.name: entry.study for entry in found}
+    others = [other for other in menu if other.name not in asked_for]
+    report = build([*asked_for.values(), *others], config.results_dir, ours)
     for table in report.tables:
-        if table.study.name == study.name and identities & table.identities:
+        if belongs(table, ours):
             print(markdown(table))
             tracker.finish_study(table.name, caption(table), HEADER, cells(table))
     print("\n".join(str(path) for path in report.files))
     known = len(outcome.records) - outcome.trained
     print(f"{outcome.trained} runs trained now, {known} were on record.")
     return 1 if outcome.failures else 0
+
+
+def show(study: StudyConfig, found: Sequence[Entry]) -> int:
+    """Print the plan, and how long what is left will take. Nothing is trained or written."""
+    so_far = state(jobs(runs(found), study.train_size))
+    print("\n".join(overview(study, found, so_far)), flush=True)
+    if so_far.those(LEFT):
+        from lrlc_jax.study.estimate import forecast  # noqa: PLC0415 (it needs jax)
+
+        print(time_left(forecast(so_far)))
+    return 0
 
 
 if __name__ == "__main__":

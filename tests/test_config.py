@@ -23,8 +23,9 @@ from lrlc_jax.config import (
 from lrlc_jax.errors import InputError
 from lrlc_jax.layers import combining, product
 from lrlc_jax.layers.local import STARTS
+from lrlc_jax.study.layers import expand
 from lrlc_jax.study.menu import studies
-from lrlc_jax.study.plan import expand
+from lrlc_jax.study.plan import members
 from tests.conftest import ROOT
 
 CONFIGS = ROOT / "configs"
@@ -95,8 +96,9 @@ def test_translated_celeba_differs_from_celeba_in_nothing_else():
 
 
 def test_every_study_expands():
-    for study in studies(CONFIGS):
-        assert expand(study, {})
+    menu = studies(CONFIGS)
+    for study in menu:
+        assert all(expand(member, {}) for member in members(study, menu))
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.yaml")), ids=lambda p: p.stem)

@@ -8,13 +8,13 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
-from lrlc_jax.benchmark.bar import Step
 from lrlc_jax.benchmark.cases import OF_A_DATASET, OURS, Case, Group, Settings, cases, groups
 from lrlc_jax.benchmark.peers import PEERS
 from lrlc_jax.benchmark.process import ExplainedError, Worker, interpreters, worker
 from lrlc_jax.benchmark.results import Benchmark, Result
 from lrlc_jax.benchmark.settings import to_keep
 from lrlc_jax.errors import InputError, RunError
+from lrlc_jax.progress import Step
 from lrlc_jax.study import provenance
 from lrlc_jax.study.plan import label
 

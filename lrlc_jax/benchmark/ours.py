@@ -28,7 +28,7 @@ from lrlc_jax.config import (
 from lrlc_jax.conversion import for_inference
 from lrlc_jax.data.load import load
 from lrlc_jax.errors import InputError
-from lrlc_jax.network import NetworkFactory, check_precision, count_parameters, split
+from lrlc_jax.network import NetworkFactory, check_precision, count_parameters, products, split
 from lrlc_jax.study.execute import execute
 from lrlc_jax.study.jobs import jobs
 from lrlc_jax.study.listener import Listener
@@ -146,7 +146,7 @@ def training(case: Case, factory: NetworkFactory, block_seconds: float) -> Timed
             repeats = wanted
             del block
             block, _ = compiled(repeats)
-    layers = work.products(lambda: factory(nnx.Rngs(0)))
+    layers = products(lambda: factory(nnx.Rngs(0)))
     images = case.batch_size * case.seeds
     return Timed(
         block=block,
@@ -190,7 +190,7 @@ def inference(case: Case, factory: NetworkFactory, block_seconds: float) -> Time
         block=block,
         repeats=repeats,
         images=case.batch_size,
-        multiply_adds=case.batch_size * work.forward(work.products(build)),
+        multiply_adds=case.batch_size * work.forward(products(build)),
         parameters=count_parameters(shapes),
         compile_seconds=compile_seconds,
     )
@@ -221,7 +221,7 @@ def epoch(case: Case, dataset: Mapping[str, Any], network: NetworkConfig) -> Tim
         train(factory, data, protocol, seeds=range(protocol.seeds))
 
     block()
-    layers = work.products(lambda: factory(nnx.Rngs(0)))
+    layers = products(lambda: factory(nnx.Rngs(0)))
     trained = len(loaded.train) // case.batch_size * case.batch_size
     evaluated = len(loaded.validation) + len(loaded.test)
     return Timed(
@@ -268,7 +268,7 @@ def run(case: Case, dataset: Mapping[str, Any], network: NetworkConfig) -> Timed
     once(dataclasses.replace(protocol, epochs=1))  # compiles
     shares.clear()
     factory = NetworkFactory(loaded.image_shape, loaded.num_classes, config.layer, network)
-    layers = work.products(lambda: factory(nnx.Rngs(0)))
+    layers = products(lambda: factory(nnx.Rngs(0)))
     trained = len(loaded.train) // protocol.batch_size * protocol.batch_size
     per_epoch = trained * work.training(layers) + len(loaded.validation) * work.forward(layers)
     return Timed(

@@ -3,27 +3,9 @@
 Counted are the products of image patches with filter banks, forward and for both gradients.
 Folding filters, the network that computes combining weights, batch normalisation, pooling, the
 classifier and what a framework computes twice are not: they are what an implementation adds. So a
-peer's step has the number of ours, and their shares of the machine's peak compare.
+peer's step has the number of ours, and their shares of the machine's peak compare. Those of a
+network's layers are :func:`lrlc_jax.network.products`.
 """
-
-from collections.abc import Callable
-
-from flax import nnx
-
-from lrlc_jax.network import Network
-
-
-def products(build: Callable[[], Network]) -> list[int]:
-    """Multiply-adds of each layer's product for one image; nothing is computed."""
-    found: list[int] = []
-
-    def counted() -> Network:
-        network = build()
-        found.extend(layer.multiply_adds() for layer in network.layers)
-        return network
-
-    nnx.eval_shape(counted)
-    return found
 
 
 def forward(layers: list[int]) -> int:

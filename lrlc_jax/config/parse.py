@@ -116,4 +116,9 @@ def study_config(values: Mapping[str, Any]) -> StudyConfig:
     study = _typed(StudyConfig, values, "study")
     if study.train_size is not None:
         at_least("study.train_size", study.train_size, 1)
+    for name in study.dataset:
+        if name not in StudyConfig.SETS:
+            valid = [f"study.dataset.{setting}" for setting in StudyConfig.SETS]
+            raise unknown_name("setting", f"study.dataset.{name}", valid)
+    _typed(DatasetConfig, study.dataset, "study.dataset").check()
     return study

@@ -184,11 +184,22 @@ class Config:
 
 @dataclass
 class StudyConfig:
-    """A list of runs that belong in one table. Each entry of ``runs`` names a layer; a list of
-    values stands for one run each.
+    """A list of runs that belong in one table.
+
+    Attributes:
+        name: of its file, and of the files of its tables.
+        title: of its tables.
+        train_size: train on so many images at most; that of an included study does not count.
+        includes: other studies, by name; each keeps a table of its own.
+        dataset: settings of the data that the study sets itself, of those in ``SETS``.
+        runs: each entry names a layer; a list of values stands for one run each.
     """
 
     name: str = "quick"
     title: str = ""
     train_size: int | None = None
+    includes: list[str] = field(default_factory=list)
+    dataset: dict[str, Any] = field(default_factory=dict)
     runs: list[dict[str, Any]] = field(default_factory=list)
+
+    SETS: ClassVar[tuple[str, ...]] = ("translate", "translate_train")

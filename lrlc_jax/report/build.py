@@ -2,11 +2,12 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from lrlc_jax.config import StudyConfig
 from lrlc_jax.errors import InputError
-from lrlc_jax.report.rows import StudyTable, study_tables
+from lrlc_jax.report.rows import StudyTable
+from lrlc_jax.report.studies import informative, study_tables
 from lrlc_jax.report.tables import all_runs, comma_separated, latex, markdown
 from lrlc_jax.study.records import Record, folder, read_all, write_atomically
 
@@ -19,25 +20,19 @@ class Report:
     files: list[pathlib.Path]
 
 
-def informative(tables: Sequence[StudyTable]) -> list[StudyTable]:
-    """The tables but for those with gaps whose runs all stand in a table with fewer gaps.
-
-    Studies share runs; a folder with the records of one is not an unfinished other one.
-    """
-    return [
-        table
-        for table in tables
-        if not any(
-            table.identities <= other.identities and len(table.problems) > len(other.problems)
-            for other in tables
-        )
-    ]
-
-
-def build(studies: Sequence[StudyConfig], results_dir: str) -> Report:
+def build(
+    studies: Sequence[StudyConfig],
+    results_dir: str,
+    wanted: Mapping[str, Collection[str]] | None = None,
+) -> Report:
     """Tables and figures of each study that the folder has a record of.
 
     All records are read before the first file is written.
+
+    Args:
+        studies: the studies.
+        results_dir: the folder.
+        wanted: see :func:`~lrlc_jax.report.studies.informative`.
 
     Raises:
         InputError: if there is no record, or one that cannot be read.
@@ -49,7 +44,8 @@ def build(studies: Sequence[StudyConfig], results_dir: str) -> Report:
             f"There are no records in {folder(results_dir)}; `make run-sweep` makes some."
         )
     root = pathlib.Path(results_dir).expanduser()
-    tables = informative([table for study in studies for table in study_tables(study, records)])
+    found = [table for study in studies for table in study_tables(study, records)]
+    tables = informative(found, wanted)
     contents: dict[pathlib.Path, str | bytes] = {root / "tables" / "all-runs.md": all_runs(records)}
     for table in tables:
         from lrlc_jax.report.figures import accuracy_against_rank, pdf, png  # noqa: PLC0415

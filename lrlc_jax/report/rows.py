@@ -1,9 +1,10 @@
-"""Records sorted into studies: which run belongs in which cell, and what is missing there."""
+"""A study's table: which run belongs in which cell, what is missing there, what is said of it."""
 
 import dataclasses
+import functools
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from lrlc_jax.config import (
@@ -16,10 +17,9 @@ from lrlc_jax.config import (
 )
 from lrlc_jax.data.names import in_files
 from lrlc_jax.study.choose import Estimate, best, estimate
-from lrlc_jax.study.plan import PLACE, data_name, expand, label, layer_settings
+from lrlc_jax.study.layers import PLACE, expand, simplest
+from lrlc_jax.study.plan import data_name, label, layer_settings
 from lrlc_jax.study.records import Record, notes
-
-RANK_1 = {"lrlc": "spatial_bias"}  # what a ranked layer is at rank 1
 
 # Options that a table's runs share; of the bases' sizes a study says itself what it wants.
 OPTIONS = {
@@ -60,7 +60,7 @@ class Setting:
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """One run that a study asks for, and its record if there is one."""
+    """A layer that a study asks for, and the record of its run if there is one."""
 
     layer: LayerConfig
     record: Record | None
@@ -68,9 +68,14 @@ class Cell:
     @property
     def rank(self) -> int | None:
         """The rank; 1 for the spatial bias, none for layers that have no rank."""
-        if self.layer.name in RANK_1.values():
+        if self.layer.name == "spatial_bias":
             return 1
         return getattr(self.layer, "rank", None)
+
+    @functools.cached_property
+    def run(self) -> str:
+        """Equal for cells of the same run: at rank 1 a layer may be another one."""
+        return settings_key(layer_settings(simplest(self.layer)))
 
     @property
     def problem(self) -> str:
@@ -94,7 +99,7 @@ class Row:
     name: str
     cells: tuple[Cell, ...]
 
-    @property
+    @functools.cached_property
     def chosen(self) -> Record | None:
         """The run with the best rank by validation accuracy, or the only run."""
         return best(cell.record for cell in self.cells if cell.record)
@@ -120,7 +125,9 @@ class StudyTable:
     """A study's runs for one setting, and one choice of the layers' options.
 
     Attributes:
-        options: settings of the layers other than their positions and ranks.
+        options: settings of the layers other than their positions and ranks; those that the study
+            sets itself do not count.
+        cells: one for each layer that the study asks for; some may share a run.
     """
 
     study: StudyConfig
@@ -132,8 +139,7 @@ class StudyTable:
     def name(self) -> str:
         """For file names: readable, and unique by the hash at its end."""
         dataset, protocol = self.setting.dataset, self.setting.protocol
-        options = {k: v for k, v in self.options.items() if v != OPTIONS[k]}
-        text = self.setting.key + json.dumps(options, sort_keys=True)
+        text = self.setting.key + json.dumps(self.chosen_options, sort_keys=True)
         data = in_files(dataset["name"], dataset.get("translate"))
         return (
             f"{self.study.name}-{data}-n{dataset['train_size']}-"
@@ -142,33 +148,54 @@ class StudyTable:
         )
 
     @property
+    def chosen_options(self) -> dict[str, Any]:
+        """The options that are not the default."""
+        return {k: v for k, v in self.options.items() if v != OPTIONS[k]}
+
+    @functools.cached_property
+    def runs(self) -> list[Cell]:
+        """A cell of each run."""
+        return list({cell.run: cell for cell in self.cells}.values())
+
+    @functools.cached_property
     def records(self) -> list[Record]:
         """The records there are."""
-        return [cell.record for cell in self.cells if cell.record]
+        return [cell.record for cell in self.runs if cell.record]
 
-    @property
+    @functools.cached_property
     def identities(self) -> set[str]:
         """Of the records there are."""
         return {record.identity for record in self.records}
 
-    @property
+    @functools.cached_property
+    def own(self) -> set[str]:
+        """Of these, those that are in the table by its options only; all, with the default ones."""
+        if not self.chosen_options:
+            return self.identities
+        always = {settings_key(layer_settings(one)) for one in expand(self.study, OPTIONS)}
+        return {
+            cell.record.identity for cell in self.runs if cell.record and cell.run not in always
+        }
+
+    @functools.cached_property
     def rows(self) -> list[Row]:
-        """In the order of the study. LRLC may choose rank 1, the spatial bias, as well."""
+        """In the order of the study."""
         groups: dict[str, list[Cell]] = {}
         for cell in self.cells:
             groups.setdefault(row_name(cell.layer), []).append(cell)
-        place = {(cell.layer.name, cell.layer.positions): cell for cell in self.cells}
+        return [Row(name, tuple(cells)) for name, cells in groups.items()]
 
-        def rank_1(layer: LayerConfig) -> list[Cell]:
-            found = place.get((RANK_1.get(layer.name, ""), layer.positions))
-            return [found] if found else []
-
-        return [Row(n, (*rank_1(cells[0].layer), *cells)) for n, cells in groups.items()]
-
-    @property
+    @functools.cached_property
     def problems(self) -> list[str]:
         """A phrase for each run that is missing or failed."""
-        return [f"{label(cell.layer)}: {cell.problem}" for cell in self.cells if cell.problem]
+        return [
+            f"{label(simplest(cell.layer))}: {cell.problem}" for cell in self.runs if cell.problem
+        ]
+
+
+def settings_key(settings: Mapping[str, Any]) -> str:
+    """Equal for equal settings."""
+    return json.dumps(settings, sort_keys=True)
 
 
 def row_name(layer: LayerConfig) -> str:
@@ -176,53 +203,10 @@ def row_name(layer: LayerConfig) -> str:
     return label(layer).rpartition(", rank ")[0] or label(layer)
 
 
-def study_tables(study: StudyConfig, records: Sequence[Record]) -> list[StudyTable]:
-    """A table for each setting of which any record belongs to the study.
-
-    Runs of different data (another fingerprint or number of training images) or of another
-    protocol are different settings, and never meet in one table. Nor do runs with other options
-    of the layer (its normalisation, for example); runs that have no such options serve them all.
-    """
-    by_setting: dict[str, list[Record]] = {}
-    for record in records:
-        by_setting.setdefault(Setting.of(record).key, []).append(record)
-    tables = []
-    for _, group in sorted(by_setting.items()):
-        found = [table_of(study, group, options) for options in all_options(group)]
-        tables += [
-            table
-            for table in found
-            if table.records and not any(table.identities < other.identities for other in found)
-        ]
-    return tables
-
-
-def all_options(records: Sequence[Record]) -> list[dict[str, Any]]:
-    """The options that the records' layers have, each completed by defaults."""
-    found: dict[str, dict[str, Any]] = {}
-    for record in records:
-        options = OPTIONS | {k: v for k, v in record.run["layer"].items() if k in OPTIONS}
-        found[json.dumps(options, sort_keys=True)] = options
-    return [options for _, options in sorted(found.items())]
-
-
-def table_of(
-    study: StudyConfig, records: Sequence[Record], options: Mapping[str, Any]
-) -> StudyTable:
-    """The study's cells, filled from records of one setting."""
-    layers = expand(study, options)
-    cells = tuple(
-        Cell(layer, next((r for r in records if r.run["layer"] == layer_settings(layer)), None))
-        for layer in layers
-    )
-    return StudyTable(study, Setting.of(records[0]), options, cells)
-
-
 def caption(table: StudyTable) -> list[str]:
     """Sentences that say what was run, and in what it differs from the paper's protocol."""
     record = table.records[0]
-    data, protocol = record.data, table.setting.protocol
-    name = data_name(table.setting.dataset)
+    data, name = record.data, data_name(table.setting.dataset)
     noted = notes(record)
     lines = [
         f"Data: {name}, {data['train']} training, {data['validation']} validation and "
@@ -234,26 +218,29 @@ def caption(table: StudyTable) -> list[str]:
         lines.append(
             f"SUBSET: trained on {data['train']} of the {data['train_available']} training images."
         )
-    lines.append(
-        "Protocol: "
-        + ", ".join(f"{key.replace('_', ' ')} {protocol[key]}" for key in PROTOCOL)
-        + "."
-    )
-    differences = [
-        f"{key.replace('_', ' ')} {protocol[key]} instead of {getattr(PAPER_PROTOCOL, key)}"
-        for key in PROTOCOL
-        if protocol[key] != getattr(PAPER_PROTOCOL, key)
-    ]
-    if differences:
-        lines.append(f"NOT THE PAPER'S PROTOCOL: {', '.join(differences)}.")
-    surroundings = network_differences(table.setting.network)
-    if surroundings:
-        lines.append(f"NOT THE PAPER'S NETWORK: {', '.join(surroundings)}.")
+    lines += protocol_in_words(table.setting.protocol, table.setting.network)
     devices = sorted({device_name(r.machine) for r in table.records})
     lines.append(
         "Accuracy: mean over seeds ± its standard error, at the end of training. Ranks are "
         f"chosen by validation accuracy. Trained on: {', '.join(devices)}."
     )
+    return lines
+
+
+def protocol_in_words(protocol: Mapping[str, Any], network: Mapping[str, Any] | None) -> list[str]:
+    """Sentences on how runs are trained, and in what that and the network differ from the paper."""
+    words = {key: key.replace("_", " ") for key in PROTOCOL}
+    lines = ["Protocol: " + ", ".join(f"{words[key]} {protocol[key]}" for key in PROTOCOL) + "."]
+    differences = [
+        f"{words[key]} {protocol[key]} instead of {getattr(PAPER_PROTOCOL, key)}"
+        for key in PROTOCOL
+        if protocol[key] != getattr(PAPER_PROTOCOL, key)
+    ]
+    if differences:
+        lines.append(f"NOT THE PAPER'S PROTOCOL: {', '.join(differences)}.")
+    surroundings = network_differences(network)
+    if surroundings:
+        lines.append(f"NOT THE PAPER'S NETWORK: {', '.join(surroundings)}.")
     return lines
 
 

@@ -9,7 +9,7 @@ from lrlc_jax.study.choose import Estimate, estimate
 from lrlc_jax.study.plan import data_name, label
 from lrlc_jax.study.records import Record, data_title
 
-HEADER = ("Layer", "Rank", "Parameters", "Validation, %", "Test, %", "Note")
+HEADER = ("Layer", "Rank", "Parameters", "Train, %", "Validation, %", "Test, %", "Note")
 NOTHING = "-"
 
 
@@ -19,24 +19,24 @@ def cells(table: StudyTable) -> list[tuple[str, ...]]:
     for row in table.rows:
         record = row.chosen
         if record is None:
-            rows.append((row.name, NOTHING, NOTHING, NOTHING, NOTHING, row.note))
+            rows.append((row.name, *[NOTHING] * (len(HEADER) - 2), row.note))
             continue
-        validation = estimate(record.final["validation_accuracy"])
-        test = estimate(record.final["test_accuracy"])
-        assert validation is not None  # a record that can be chosen has both
-        assert test is not None
         rank = str(record.run["layer"].get("rank", 1)) if row.ranked else NOTHING
         rows.append(
             (
                 row.name,
                 rank,
                 parameters(record),
-                validation.percent(),
-                test.percent(),
+                *(mean.percent() if mean else NOTHING for mean in accuracies(record)),
                 f"INCOMPLETE: {row.note}" if row.note else "",
             )
         )
     return rows
+
+
+def accuracies(record: Record) -> list[Estimate | None]:
+    """Means at the end of training: on the training images, for validation, and the test."""
+    return [estimate(record.final[f"{name}_accuracy"]) for name in ("train", "validation", "test")]
 
 
 def parameters(record: Record) -> str:
@@ -52,7 +52,7 @@ def markdown(table: StudyTable) -> str:
     if table.problems:
         lines += [
             "",
-            f"**{len(table.problems)} OF {len(table.cells)} RUNS ARE MISSING OR FAILED.**",
+            f"**{len(table.problems)} OF {len(table.runs)} RUNS ARE MISSING OR FAILED.**",
         ]
     lines += ["", *markdown_rows(HEADER, cells(table))]
     return "\n".join(lines) + "\n"
@@ -80,6 +80,8 @@ def comma_separated(table: StudyTable) -> str:
             "chosen",
             "parameters",
             "matched_parameters",
+            "train_mean",
+            "train_se",
             "validation_mean",
             "validation_se",
             "test_mean",
@@ -97,13 +99,11 @@ def comma_separated(table: StudyTable) -> str:
             record = cell.record
             status = cell.problem or "ok"
             if record is None:
-                line = [row.name, cell.rank, False, *[None] * 8, status, None, None]
+                line = [row.name, cell.rank, False, *[None] * 10, status, None, None]
             else:
-                validation = estimate(record.final["validation_accuracy"])
-                test = estimate(record.final["test_accuracy"])
                 line = [row.name, cell.rank, record is row.chosen]
                 line += [record.parameters, record.matched_parameters]
-                line += [*_numbers(validation), *_numbers(test)]
+                line += [number for mean in accuracies(record) for number in _numbers(mean)]
                 line += [len(record.seeds), len(record.failed), status]
                 line += [record.data["train"], record.identity]
             writer.writerow(["" if value is None else value for value in line])
@@ -123,7 +123,7 @@ def latex(table: StudyTable) -> str:
         return text.replace(" ± ", r" $\pm$ ")
 
     lines = [f"% {sentence}" for sentence in caption(table)]
-    lines += [r"\begin{tabular}{lrrrrl}", r"\hline"]
+    lines += [r"\begin{tabular}{lrrrrrl}", r"\hline"]
     lines += [" & ".join(map(escape, HEADER)) + r" \\", r"\hline"]
     lines += [" & ".join(map(escape, row)) + r" \\" for row in cells(table)]
     lines += [r"\hline", r"\end{tabular}"]
@@ -139,8 +139,6 @@ def all_runs(records: Sequence[Record]) -> str:
         size = f"{data['train']}"
         if data["train"] != data["train_available"]:
             size += f" (SUBSET of {data['train_available']})"
-        validation = estimate(record.final["validation_accuracy"])
-        test = estimate(record.final["test_accuracy"])
         failed = f"FAILED seeds: {', '.join(record.failed)}"
         rows.append(
             (
@@ -149,11 +147,11 @@ def all_runs(records: Sequence[Record]) -> str:
                 ", ".join([label(record.run["layer"]), *network_differences(network)]),
                 f"{protocol['epochs']} x {protocol['batch_size']}",
                 str(len(record.seeds)),
-                validation.percent() if validation else failed,
-                test.percent() if test else failed,
+                *(mean.percent() if mean else failed for mean in accuracies(record)),
                 record.identity,
             )
         )
-    header = ("Data", "Training images", "Layer", "Epochs x batch", "Seeds", "Validation, %")
-    lines = ["# All runs on record", "", *markdown_rows((*header, "Test, %", "Identity"), rows)]
+    settings = ("Data", "Training images", "Layer", "Epochs x batch", "Seeds")
+    header = (*settings, "Train, %", "Validation, %", "Test, %", "Identity")
+    lines = ["# All runs on record", "", *markdown_rows(header, rows)]
     return "\n".join(lines) + "\n"

@@ -2,15 +2,15 @@
 
 import dataclasses
 import hashlib
-import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from lrlc_jax.config import (
     LAYERS,
     PAPER_NETWORK,
     Config,
+    DatasetConfig,
     LayerConfig,
     SpecialLayerConfig,
     StudyConfig,
@@ -19,46 +19,125 @@ from lrlc_jax.config import (
 from lrlc_jax.data import Dataset
 from lrlc_jax.data.names import in_words
 from lrlc_jax.errors import InputError, unknown_name
+from lrlc_jax.study.layers import PLACE, asked, simplest
 
 # Part of every identity. Raise it when a change of the code changes the figures that a
 # configuration leads to, so that older records no longer count as done.
 TRAINING_VERSION = 3
 
-# What a study says of each of its layers itself.
-PLACE = ("name", "at", "rank")
-
 ORDINALS = ("first", "second", "third")
 
 
-def expand(study: StudyConfig, options: Mapping[str, Any]) -> list[LayerConfig]:
-    """The layers of a study, one for each run.
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """A layer that a study asks for, and the run that it gets.
 
-    Of the options, those are taken over that an entry does not give and its layer has.
+    Attributes:
+        study: the study.
+        layer: as the study asks for it.
+        config: the run, whose layer may be a simpler one (:func:`~lrlc_jax.study.layers.simplest`).
+    """
+
+    study: StudyConfig
+    layer: LayerConfig
+    config: Config
+
+    @property
+    def run(self) -> str:
+        """Equal for the same run, whatever its data turn out to be."""
+        return run_before_data(self.config)
+
+
+def members(study: StudyConfig, menu: Sequence[StudyConfig]) -> list[StudyConfig]:
+    """The studies with runs that a study consists of: itself, and those that it includes, once.
 
     Raises:
-        InputError: for an unknown layer, setting or value in the study.
+        InputError: for a study that is not in the menu, one that includes itself, or no runs.
     """
-    layers: list[LayerConfig] = []
-    for entry in study.runs:
-        name = str(entry.get("layer"))
-        if name not in LAYERS:
-            raise unknown_name(f"layer (in study {study.name})", name, LAYERS)
-        known = {field.name for field in dataclasses.fields(LAYERS[name])}
-        taken = {k: v for k, v in options.items() if k in known and k not in PLACE}
-        lists = {k: v if isinstance(v, list) else [v] for k, v in entry.items() if k != "layer"}
-        for values in itertools.product(*lists.values()):
-            layer = layer_config({**taken, "name": name, **dict(zip(lists, values, strict=True))})
-            if layer not in layers:
-                layers.append(layer)
-    if not layers:
+    known = {other.name: other for other in (*menu, study)}
+    found: dict[str, StudyConfig] = {}
+
+    def visit(name: str, path: tuple[str, ...]) -> None:
+        if name not in known:
+            raise unknown_name(f"study (included in study {path[-1]})", name, known)
+        if name in path:
+            raise InputError(f"Study {name} includes itself ({', '.join((*path, name))}).")
+        if known[name].runs:
+            found[name] = known[name]
+        for included in known[name].includes:
+            visit(included, (*path, name))
+
+    visit(study.name, ())
+    if not found:
         raise InputError(f"Study {study.name} has no runs.")
-    return layers
+    return list(found.values())
 
 
-def plan(study: StudyConfig, base: Config) -> list[Config]:
-    """The runs of a study: ``base`` with each of its layers."""
+def on_its_data(study: StudyConfig, base: Config, given: Collection[str] = ()) -> Config:
+    """``base`` with what the study sets of the data itself.
+
+    Args:
+        study: the study.
+        base: the settings of a command.
+        given: the names of those that the command line gave, such as ``dataset.translate``.
+
+    Raises:
+        InputError: if ``base`` sets something else.
+    """
+    for name, value in study.dataset.items():
+        chosen = getattr(base.dataset, name)
+        free = chosen == getattr(DatasetConfig(), name) and f"dataset.{name}" not in given
+        if chosen != value and not free:
+            raise InputError(
+                f"dataset.{name} is {json.dumps(chosen)}, and study {study.name} sets it to "
+                f"{json.dumps(value)}; leave it out."
+            )
+    return dataclasses.replace(base, dataset=dataclasses.replace(base.dataset, **study.dataset))
+
+
+def entries(
+    study: StudyConfig,
+    base: Config,
+    menu: Sequence[StudyConfig] = (),
+    given: Collection[str] = (),
+) -> list[Entry]:
+    """All that a study and those that it includes ask for; several entries may share a run.
+
+    Args:
+        study: the study.
+        base: the settings that its runs have in common; of its layer only the options count.
+        menu: the studies that it may include.
+        given: see :func:`on_its_data`.
+
+    Raises:
+        InputError: for a study that is not what it should be, or that contradicts ``base``.
+    """
     options = dataclasses.asdict(base.layer)
-    return [dataclasses.replace(base, layer=layer) for layer in expand(study, options)]
+    found = []
+    for member in members(study, menu):
+        config = on_its_data(member, base, given)
+        for layer in asked(member, options):
+            run = dataclasses.replace(config, layer=simplest(layer))
+            found.append(Entry(member, layer, run))
+    return found
+
+
+def plan(
+    study: StudyConfig,
+    base: Config,
+    menu: Sequence[StudyConfig] = (),
+    given: Collection[str] = (),
+) -> list[Config]:
+    """The runs of a study and of those that it includes, each once; see :func:`entries`."""
+    return runs(entries(study, base, menu, given))
+
+
+def runs(found: Sequence[Entry]) -> list[Config]:
+    """The runs of entries, each once."""
+    configs: dict[str, Config] = {}
+    for entry in found:
+        configs.setdefault(entry.run, entry.config)
+    return list(configs.values())
 
 
 def label(layer: LayerConfig | Mapping[str, Any]) -> str:
@@ -148,6 +227,11 @@ def canonical(config: Config, fingerprint: str, train_size: int) -> dict[str, An
     if config.network != PAPER_NETWORK:
         run["network"] = dataclasses.asdict(config.network)
     return run
+
+
+def run_before_data(config: Config) -> str:
+    """A run as far as it is known before its data are loaded: equal for equal runs of a study."""
+    return identity(canonical(config, "", 0))
 
 
 def settings(config: Config, dataset: Dataset) -> dict[str, Any]:

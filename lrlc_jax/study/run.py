@@ -19,6 +19,21 @@ from lrlc_jax.training import Checkpoints, DeviceData, EpochMetrics, History, tr
 from lrlc_jax.training.compilation import CompileClock
 
 
+def network_of(config: Config, dataset: Dataset) -> NetworkFactory:
+    """The network of a run, whose products are computed from now on as the run wants them.
+
+    Raises:
+        InputError: if the images are too small for it.
+    """
+    set_way(config.product_way)  # type: ignore[arg-type]
+    factory = NetworkFactory(dataset.image_shape, dataset.num_classes, config.layer, config.network)
+    try:
+        nnx.eval_shape(lambda: factory(nnx.Rngs(0)))
+    except ValueError as error:
+        raise InputError(f"{label(config.layer)} on {dataset.name}: {error}.") from error
+    return factory
+
+
 def train_run(
     config: Config,
     dataset: Dataset,
@@ -48,12 +63,7 @@ def train_run(
         part.epoch_ended(epoch)
         on_epoch(epoch, metrics)
 
-    set_way(config.product_way)  # type: ignore[arg-type]
-    factory = NetworkFactory(dataset.image_shape, dataset.num_classes, config.layer, config.network)
-    try:
-        nnx.eval_shape(lambda: factory(nnx.Rngs(0)))
-    except ValueError as error:
-        raise InputError(f"{label(config.layer)} on {dataset.name}: {error}.") from error
+    factory = network_of(config, dataset)
     try:
         history = train(
             factory,

@@ -28,10 +28,15 @@ class CompileClock:
             self.programs += 1
 
 
-def enable_cache() -> None:
-    """Keep compiled programs in the user's cache folder, unless JAX is told of another one."""
-    if jax.config.values["jax_compilation_cache_dir"] is not None:
-        return
+def enable_cache(*, write: bool = True) -> None:
+    """Keep compiled programs in the user's cache folder, unless JAX is told of another one.
+
+    Args:
+        write: add what is compiled; without it, only what is there already is used.
+    """
     update: Callable[[str, object], None] = jax.config.update
-    update("jax_compilation_cache_dir", str(cache_folder() / "jax"))
-    update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    if jax.config.values["jax_compilation_cache_dir"] is None:
+        update("jax_compilation_cache_dir", str(cache_folder() / "jax"))
+        update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    if not write:
+        update("jax_persistent_cache_min_compile_time_secs", float("inf"))

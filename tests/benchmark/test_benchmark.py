@@ -19,10 +19,10 @@ from lrlc_jax.benchmark.plot import figure
 from lrlc_jax.benchmark.report import load, markdown, sections
 from lrlc_jax.benchmark.results import ratios
 from lrlc_jax.benchmark.settings import check, to_keep
-from lrlc_jax.benchmark.work import forward, products, training
+from lrlc_jax.benchmark.work import forward, training
 from lrlc_jax.config import layer_config
 from lrlc_jax.errors import InputError, RunError
-from lrlc_jax.network import NetworkFactory
+from lrlc_jax.network import NetworkFactory, products
 from lrlc_jax.report.figures import pdf, png
 from tests.conftest import ROOT
 

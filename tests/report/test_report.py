@@ -6,13 +6,16 @@ import io
 
 import pytest
 
-from lrlc_jax.config import DatasetConfig, NetworkConfig, StudyConfig
+from lrlc_jax.config import Config, DatasetConfig, LRLCConfig, NetworkConfig, StudyConfig
 from lrlc_jax.errors import InputError
 from lrlc_jax.report.build import build
 from lrlc_jax.report.figures import accuracy_against_rank
-from lrlc_jax.report.rows import study_tables
+from lrlc_jax.report.studies import informative, study_tables
 from lrlc_jax.report.tables import all_runs, comma_separated, latex, markdown
 from lrlc_jax.study import records
+from lrlc_jax.study.menu import studies
+from lrlc_jax.study.plan import plan
+from tests.conftest import ROOT
 from tests.study.examples import example
 
 STUDY = StudyConfig(
@@ -21,7 +24,7 @@ STUDY = StudyConfig(
     runs=[
         {"layer": "conv"},
         {"layer": "spatial_bias", "at": [3]},
-        {"layer": "lrlc", "at": [3], "rank": [2, 4]},
+        {"layer": "lrlc", "at": [3], "rank": [1, 2, 4]},
     ],
 )
 
@@ -48,7 +51,8 @@ def line(text, start):
 def test_the_table_holds_mean_and_standard_error_at_the_chosen_rank():
     row = line(markdown(only(complete())), "LRLC")
     # mean 60 %; sample deviation 10 %, over the root of 3 seeds
-    assert row == ["LRLC (third layer)", "2", "1,020", "95.00 ± 0.00", "60.00 ± 5.77", ""]
+    figures = ["100.00 ± 0.00", "95.00 ± 0.00", "60.00 ± 5.77"]
+    assert row == ["LRLC (third layer)", "2", "1,020", *figures, ""]
 
 
 def test_rank_1_may_be_chosen_and_is_the_spatial_bias():
@@ -56,7 +60,33 @@ def test_rank_1_may_be_chosen_and_is_the_spatial_bias():
     found[1] = example("spatial_bias", validation=(0.99, 0.99, 0.99), test=(0.4, 0.4, 0.4))
     row = line(markdown(only(found)), "LRLC")
     assert row[1] == "1"
-    assert row[4] == "40.00 ± 0.00"
+    assert row[5] == "40.00 ± 0.00"
+
+
+def test_rank_1_is_the_simpler_network_that_it_is_and_stands_in_each_row_that_lists_it():
+    runs = [
+        {"layer": "wide_conv", "at": 3, "rank": [1, 2]},
+        {"layer": "lrlc", "at": 3, "sharing": ["row_column", "full"], "rank": [1, 2]},
+        {"layer": "lrlc_input_dependent", "at": 3, "rank": [1, 2]},
+    ]
+    found = [
+        example("conv", test=(0.1, 0.1, 0.1)),
+        example("spatial_bias", test=(0.2, 0.2, 0.2)),
+        example("spatial_bias", test=(0.3, 0.3, 0.3), sharing="full"),
+        *(example(name, rank=2) for name in ("wide_conv", "lrlc", "lrlc_input_dependent")),
+        example(rank=2, sharing="full"),
+    ]
+    (table,) = study_tables(StudyConfig(name="ones", runs=runs), found)
+    assert not table.problems
+    assert len(table.runs) == len(found)
+    assert {row.name: row.cells[0].test().mean for row in table.rows} == {
+        "Wide convolution (third layer)": pytest.approx(0.1),
+        "LRLC (third layer)": pytest.approx(0.2),
+        "LRLC (third layer), sharing full": pytest.approx(0.3),
+        "Input-dependent LRLC (third layer)": pytest.approx(0.3),
+    }
+    lines = list(csv.DictReader(io.StringIO(comma_separated(table))))
+    assert [r["rank"] for r in lines] == ["1", "2"] * 4
 
 
 def test_a_missing_run_is_said_loudly():
@@ -70,7 +100,7 @@ def test_a_missing_run_is_said_loudly():
 
 def test_a_row_without_any_run_has_no_number():
     table = only([example("conv")])
-    assert line(markdown(table), "LRLC")[1:5] == ["-"] * 4
+    assert line(markdown(table), "LRLC")[1:6] == ["-"] * 5
 
 
 def test_a_failed_run_is_said_loudly_and_never_chosen():
@@ -98,7 +128,7 @@ def test_a_subset_and_another_protocol_are_labelled():
 
 def test_runs_with_other_options_get_a_table_of_their_own_that_shares_the_baseline():
     conv = [example("conv"), example("spatial_bias")]
-    norm = [example(rank=r, normalization="norm") for r in (2, 4)]
+    norm = [example(rank=r, normalization="norm") for r in (1, 2, 4)]
     table = only(conv + norm)
     assert not table.problems
     assert "LRLC (third layer), normalization norm" in markdown(table)
@@ -106,7 +136,7 @@ def test_runs_with_other_options_get_a_table_of_their_own_that_shares_the_baseli
     assert len(both) == 2
 
 
-def test_every_ranked_layer_chooses_its_rank_and_only_lrlc_may_be_the_spatial_bias():
+def test_every_ranked_layer_chooses_among_the_ranks_that_the_study_lists():
     kinds = ("wide_conv", "lrlc_input_dependent")
     runs = [*STUDY.runs, *({"layer": kind, "at": [3], "rank": [2, 4]} for kind in kinds)]
     found = complete()
@@ -147,6 +177,99 @@ def test_options_of_any_layer_keep_tables_apart():
     assert not any(table.problems for table in tables)
 
 
+def tables_of_all(found, wanted=None):
+    """The tables of every study in the menu that these records are good for."""
+    menu = studies(ROOT / "configs")
+    return informative([t for study in menu for t in study_tables(study, found)], wanted)
+
+
+def records_of(study, **options):
+    """Records of all that a study in the menu asks for, with options of the layers."""
+    menu = studies(ROOT / "configs")
+    base = Config(layer=LRLCConfig(**options))
+    (chosen,) = [one for one in menu if one.name == study]
+    made = []
+    for config in plan(chosen, base, menu):
+        layer = dataclasses.asdict(config.layer)
+        data = "moved" if config.dataset.translate else "f00d"
+        made.append(example(**layer, dataset=config.dataset, fingerprint=data))
+    return made
+
+
+def names_of(tables):
+    return {(t.study.name, t.setting.dataset.get("translate")) for t in tables}
+
+
+def test_the_papers_records_fill_the_papers_tables_and_look_like_no_others():
+    found = tables_of_all(records_of("paper"))
+    of_data = {"table1", "table2", "table3", "figure3", "figure4", "figure5"}
+    of_data |= {f"supplement_{name}" for name in ("start", "sharing", "wide")}
+    of_translated = {"supplement_translated", "table3", "figure5"}
+    assert names_of(found) == {(n, None) for n in of_data} | {(n, 48) for n in of_translated}
+    assert not any(table.problems or table.chosen_options for table in found)
+
+
+def test_a_study_that_asks_for_two_values_of_an_option_has_both_in_one_table():
+    records = records_of("supplement_start")
+    (table,) = [t for t in tables_of_all(records) if t.study.name == "supplement_start"]
+    rows = {row.name: [cell.rank for cell in row.cells] for row in table.rows}
+    assert rows["LRLC (third layer)"] == rows["LRLC (third layer), weights_init random"]
+    assert len(rows) == 3
+    assert not table.problems
+
+
+def test_a_study_done_with_other_options_is_a_table_though_another_study_asks_for_its_runs_too():
+    alone = records_of("table3", weights_init="random")
+    (table,) = [t for t in tables_of_all(alone) if t.study.name == "table3"]
+    assert table.chosen_options == {"weights_init": "random"}
+    assert not table.problems
+    assert "supplement_start" not in {t.study.name for t in tables_of_all(alone)}
+    # Beside what the paper asks for, nothing tells that somebody did so, but the command itself.
+    beside = {r.identity: r for r in records_of("paper") + alone}.values()
+    assert not any(t.chosen_options for t in tables_of_all(list(beside)))
+    wanted = {"table3": {r.identity for r in alone}}
+    kept = [t for t in tables_of_all(list(beside), wanted) if t.chosen_options]
+    assert [(t.study.name, t.problems) for t in kept] == [("table3", [])]
+
+
+def test_a_study_has_no_table_of_other_data_than_it_sets():
+    plain = [r for r in records_of("paper") if "translate" not in r.run["dataset"]]
+    assert "supplement_translated" not in {t.study.name for t in tables_of_all(plain)}
+
+
+def drawn(table):
+    """What a figure of accuracy against rank shows: lines across and curves by their name."""
+    axes = accuracy_against_rank(table).axes[0]
+    lines = {line.get_label(): line for line in axes.lines}
+    curves = {c.get_label(): c.lines[0].get_xdata() for c in axes.containers}
+    chosen = [line for line in axes.lines if line.get_label() not in curves and line.get_marker()]
+    return lines, curves, chosen
+
+
+def test_a_figure_has_a_curve_for_each_row_with_ranks_and_a_line_across_for_each_without():
+    (table,) = [t for t in tables_of_all(records_of("figure4")) if t.study.name == "figure4"]
+    lines, curves, _ = drawn(table)
+    assert {name: len(xs) for name, xs in curves.items()} == {
+        "LRLC (third layer)": 12,
+        "Wide convolution (third layer)": 12,
+    }
+    assert lines["Convolution"].get_linestyle() == ":"
+    across = {name for name, line in lines.items() if line.get_linestyle() == "--"}
+    places = ("first", "second", "third")
+    assert across == {"CoordConv", *(f"Locally connected ({place} layer)" for place in places)}
+
+
+def test_what_is_rank_1_of_a_curve_is_not_a_line_across():
+    assert set(drawn(only(complete()))[0]) >= {"Convolution"}
+    assert "Convolution + spatial bias (third layer)" not in drawn(only(complete()))[0]
+
+
+def test_the_chosen_rank_is_black():
+    *_, chosen = drawn(only(complete()))
+    black = [line for line in chosen if line.get_color() == "black" and len(line.get_xdata()) == 1]
+    assert [round(float(line.get_xdata()[0])) for line in black] == [2]
+
+
 def test_csv_has_every_run_in_full():
     rows = list(csv.DictReader(io.StringIO(comma_separated(only(complete())))))
     assert [(r["row"], r["rank"], r["chosen"]) for r in rows if r["row"].startswith("LRLC")] == [
@@ -160,7 +283,7 @@ def test_csv_has_every_run_in_full():
 def test_latex_is_balanced_and_escaped():
     text = latex(only(complete()))
     body = [row for row in text.splitlines() if row.endswith(r"\\")]
-    assert all(row.count("&") == 5 for row in body)
+    assert all(row.count("&") == 6 for row in body)
     assert r"60.00 $\pm$ 5.77" in text
     assert "Validation, \\%" in text
     assert text.count(r"\begin{tabular}") == text.count(r"\end{tabular}") == 1

@@ -7,6 +7,7 @@ from lrlc_jax.config import (
     NetworkConfig,
     ProtocolConfig,
     RankedLayerConfig,
+    SpecialLayerConfig,
 )
 from lrlc_jax.study.plan import canonical, identity
 from lrlc_jax.study.records import Record
@@ -31,7 +32,7 @@ def example(
     """The record of a run with three seeds."""
     schema = LAYERS[name]
     failed = failed or {}
-    if name != "conv":
+    if issubclass(schema, SpecialLayerConfig):
         layer["at"] = at
     if issubclass(schema, RankedLayerConfig):
         layer["rank"] = rank

@@ -17,7 +17,8 @@ from lrlc_jax.config import (
 from lrlc_jax.errors import InputError
 from lrlc_jax.study import records
 from lrlc_jax.study.choose import best, describe, estimate
-from lrlc_jax.study.plan import canonical, expand, identity
+from lrlc_jax.study.layers import expand
+from lrlc_jax.study.plan import canonical, identity
 from tests.study.examples import example
 
 
