@@ -16,7 +16,7 @@ from lrlc_jax.config import (
 )
 from lrlc_jax.data.names import in_files
 from lrlc_jax.study.choose import Estimate, best, estimate
-from lrlc_jax.study.plan import PLACE, data_name, expand, label, layer_settings
+from lrlc_jax.study.plan import PLACE, data_name, expand, identity, label, layer_settings
 from lrlc_jax.study.records import Record, notes
 
 RANK_1 = {"lrlc": "spatial_bias"}  # what a ranked layer is at rank 1
@@ -57,13 +57,21 @@ class Setting:
         parts = dataclasses.asdict(self)
         return json.dumps({k: v for k, v in parts.items() if v is not None}, sort_keys=True)
 
+    def identity(self, layer: LayerConfig) -> str:
+        """The identity of the run of this layer."""
+        return identity(json.loads(self.key) | {"layer": layer_settings(layer)})
+
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """One run that a study asks for, and its record if there is one."""
+    """One run that a study asks for, and its record if there is one.
+
+    ``different`` is how many records there are, of which none counts, where they differ.
+    """
 
     layer: LayerConfig
     record: Record | None
+    different: int = 0
 
     @property
     def rank(self) -> int | None:
@@ -75,6 +83,8 @@ class Cell:
     @property
     def problem(self) -> str:
         """Why there is no figure here, or nothing."""
+        if self.different:
+            return f"CONFLICT ({self.different} different records)"
         if self.record is None:
             return "MISSING"
         if self.record.failed:
@@ -176,19 +186,22 @@ def row_name(layer: LayerConfig) -> str:
     return label(layer).rpartition(", rank ")[0] or label(layer)
 
 
-def study_tables(study: StudyConfig, records: Sequence[Record]) -> list[StudyTable]:
+def study_tables(
+    study: StudyConfig, records: Sequence[Record], different: Mapping[str, int] | None = None
+) -> list[StudyTable]:
     """A table for each setting of which any record belongs to the study.
 
     Runs of different data (another fingerprint or number of training images) or of another
     protocol are different settings, and never meet in one table. Nor do runs with other options
     of the layer (its normalisation, for example); runs that have no such options serve them all.
+    ``different`` is how many records there are of a run, by its identity, where none counts.
     """
     by_setting: dict[str, list[Record]] = {}
     for record in records:
         by_setting.setdefault(Setting.of(record).key, []).append(record)
     tables = []
     for _, group in sorted(by_setting.items()):
-        found = [table_of(study, group, options) for options in all_options(group)]
+        found = [table_of(study, group, options, different or {}) for options in all_options(group)]
         tables += [
             table
             for table in found
@@ -207,15 +220,23 @@ def all_options(records: Sequence[Record]) -> list[dict[str, Any]]:
 
 
 def table_of(
-    study: StudyConfig, records: Sequence[Record], options: Mapping[str, Any]
+    study: StudyConfig,
+    records: Sequence[Record],
+    options: Mapping[str, Any],
+    different: Mapping[str, int],
 ) -> StudyTable:
     """The study's cells, filled from records of one setting."""
     layers = expand(study, options)
+    setting = Setting.of(records[0])
     cells = tuple(
-        Cell(layer, next((r for r in records if r.run["layer"] == layer_settings(layer)), None))
+        Cell(
+            layer,
+            next((r for r in records if r.run["layer"] == layer_settings(layer)), None),
+            different.get(setting.identity(layer), 0),
+        )
         for layer in layers
     )
-    return StudyTable(study, Setting.of(records[0]), options, cells)
+    return StudyTable(study, setting, options, cells)
 
 
 def caption(table: StudyTable) -> list[str]:
