@@ -54,7 +54,8 @@ def reproduce(arguments: Sequence[str]) -> int:
         )
     outcome = execute([config], make_tracker(config, group="reproduce", prefix="again-"))
     if not outcome.records:
-        raise RunError("The run did not come to its end; the same command goes on from here.")
+        why = "; ".join(outcome.problems.values()) or outcome.ending
+        raise RunError(f"No verdict yet: {why.rstrip('.')}.")
     (again,) = outcome.records
     comparison = compare(record, again)
     print(f"{label(config.layer)} on {data_title(record)}, {len(record.seeds)} seeds")

@@ -299,6 +299,8 @@ def test_a_record_is_reproduced_by_one_command(tmp_path, capsys):
     call(tmp_path, "train", "layer=lrlc", "layer.rank=2", "layer.at=1", *TINY)
     (path,) = (tmp_path / "results" / "records").iterdir()
     record = records.read(path)
+    answer = call(tmp_path, "reproduce", str(path), "budget_minutes=0", status=1)
+    assert "No verdict yet: stopped" in answer.stderr
     answer = call(tmp_path, "reproduce", str(path))
     assert answer.stdout.splitlines()[-1].startswith("equal: ")
     again = tmp_path / "results" / "reproductions" / "records" / path.name
