@@ -12,13 +12,17 @@ PEERS := .venv-peers
 
 .PHONY: help
 help: ## Show this help
-	@echo "Usage: make TARGET [STUDY=quick] [DATASET=digits] [RESULTS=results] [ARGS=\"dataset=mnist protocol.seeds=3\"]"
+	@echo "Usage: make TARGET [STUDY=quick] [DATASET=digits] [RESULTS=results] [RECORD=file] [ARGS=\"dataset=mnist protocol.seeds=3\"]"
 	@echo
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: run-sweep
 run-sweep: $(VENV)/installed ## Train every run of STUDY that has no record in RESULTS, write its tables
 	@$(BIN)/python scripts/sweep.py study=$(STUDY) results_dir=$(RESULTS) $(ARGS)
+
+.PHONY: reproduce
+reproduce: $(VENV)/installed ## Run what RECORD says again and compare; ARGS say where its data lie
+	@$(BIN)/python scripts/reproduce.py $(RECORD) $(ARGS)
 
 .PHONY: data
 data: $(VENV)/installed ## Prepare DATASET once for every later run; ARGS say where it lies

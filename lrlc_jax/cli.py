@@ -1,5 +1,6 @@
 """From a command line to typed settings, and from an error to one sentence and an exit status."""
 
+import argparse
 import contextlib
 import dataclasses
 import os
@@ -39,6 +40,37 @@ def one_sentence() -> Iterator[None]:
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from here", file=sys.stderr)
         raise SystemExit(INTERRUPTED) from None
+
+
+class Arguments(argparse.ArgumentParser):
+    """The command line of a script that has no settings of Hydra's: names of files and flags."""
+
+    def __init__(self, *, description: str, epilog: str) -> None:
+        plain = argparse.RawDescriptionHelpFormatter
+        super().__init__(description=description, epilog=epilog, formatter_class=plain)
+
+    def error(self, message: str) -> NoReturn:
+        """Refuse the command line.
+
+        Raises:
+            InputError: always.
+        """
+        raise InputError(f"{message[:1].upper()}{message[1:]}; see --help.")
+
+
+def run_script(task: Callable[[list[str]], int]) -> None:
+    """Do ``task``, which gets the words of the command line and returns the exit status."""
+    status = 0
+    with one_sentence():
+        try:
+            status = task(sys.argv[1:])
+            sys.stdout.flush()  # here a reader that has gone is no error
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            reason = error.strerror or error
+            raise RunError(f"{error.filename or 'The disk'}: {reason}.") from error
+    raise SystemExit(status)
 
 
 def run_command(

@@ -43,10 +43,11 @@ def warn(text: str) -> None:
 class WandbTracker(Listener):
     """One W&B run for each run, grouped by study, and one with each study's table."""
 
-    def __init__(self, config: Config, group: str) -> None:
+    def __init__(self, config: Config, group: str, prefix: str = "") -> None:
         self.settings = config.tracker
         self.folder = config.results_dir
         self.group = group
+        self.prefix = prefix
         self.mode = config.tracker.mode
         self.broken = False
         self.run: Any = None
@@ -88,7 +89,11 @@ class WandbTracker(Listener):
             "identity": identity,
         }
         self.run = self._init(
-            id=identity, name=label(config.layer), job_type="run", config=settings, resume="allow"
+            id=self.prefix + identity,
+            name=label(config.layer),
+            job_type="run",
+            config=settings,
+            resume="allow",
         )
 
     @guarded
@@ -146,6 +151,6 @@ class WandbTracker(Listener):
         run.finish()
 
 
-def make_tracker(config: Config, group: str = "train") -> Listener:
-    """The tracker that the configuration names."""
-    return WandbTracker(config, group) if config.tracker.name == "wandb" else Listener()
+def make_tracker(config: Config, group: str = "train", prefix: str = "") -> Listener:
+    """The tracker that the configuration names; ``prefix`` keeps its runs apart from others."""
+    return WandbTracker(config, group, prefix) if config.tracker.name == "wandb" else Listener()

@@ -15,7 +15,8 @@ from lrlc_jax.cli import INTERRUPTED, run_command
 from lrlc_jax.config import results_folder
 from lrlc_jax.progress import steps
 from lrlc_jax.report.figures import pdf, png
-from lrlc_jax.study.records import prepare, write_atomically
+from lrlc_jax.study.files import write_atomically
+from lrlc_jax.study.records import prepare
 
 CONFIGS = pathlib.Path(__file__).resolve().parents[1] / "configs"
 

@@ -20,7 +20,8 @@ from lrlc_jax.report.images import (
     summary,
 )
 from lrlc_jax.study import provenance
-from lrlc_jax.study.records import as_json, prepare, write_atomically
+from lrlc_jax.study.files import as_json, write_atomically
+from lrlc_jax.study.records import prepare
 
 CONFIGS = pathlib.Path(__file__).resolve().parents[1] / "configs"
 

@@ -58,6 +58,8 @@ def sweep(values: dict[str, Any], overrides: list[str]) -> int:
             print(markdown(table))
             tracker.finish_study(table.name, caption(table), HEADER, cells(table))
     print("\n".join(str(path) for path in report.files))
+    for conflict in report.conflicts:
+        print(f"CONFLICT: {conflict}", file=sys.stderr)
     known = len(outcome.records) - outcome.trained
     print(f"{outcome.trained} runs trained now, {known} were on record.")
     return 1 if outcome.failures else 0

@@ -21,6 +21,8 @@ def tables(values: dict[str, Any], overrides: list[str]) -> int:
         print(markdown(table))
         for problem in table.problems:
             print(f"{table.name}: {problem}", file=sys.stderr)
+    for conflict in report.conflicts:
+        print(f"CONFLICT: {conflict}", file=sys.stderr)
     for path in report.files:
         print(path)
     return 0

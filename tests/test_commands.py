@@ -147,7 +147,7 @@ def test_a_reader_that_has_seen_enough_is_no_error(tmp_path):
 def test_multirun_trains_each_combination(tmp_path):
     call(tmp_path, "train", "-m", "layer=lrlc", "layer.rank=1,2", *TINY)
     names = sorted(p.name for p in (tmp_path / "results" / "records").glob("*.json"))
-    assert [name.rpartition("-")[0] for name in names] == [
+    assert [name.rsplit("-", 2)[0] for name in names] == [
         "digits-lrlc-at3-rank1",
         "digits-lrlc-at3-rank2",
     ]

@@ -9,7 +9,7 @@ from typing import Any
 
 from lrlc_jax.benchmark.cases import OURS, Case
 from lrlc_jax.errors import InputError
-from lrlc_jax.study.records import read_values, write_atomically
+from lrlc_jax.study.files import read_values, write_atomically
 
 SCHEMA = 1
 

@@ -12,6 +12,8 @@ from lrlc_jax.errors import InputError
 ORDER_KEY = b"lrlc_jax order 1"  # the seed of the canonical order; changing it changes every split
 PERSON_KEY = b"lrlc_jax persons 1"  # the same for splits by person
 
+BY_PERSON = "split by person, not the official split"  # a note on data that are
+
 HELD_OUT = 0.1  # the share of the persons that a split by person gives to validation and to test
 ENOUGH = 1_000  # images in an official validation or test part, to be worth measuring on
 
@@ -148,7 +150,7 @@ def by_person(dataset: Dataset) -> Dataset:
         levels=dataset.levels,
         scaled_to=dataset.scaled_to,
         complete=dataset.complete,
-        notes=(*dataset.notes, "split by person, not the official split"),
+        notes=(*dataset.notes, BY_PERSON),
     )
 
 

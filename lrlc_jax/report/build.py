@@ -9,15 +9,17 @@ from lrlc_jax.errors import InputError
 from lrlc_jax.report.rows import StudyTable
 from lrlc_jax.report.studies import informative, study_tables
 from lrlc_jax.report.tables import all_runs, comma_separated, latex, markdown
-from lrlc_jax.study.records import Record, folder, read_all, write_atomically
+from lrlc_jax.study.files import write_atomically
+from lrlc_jax.study.records import contents_of, folder
 
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What was written."""
+    """What was written, and a sentence for each run that was left out for its different records."""
 
     tables: list[StudyTable]
     files: list[pathlib.Path]
+    conflicts: list[str]
 
 
 def build(
@@ -38,15 +40,19 @@ def build(
         InputError: if there is no record, or one that cannot be read.
         RunError: if a file cannot be written.
     """
-    records: list[Record] = read_all(results_dir)
+    found = contents_of(results_dir)
+    records, different = found.records, {run: len(p) for run, p in found.conflicts.items()}
     if not records:
-        raise InputError(
-            f"There are no records in {folder(results_dir)}; `make run-sweep` makes some."
-        )
+        nothing = f"There are no records in {folder(results_dir)}; `make run-sweep` makes some."
+        raise InputError(found.sentences[0] if different else nothing)
     root = pathlib.Path(results_dir).expanduser()
-    found = [table for study in studies for table in study_tables(study, records)]
-    tables = informative(found, wanted)
-    contents: dict[pathlib.Path, str | bytes] = {root / "tables" / "all-runs.md": all_runs(records)}
+    tables = informative(
+        [table for study in studies for table in study_tables(study, records, different)], wanted
+    )
+    left_out = "".join(f"\nCONFLICT: {sentence}\n" for sentence in found.sentences)
+    contents: dict[pathlib.Path, str | bytes] = {
+        root / "tables" / "all-runs.md": all_runs(records) + left_out
+    }
     for table in tables:
         from lrlc_jax.report.figures import accuracy_against_rank, pdf, png  # noqa: PLC0415
 
@@ -59,4 +65,4 @@ def build(
             contents[root / "figures" / f"{table.name}.pdf"] = pdf(figure)
     for path, content in contents.items():
         write_atomically(path, content)
-    return Report(tables, list(contents))
+    return Report(tables, list(contents), found.sentences)

@@ -18,7 +18,7 @@ from lrlc_jax.config import (
 from lrlc_jax.data.names import in_files
 from lrlc_jax.study.choose import Estimate, best, estimate
 from lrlc_jax.study.layers import PLACE, expand, simplest
-from lrlc_jax.study.plan import data_name, label, layer_settings
+from lrlc_jax.study.plan import data_name, identity, label, layer_settings
 from lrlc_jax.study.records import Record, notes
 
 # Options that a table's runs share; of the bases' sizes a study says itself what it wants.
@@ -57,13 +57,21 @@ class Setting:
         parts = dataclasses.asdict(self)
         return json.dumps({k: v for k, v in parts.items() if v is not None}, sort_keys=True)
 
+    def identity(self, layer: LayerConfig) -> str:
+        """The identity of the run of this layer."""
+        return identity(json.loads(self.key) | {"layer": layer_settings(simplest(layer))})
+
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """A layer that a study asks for, and the record of its run if there is one."""
+    """A layer that a study asks for, and the record of its run if there is one.
+
+    ``different`` is how many records there are, of which none counts, where they differ.
+    """
 
     layer: LayerConfig
     record: Record | None
+    different: int = 0
 
     @property
     def rank(self) -> int | None:
@@ -80,6 +88,8 @@ class Cell:
     @property
     def problem(self) -> str:
         """Why there is no figure here, or nothing."""
+        if self.different:
+            return f"CONFLICT ({self.different} different records)"
         if self.record is None:
             return "MISSING"
         if self.record.failed:

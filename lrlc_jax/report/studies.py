@@ -11,13 +11,16 @@ from lrlc_jax.study.plan import Entry, canonical, identity
 from lrlc_jax.study.records import Record
 
 
-def study_tables(study: StudyConfig, records: Sequence[Record]) -> list[StudyTable]:
+def study_tables(
+    study: StudyConfig, records: Sequence[Record], different: Mapping[str, int] | None = None
+) -> list[StudyTable]:
     """A table for each setting of which any record belongs to the study.
 
     Runs of different data (another fingerprint or number of training images) or of another
     protocol are different settings, and never meet in one table. Nor do runs with other options
     of the layer (its normalisation, for example), unless the study itself asks for both; runs that
-    have no such options serve them all.
+    have no such options serve them all. ``different`` is how many records there are of a run, by
+    its identity, where none counts.
     """
     if not study.runs:
         return []
@@ -30,7 +33,7 @@ def study_tables(study: StudyConfig, records: Sequence[Record]) -> list[StudyTab
     for _, group in sorted(by_setting.items()):
         found: dict[str, StudyTable] = {}
         for options in all_options(group):
-            table = table_of(study, group, options)
+            table = table_of(study, group, options, different or {})
             found.setdefault(str([cell.run for cell in table.cells]), table)
         tables += [
             table
@@ -52,13 +55,20 @@ def all_options(records: Sequence[Record]) -> list[dict[str, Any]]:
 
 
 def table_of(
-    study: StudyConfig, records: Sequence[Record], options: Mapping[str, Any]
+    study: StudyConfig,
+    records: Sequence[Record],
+    options: Mapping[str, Any],
+    different: Mapping[str, int],
 ) -> StudyTable:
     """The study's cells, filled from records of one setting."""
     known = {settings_key(record.run["layer"]): record for record in records}
-    cells = [Cell(layer, None) for layer in asked(study, options)]
+    setting = Setting.of(records[0])
+    cells = [
+        Cell(layer, None, different.get(setting.identity(layer), 0))
+        for layer in asked(study, options)
+    ]
     filled = tuple(dataclasses.replace(cell, record=known.get(cell.run)) for cell in cells)
-    return StudyTable(study, Setting.of(records[0]), options, filled)
+    return StudyTable(study, setting, options, filled)
 
 
 def informative(

@@ -6,13 +6,18 @@ import importlib.metadata
 import pathlib
 import platform
 import subprocess
+from collections.abc import Sequence
 from typing import Any
 
 import lrlc_jax
+from lrlc_jax.study.records import Record
 from lrlc_jax.system import cores
 
 PACKAGE = pathlib.Path(lrlc_jax.__file__).resolve().parent
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
+
+# What may change a figure in its last digits, besides code, versions and machine.
+HOW_IT_RAN = ("source", "seeds_at_once", "product_way")
 
 
 def _git(*arguments: str) -> str | None:
@@ -77,3 +82,19 @@ def _processor() -> str:
         return platform.processor()
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor()
+
+
+def differences(records: Sequence[Record]) -> dict[str, list[str]]:
+    """What the records say of how they came about that is not the same in all of them.
+
+    Returns:
+        The value in each record by the name of what differs, such as ``versions.jax``.
+    """
+    found = {}
+    for section in ("code", "versions", "machine", "config"):
+        parts = [getattr(record, section) for record in records]
+        for key in dict.fromkeys(key for part in parts for key in part):
+            values = [str(part.get(key)) for part in parts]
+            if len(set(values)) > 1 and (section != "config" or key in HOW_IT_RAN):
+                found[f"{section}.{key}"] = [v[:12] if section == "code" else v for v in values]
+    return found

@@ -1,21 +1,29 @@
 """Records on disk: one JSON file per run, written once, and the only truth of a report."""
 
 import dataclasses
-import json
-import os
+import functools
 import pathlib
+import re
 import tempfile
+from collections.abc import Iterable
 from types import NoneType
 from typing import Any
 
 from lrlc_jax.data.names import in_files
-from lrlc_jax.errors import InputError, RunError
+from lrlc_jax.errors import InputError
+from lrlc_jax.study.files import as_json, read_values, write_atomically
 from lrlc_jax.study.plan import data_name, identity
 
 SCHEMA = 1
 EPOCH_FIGURES = ("train_loss", "train_accuracy", "validation_loss", "validation_accuracy")
 FINAL_FIGURES = (*EPOCH_FIGURES, "test_loss", "test_accuracy")
 COUNTS = ("train", "train_available", "validation", "test")
+
+# What was measured, and on what. Records that agree in all of it are equal, whenever, wherever and
+# by whatever code they were made.
+MEASURED = ("seeds", "failed", "parameters", "matched_parameters", "epochs", "final")
+COMPARED = ("run", "data", *MEASURED)
+DIGEST_LENGTH = 12  # not that of an identity, so that names with and without one are told apart
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,9 +65,17 @@ class Record:
     schema: int = SCHEMA
     matched_parameters: int | None = None
 
+    @functools.cached_property
+    def digest(self) -> str:
+        """A short hash of what was measured: the same for equal records, and for no others."""
+        return identity({name: getattr(self, name) for name in COMPARED})[:DIGEST_LENGTH]
+
     @property
     def file_name(self) -> str:
-        """Readable, and unique by the identity."""
+        """Readable; one name for equal records, different ones for different records of a run.
+
+        So a file that is copied over another of the same name takes nothing away.
+        """
         layer = self.run["layer"]
         data = self.run["dataset"]
         parts = [in_files(data["name"], data.get("translate")), layer["name"]]
@@ -67,7 +83,7 @@ class Record:
             parts.append("at" + "".join(map(str, layer["at"])))
         if "rank" in layer:
             parts.append(f"rank{layer['rank']}")
-        return "-".join([*parts, self.identity]) + ".json"
+        return "-".join([*parts, self.identity, self.digest]) + ".json"
 
 
 def folder(results_dir: str | pathlib.Path) -> pathlib.Path:
@@ -93,33 +109,8 @@ def prepare(results_dir: str) -> None:
         ) from None
 
 
-def write_atomically(path: pathlib.Path, content: str | bytes) -> None:
-    """Write a whole file or nothing, whenever the process may be killed.
-
-    Raises:
-        RunError: if the disk does not take it.
-    """
-    data = content.encode() if isinstance(content, str) else content
-    temporary = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(
-            dir=path.parent, prefix=".", suffix=".tmp", delete=False
-        ) as file:
-            temporary = pathlib.Path(file.name)
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    except OSError as error:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
-        raise RunError(f"{path} could not be written ({error.strerror or error}).") from None
-
-
 def write(record: Record, results_dir: str | pathlib.Path) -> pathlib.Path:
-    """Write a record; one that is already there stays as it is."""
+    """Write a record; an equal one that is already there stays as it is."""
     path = folder(results_dir) / record.file_name
     if not path.exists():
         write_atomically(path, dumps(record))
@@ -135,60 +126,12 @@ def dumps(record: Record) -> str:
     return as_json(values)
 
 
-def as_json(values: dict[str, Any]) -> str:
-    """JSON that people can read, with one line for each list of numbers."""
-    lists: list[str] = []
-
-    def shorten(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {k: shorten(v) for k, v in value.items()}
-        if isinstance(value, list) and not any(isinstance(v, list) for v in value):
-            lists.append(json.dumps(value, allow_nan=False))
-            return f"@list {len(lists) - 1}@"
-        if isinstance(value, list):
-            return [shorten(v) for v in value]
-        return value
-
-    text = json.dumps(shorten(values), indent=1, allow_nan=False)
-    for number, line in enumerate(lists):
-        text = text.replace(f'"@list {number}@"', line, 1)
-    return text + "\n"
-
-
-def read_values(path: pathlib.Path, kind: str, newest: int, hint: str) -> dict[str, Any]:
-    """What a JSON file of ours says, of a schema that this version knows.
-
-    Args:
-        kind: what the file is, in an error.
-        newest: the latest schema that is known.
-        hint: what to do with another file.
-
-    Raises:
-        InputError: if it cannot be read, is not JSON, has no schema, or a newer one.
-    """
-    values: dict[str, Any]
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{kind} {path} cannot be read ({error.strerror or error}).") from None
-    except ValueError as error:
-        raise InputError(f"{kind} {path} is not valid JSON ({error}); {hint}.") from None
-    schema = values.get("schema") if isinstance(values, dict) else None
-    if not isinstance(schema, int):
-        raise InputError(f"{path} is not a {kind.lower()} of lrlc_jax (it has no schema); {hint}.")
-    if schema > newest:
-        raise InputError(
-            f"{kind} {path} has schema {schema}; this version of lrlc_jax reads up to {newest}: "
-            "update lrlc_jax."
-        )
-    return values
-
-
 def read(path: pathlib.Path) -> Record:
     """A record from disk.
 
     Raises:
-        InputError: if it is not JSON, not a record, of a newer schema, or was changed.
+        InputError: if it is not JSON, not a record, of a newer schema, was changed, or does not
+            hold the figures that its name says.
     """
     hint = "move it out of the records folder, or restore it"
     values = read_values(path, "Record", SCHEMA, hint)
@@ -201,6 +144,9 @@ def read(path: pathlib.Path) -> Record:
         raise InputError(f"Record {path} does not have the identity of its settings; {hint}.")
     if not whole(record):
         raise InputError(f"Record {path} lacks figures or has odd ones; {hint}.")
+    named = re.search(rf"-([0-9a-f]{{16}})-([0-9a-f]{{{DIGEST_LENGTH}}})$", path.stem)
+    if named and named.groups() != (record.identity, record.digest):
+        raise InputError(f"Record {path} does not hold the figures that its name says; {hint}.")
     return record
 
 
@@ -232,22 +178,91 @@ def whole(record: Record) -> bool:
                 for name in FINAL_FIGURES
                 for seed, value in zip(record.seeds, record.final[name], strict=True)
             )
-            and all(name in record.epochs for name in EPOCH_FIGURES)
+            and all(
+                len(values) == len(record.seeds)
+                and all(isinstance(value, float | int | None) for value in values)
+                for name in EPOCH_FIGURES
+                for values in record.epochs[name]
+            )
         )
     except (AttributeError, KeyError, TypeError):
         return False
 
 
-def read_all(results_dir: str | pathlib.Path) -> list[Record]:
-    """Every record of a results folder, in the order of their file names.
+@dataclasses.dataclass(frozen=True)
+class Contents:
+    """What a number of record files hold.
+
+    Attributes:
+        records: one for each run, in the order of the files.
+        conflicts: the files of each run, by its identity, of which there are different records;
+            ``records`` has none of them.
+    """
+
+    records: list[Record]
+    conflicts: dict[str, list[pathlib.Path]]
+
+    @property
+    def sentences(self) -> list[str]:
+        """A sentence for each conflict: what lies where, and what can be done."""
+        return [
+            f"{' and '.join(path.name for path in paths)} in {paths[0].parent} are different "
+            "records of one run, and none of them counts; move all but one out of the folder "
+            "(`python scripts/reproduce.py RECORD` says which one holds here)."
+            for paths in self.conflicts.values()
+        ]
+
+
+def contents(paths: Iterable[pathlib.Path]) -> Contents:
+    """Read record files. Equal records are one; of different ones of a run none is chosen.
 
     Raises:
         InputError: for the first that cannot be read.
     """
-    return [read(path) for path in sorted(folder(results_dir).glob("*.json"))]
+    found: dict[str, dict[str, tuple[pathlib.Path, Record]]] = {}
+    for path in paths:
+        record = read(path)
+        found.setdefault(record.identity, {}).setdefault(record.digest, (path, record))
+    return Contents(
+        [record for same in found.values() if len(same) == 1 for _, record in same.values()],
+        {run: [path for path, _ in same.values()] for run, same in found.items() if len(same) > 1},
+    )
+
+
+def contents_of(results_dir: str | pathlib.Path) -> Contents:
+    """All that the records of a results folder say, in the order of their file names.
+
+    Raises:
+        InputError: for the first that cannot be read.
+    """
+    return contents(sorted(folder(results_dir).glob("*.json")))
+
+
+def read_all(results_dir: str | pathlib.Path) -> list[Record]:
+    """The record of every run of a results folder but for those that have different ones.
+
+    Raises:
+        InputError: for the first that cannot be read.
+    """
+    return contents_of(results_dir).records
+
+
+def files_of(run_identity: str, results_dir: str | pathlib.Path) -> list[pathlib.Path]:
+    """The files with a run's records, by their names; older names end with the identity."""
+    place = folder(results_dir)
+    digest = "-" + "[0-9a-f]" * DIGEST_LENGTH
+    return sorted(
+        path for end in ("", digest) for path in place.glob(f"*-{run_identity}{end}.json")
+    )
 
 
 def find(run_identity: str, results_dir: str | pathlib.Path) -> Record | None:
-    """The record of a run, if there is one."""
-    paths = sorted(folder(results_dir).glob(f"*-{run_identity}.json"))
-    return read(paths[0]) if paths else None
+    """The record of a run, if there is one.
+
+    Raises:
+        InputError: if it cannot be read, or there are different ones.
+    """
+    found = contents(files_of(run_identity, results_dir))
+    if found.conflicts:
+        raise InputError(found.sentences[0])
+    return found.records[0] if found.records else None
