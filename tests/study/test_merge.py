@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from lrlc_jax.config import StudyConfig
 from lrlc_jax.errors import InputError
 from lrlc_jax.report.build import build
-from lrlc_jax.report.rows import study_tables
+from lrlc_jax.report.studies import study_tables
 from lrlc_jax.report.tables import markdown
 from lrlc_jax.study import records
 from lrlc_jax.study.merge import carry_out, plan, report
