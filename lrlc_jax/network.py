@@ -189,14 +189,25 @@ def apply(
     images: jax.Array,
     *,
     train: bool,
+    axis_name: str | None = None,
 ) -> tuple[jax.Array, State]:
     """The network as a pure function of its split state.
+
+    Args:
+        graphdef: its structure.
+        params: its parameters.
+        stats: its moving statistics.
+        images: ``(batch, rows, cols, channels)``.
+        train: as in :meth:`Network.__call__`.
+        axis_name: of the devices that share a batch, if they do (:class:`BatchNorm`).
 
     Returns:
         Logits ``(batch, classes)`` and the moving statistics, updated if ``train``.
     """
     # A copy: the variables that come in may belong to an outer trace, where NNX forbids updates.
     model = nnx.merge(graphdef, params, stats, copy=True)
+    for norm in model.norms:
+        norm.axis_name = axis_name
     logits = model(images, train=train)
     return logits, nnx.state(model, nnx.BatchStat)
 

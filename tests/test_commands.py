@@ -61,6 +61,7 @@ def study(path, **lists):
         ("train", ["layer.rank=["], "cannot be read"),
         ("train", ["protocol.batch_size=5000"], "more than the 400 training images"),
         ("train", ["protocol.epochs=2", "protocol.warmup_epochs=3"], "warmup_epochs is 3"),
+        ("train", ["protocol.data_parallel=50"], "protocol.data_parallel is 50, and JAX has"),
         ("train", ["dataset=mnist", *FILES, "dataset.path=/none"], "not a folder"),
         ("train", ["results_dir=/proc/nothing"], "cannot be written to"),
         ("train", ["-m", "layer.rank=1,2", "results_dir=/proc/nothing"], "/proc/nothing"),

@@ -117,6 +117,7 @@ def test_the_paper_protocol_is_the_papers():
         "batch_size": 512,
         "learning_rate": 0.01,
         "seeds": 10,
+        "data_parallel": 1,
     }
 
 
@@ -149,6 +150,8 @@ def test_the_paper_protocol_is_the_papers():
         ({"protocol": {"warmup_epochs": -1}}, "warmup_epochs is -1"),
         ({"protocol": {"seeds": 0}}, "protocol.seeds is 0"),
         ({"protocol": {"batch_size": 0}}, "protocol.batch_size is 0"),
+        ({"protocol": {"data_parallel": 0}}, "protocol.data_parallel is 0"),
+        ({"protocol": {"data_parallel": 3}}, "does not divide the 50 of protocol.batch_size"),
         ({"protocol": {"learning_rate": float("nan")}}, "learning_rate is nan"),
         ({"tracker": {"name": "wandb", "mode": "onlin"}}, "did you mean 'online'"),
         ({"seeds_at_once": 0}, "seeds_at_once is 0"),

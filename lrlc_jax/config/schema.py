@@ -89,7 +89,13 @@ PAPER_NETWORK = NetworkConfig(64, 3, [1, 1, 1], "valid", "average", False, True,
 
 @dataclass
 class ProtocolConfig:
-    """How a network is trained (section 4 of the paper; ``name`` is only a label)."""
+    """How a network is trained (section 4 of the paper).
+
+    ``name`` is only a label, and ``data_parallel``, how many devices share a batch, changes nothing
+    but rounding: neither is part of a run's identity.
+    """
+
+    NOT_IN_IDENTITY: ClassVar[tuple[str, ...]] = ("name", "data_parallel")
 
     name: str = "quick"
     epochs: int = 40
@@ -97,6 +103,7 @@ class ProtocolConfig:
     batch_size: int = 50
     learning_rate: float = 0.01
     seeds: int = 10
+    data_parallel: int = 1
 
     def check(self) -> None:
         """Refuse numbers with which nothing could be trained.
@@ -104,8 +111,13 @@ class ProtocolConfig:
         Raises:
             InputError: naming the setting, its value and what is allowed.
         """
-        for name in ("epochs", "batch_size", "seeds"):
+        for name in ("epochs", "batch_size", "seeds", "data_parallel"):
             at_least(f"protocol.{name}", getattr(self, name), 1)
+        if self.batch_size % self.data_parallel:
+            raise InputError(
+                f"protocol.data_parallel is {self.data_parallel}, which does not divide the "
+                f"{self.batch_size} of protocol.batch_size; set it to a number that does."
+            )
         at_least("protocol.warmup_epochs", self.warmup_epochs, 0)
         if self.warmup_epochs > self.epochs:
             raise InputError(

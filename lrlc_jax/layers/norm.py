@@ -18,6 +18,8 @@ class BatchNorm(nnx.Module):
         num_features: channels.
         momentum: share of the old moving statistics that is kept in each update.
         epsilon: added to the variance.
+        axis_name: of the devices that share a batch, under :func:`jax.shard_map`, if they do. Each
+            has an equal part of it, and all normalise by the statistics of the whole.
     """
 
     def __init__(
@@ -26,10 +28,12 @@ class BatchNorm(nnx.Module):
         *,
         momentum: float = 0.9,
         epsilon: float = 1e-5,
+        axis_name: str | None = None,
         param_dtype: jax.typing.DTypeLike = jnp.float32,
     ) -> None:
         self.momentum = momentum
         self.epsilon = epsilon
+        self.axis_name = axis_name
         self.scale = nnx.Param(jnp.ones((num_features,), param_dtype))
         self.bias = nnx.Param(jnp.zeros((num_features,), param_dtype))
         self.mean = nnx.BatchStat(jnp.zeros((num_features,), param_dtype))
@@ -52,11 +56,14 @@ class BatchNorm(nnx.Module):
             axes = tuple(range(x.ndim - 1))
             values = x.astype(self.mean.dtype)
             mean = jnp.mean(values, axis=axes)
+            square = jnp.mean(jnp.square(values), axis=axes)
+            count = x.size // x.shape[-1]
+            if self.axis_name is not None:
+                mean, square = jax.lax.pmean((mean, square), self.axis_name)
+                count *= jax.lax.axis_size(self.axis_name)
             # From the two moments: differences from the mean would be kept for the backward pass,
             # and moving them took longer than all else that is done here.
-            var = jnp.mean(jnp.square(values), axis=axes) - jnp.square(mean)
-            var = jnp.maximum(var, 0)
-            count = x.size // x.shape[-1]
+            var = jnp.maximum(square - jnp.square(mean), 0)
             unbiased = var * (count / max(count - 1, 1))
             keep = self.momentum
             self.mean[...] = keep * self.mean[...] + (1 - keep) * jax.lax.stop_gradient(mean)

@@ -29,7 +29,11 @@ OPTIONS = {
     if name not in (*PLACE, "kernel_sizes", "dilations", "input_dependent")
 }
 
-PROTOCOL = [field.name for field in dataclasses.fields(PAPER_PROTOCOL) if field.name != "name"]
+PROTOCOL = [
+    field.name
+    for field in dataclasses.fields(PAPER_PROTOCOL)
+    if field.name not in PAPER_PROTOCOL.NOT_IN_IDENTITY
+]
 
 
 @dataclasses.dataclass(frozen=True)

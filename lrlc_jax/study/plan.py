@@ -203,12 +203,13 @@ def data_name(dataset: Mapping[str, Any], notes: Sequence[str] = ()) -> str:
 def canonical(config: Config, fingerprint: str, train_size: int) -> dict[str, Any]:
     """Everything that determines a run's figures, and nothing else.
 
-    Where the data lies, how many seeds train at once and who is told of it do not. The network is
-    left out where it is the paper's, and translation where there is none; how the data were split
-    is in their fingerprint.
+    Where the data lies, how many seeds train at once, on how many devices, and who is told of it do
+    not. The network is left out where it is the paper's, and translation where there is none; how
+    the data were split is in their fingerprint.
     """
     protocol = dataclasses.asdict(config.protocol)
-    protocol.pop("name")
+    for name in config.protocol.NOT_IN_IDENTITY:
+        del protocol[name]
     run: dict[str, Any] = {
         "training": TRAINING_VERSION,
         "dataset": {

@@ -33,7 +33,7 @@ class Record:
     Attributes:
         identity: the hash of ``run``.
         run: the settings that determine the figures (:func:`lrlc_jax.study.plan.canonical`).
-        config: labels and settings besides: names, the source of the data, seeds at once.
+        config: labels and settings besides: names, the source of the data, seeds at once, devices.
         data: classes, image shape, the number of images in each split; and, where the data differ
             from what their name stands for, notes that say in what.
         code: version, revision and hash of the source.

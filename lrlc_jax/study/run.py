@@ -86,6 +86,8 @@ def train_run(
             "protocol": config.protocol.name,
             "source": dataset.source,
             "seeds_at_once": history.seeds_at_once,
+            **({"devices": history.devices} if history.devices > 1 else {}),
+            **({"data_parallel": shared} if (shared := config.protocol.data_parallel) > 1 else {}),
             **({"product_way": config.product_way} if config.product_way else {}),
             **part.origins(),
         },

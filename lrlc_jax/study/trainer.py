@@ -18,6 +18,7 @@ from lrlc_jax.study.records import Record, folder
 from lrlc_jax.study.run import train_run
 from lrlc_jax.training import Checkpoints, DeviceData, EpochMetrics
 from lrlc_jax.training.compilation import CompileClock, enable_cache
+from lrlc_jax.training.devices import lay_out
 
 # An epoch may take so much longer than the longest before it, and what follows it has to fit too.
 SLACK = 1.1
@@ -48,6 +49,7 @@ class Trainer:
     ) -> None:
         for job in pending:
             check_precision(job.config.network.precision)
+            lay_out(job.config.protocol.seeds, job.config.protocol.data_parallel)  # or refuses
         enable_cache()
         self.pending, self.listener, self.progress, self.box = pending, listener, progress, box
         self.clock = CompileClock()
@@ -103,7 +105,9 @@ class Trainer:
         """The run's data on the device, where they stay as long as runs use the same."""
         if self.on_device is None or self.on_device[0] is not job.dataset:
             self.on_device = None  # frees what was there
-            self.on_device = job.dataset, DeviceData.put(job.dataset)
+            protocol = job.config.protocol
+            layout = lay_out(protocol.seeds, protocol.data_parallel)
+            self.on_device = job.dataset, DeviceData.put(job.dataset).on(layout)
             self.progress.say(self.heading(job))
         return self.on_device[1]
 
@@ -132,6 +136,8 @@ def first_epoch(record: Record) -> float:
 
 
 def in_groups(record: Record) -> str:
-    """A phrase, where neither one seed at a time nor all of them trained at once."""
-    at_once, count = record.config["seeds_at_once"], len(record.seeds)
-    return f"; {at_once} of {count} seeds at a time" if 1 < at_once < count else ""
+    """A phrase, where several devices trained, or neither one seed at a time nor all at once."""
+    at_once, devices = record.config["seeds_at_once"], record.config.get("devices", 1)
+    count = -(-len(record.seeds) * record.config.get("data_parallel", 1) // devices)
+    groups = f"; {at_once} of {count} seeds at a time" if 1 < at_once < count else ""
+    return f"{groups}; on {devices} devices" if devices > 1 else groups

@@ -34,7 +34,8 @@ class History:
         epochs: figures of each epoch; fewer than asked for if every seed failed.
         failed: the epoch, counted from 1, in which a seed's loss was first not finite.
         parameters: trainable numbers in the network.
-        seeds_at_once: how many seeds shared a step of the program.
+        seeds_at_once: how many seeds shared a step of the program, on each device.
+        devices: how many there were.
         computing_seconds: spent in programs, or compiling them, by this call.
     """
 
@@ -45,6 +46,7 @@ class History:
     failed: dict[int, int]
     parameters: int
     seeds_at_once: int
+    devices: int
     computing_seconds: float
 
 

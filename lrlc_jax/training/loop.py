@@ -16,6 +16,7 @@ from lrlc_jax.data import Dataset
 from lrlc_jax.network import Network, count_parameters, split
 from lrlc_jax.stopping import Stopped, wait
 from lrlc_jax.training.checkpoint import Checkpoints, Snapshot
+from lrlc_jax.training.devices import Layout, lay_out
 from lrlc_jax.training.groups import (
     default_seeds_at_once,
     free_memory,
@@ -40,7 +41,7 @@ T = TypeVar("T")
 
 @dataclasses.dataclass(frozen=True)
 class DeviceData:
-    """A data set on the device, put there once for all runs that use it.
+    """A data set on the device, or on each of several, put there once for all runs that use it.
 
     ``noise`` is what training images are placed in anew in each epoch, if they are.
     """
@@ -64,19 +65,27 @@ class DeviceData:
         noise = Noise(dataset.canvas, dataset.levels) if dataset.canvas and dataset.fresh else None
         return cls(examples("train"), examples("validation"), examples("test"), scaling, noise)
 
+    def on(self, layout: Layout) -> "DeviceData":
+        """The same on every device of a layout; where it is already, it is not copied."""
+        arrays = (self.train, self.validation, self.test, self.scaling)
+        return DeviceData(*layout.replicate(arrays), self.noise)
 
-@functools.partial(jax.jit, static_argnums=0)
-def _init_seeds(build: Callable[[nnx.Rngs], Network], seeds: jax.Array) -> TrainState:
-    return jax.vmap(functools.partial(init, build))(seeds)
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _init_seeds(
+    build: Callable[[nnx.Rngs], Network], layout: Layout, seeds: jax.Array
+) -> TrainState:
+    return layout.run(jax.vmap(functools.partial(init, build)), seeds)  # type: ignore[no-any-return]
 
 
 # The states are not donated: those before an epoch are kept where it is interrupted.
-@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
 def _epoch(
     graphdef: nnx.GraphDef[Network],
     batch_size: int,
     seeds_at_once: int,
     noise: Noise | None,
+    layout: Layout,
     states: TrainState,
     train_data: Examples,
     validation_data: Examples,
@@ -85,36 +94,49 @@ def _epoch(
     epoch: jax.Array,
 ) -> tuple[TrainState, Metrics]:
     """One epoch of training and one evaluation on validation data, for all seeds."""
+    axis = layout.batch_axis
 
-    def one_seed(state: TrainState) -> tuple[TrainState, Metrics]:
+    def one_seed(
+        state: TrainState,
+        train_data: Examples,
+        validation_data: Examples,
+        scaling: tuple[jax.Array, jax.Array],
+        schedule: Schedule,
+        epoch: jax.Array,
+    ) -> tuple[TrainState, Metrics]:
         state, train_metrics = train_one_epoch(
-            graphdef, batch_size, state, train_data, scaling, schedule, epoch, noise
+            graphdef, batch_size, state, train_data, scaling, schedule, epoch, noise, axis
         )
         metrics = {
             f"{split}_{name}": value
             for split, of_split in (
                 ("train", train_metrics),
-                ("validation", evaluate(graphdef, state, validation_data, scaling)),
+                ("validation", evaluate(graphdef, state, validation_data, scaling, axis)),
             )
             for name, value in of_split.items()
         }
         return state, metrics
 
-    return over_seeds(one_seed, states, seeds_at_once)  # type: ignore[no-any-return]
+    shared = (train_data, validation_data, scaling, schedule, epoch)
+    return over_seeds(one_seed, states, seeds_at_once, layout, shared)  # type: ignore[no-any-return]
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _test(
     graphdef: nnx.GraphDef[Network],
     seeds_at_once: int,
+    layout: Layout,
     states: TrainState,
     data: Examples,
     scaling: tuple[jax.Array, jax.Array],
 ) -> Metrics:
-    def one_seed(state: TrainState) -> Metrics:
-        return evaluate(graphdef, state, data, scaling)
+    def one_seed(
+        state: TrainState, data: Examples, scaling: tuple[jax.Array, jax.Array]
+    ) -> Metrics:
+        return evaluate(graphdef, state, data, scaling, layout.batch_axis)
 
-    return over_seeds(one_seed, states, seeds_at_once)  # type: ignore[no-any-return]
+    shared = (data, scaling)
+    return over_seeds(one_seed, states, seeds_at_once, layout, shared)  # type: ignore[no-any-return]
 
 
 class Clock:
@@ -127,8 +149,7 @@ class Clock:
         """What the program computes, when it has; a signal may interrupt the wait."""
         begun = time.perf_counter()
         result = program()
-        ready: Callable[[Any], Any] = jax.block_until_ready
-        wait(lambda: ready(result))
+        wait(lambda: jax.block_until_ready(result))
         self.seconds += time.perf_counter() - begun
         return result
 
@@ -148,10 +169,11 @@ def train(
     Args:
         build: makes the network; a hashable function, such as a partial of a class.
         data: the data set, on the device.
-        protocol: epochs, batch size and learning rate.
+        protocol: epochs, batch size, learning rate, and how many devices share a batch.
         seeds: a seed sets a network's start and the order of its batches.
-        seeds_at_once: how many seeds share a step of the program; it changes nothing but speed,
-            memory and rounding. By default one on CPU; elsewhere all, or as many as fit.
+        seeds_at_once: how many seeds share a step of the program, on each device; it changes
+            nothing but speed, memory and rounding. By default one on CPU; elsewhere all, or as
+            many as fit.
         on_epoch: is told each finished epoch, counted from 1, and its figures. It may raise
             :class:`~lrlc_jax.stopping.Stopped`, as a signal does.
         checkpoints: where training is kept as it goes on, and when it is stopped; it begins with
@@ -161,9 +183,12 @@ def train(
         Figures per epoch and seed, and those on the test data at the end.
 
     Raises:
-        InputError: for a checkpoint that is damaged, or of another network.
+        InputError: for a checkpoint that is damaged, or of another network; or if fewer devices
+            are there than shall share a batch.
         Stopped: after the epochs that are done were kept.
     """
+    layout = lay_out(len(seeds), protocol.data_parallel)
+    data = data.on(layout)
     graphdef, params, _ = split(nnx.eval_shape(lambda: build(nnx.Rngs(0))))
     steps = data.train.labels.shape[0] // protocol.batch_size
     schedule = Schedule(
@@ -177,9 +202,13 @@ def train(
         )
     )
     clock = Clock()
-    start = functools.partial(_init_seeds, build, jnp.asarray(seeds, jnp.uint32))
-    kept = checkpoints.load(jax.eval_shape(start)) if checkpoints else None
-    states = jax.device_put(kept.states) if kept else clock.time(start)
+    numbers = np.asarray(seeds, np.uint32)
+    shapes = jax.eval_shape(jax.vmap(functools.partial(init, build)), numbers)
+    kept = checkpoints.load(shapes) if checkpoints else None
+    if kept:
+        states = layout.put(kept.states)
+    else:
+        states = clock.time(functools.partial(_init_seeds, build, layout, layout.put(numbers)))
 
     def arguments(at_once: int, states: TrainState, epoch: int) -> tuple[Any, ...]:
         return (
@@ -187,6 +216,7 @@ def train(
             protocol.batch_size,
             at_once,
             data.noise,
+            layout,
             states,
             data.train,
             data.validation,
@@ -201,9 +231,16 @@ def train(
 
     # What was begun goes on in the same program, for the same rounding.
     asked = seeds_at_once or (kept.seeds_at_once if kept else None)
-    at_once = min(asked or default_seeds_at_once(len(seeds)), len(seeds))
+    each = layout.seeds_each
+    at_once = min(asked or default_seeds_at_once(each), each)
     if asked is None and at_once > 1:
-        at_once = clock.time(lambda: largest_group(len(seeds), needed, free_memory()))
+        free = free_memory(layout.devices)
+        at_once = clock.time(lambda: largest_group(each, needed, free))
+
+    def keep(now: Snapshot) -> None:
+        if checkpoints:
+            checkpoints.save(dataclasses.replace(now, states=layout.get(now.states)))
+
     now = Snapshot(states, kept.epochs if kept else (), at_once)
     del states, kept
     try:
@@ -212,22 +249,18 @@ def train(
             states, on_device = clock.time(
                 functools.partial(_epoch, *arguments(at_once, now.states, len(now.epochs)))
             )
-            metrics = EpochMetrics(**jax.device_get(on_device))
+            metrics = EpochMetrics(**layout.get(on_device))
             now = Snapshot(states, (*now.epochs, metrics), at_once)
             failed = first_failures(seeds, now.epochs)
             if on_epoch is not None:
                 on_epoch(len(now.epochs), metrics)
             more = len(now.epochs) < protocol.epochs
             if checkpoints and more and checkpoints.due(len(now.epochs)):
-                checkpoints.save(now)
-        test = jax.device_get(
-            clock.time(
-                functools.partial(_test, graphdef, at_once, now.states, data.test, data.scaling)
-            )
-        )
+                keep(now)
+        program = functools.partial(_test, graphdef, at_once, layout, now.states)
+        test = layout.get(clock.time(functools.partial(program, data.test, data.scaling)))
     except Stopped:
-        if checkpoints:
-            checkpoints.save(now)
+        keep(now)
         raise
     for seed, loss in zip(seeds, test["loss"], strict=True):
         if not np.isfinite(loss):
@@ -240,5 +273,6 @@ def train(
         failed=failed,
         parameters=count_parameters(params),
         seeds_at_once=at_once,
+        devices=layout.mesh.size,
         computing_seconds=clock.seconds,
     )

@@ -9,6 +9,7 @@ import optax
 from flax import nnx
 
 from lrlc_jax.network import Network, State, apply, split
+from lrlc_jax.training.devices import own_part
 from lrlc_jax.training.schedule import Schedule, learning_rate
 
 Metrics: TypeAlias = dict[str, jax.Array]
@@ -98,25 +99,37 @@ def update(
     inputs: jax.Array,
     labels: jax.Array,
     rate: jax.Array,
+    batch_axis: str | None = None,
 ) -> tuple[TrainState, jax.Array, jax.Array]:
     """One step of Adam on one batch.
+
+    Args:
+        graphdef: the structure of the network.
+        state: before the step.
+        inputs: ``(batch, rows, cols, channels)``, or this device's part of them.
+        labels: of these examples.
+        rate: the learning rate.
+        batch_axis: of the devices that share the batch, if they do.
 
     Returns:
         The new state, the mean loss of the batch, and the number of examples it got right.
     """
 
     def loss(params: State) -> tuple[jax.Array, tuple[jax.Array, State]]:
-        logits, stats = apply(graphdef, params, state.stats, inputs, train=True)
+        logits, stats = apply(
+            graphdef, params, state.stats, inputs, train=True, axis_name=batch_axis
+        )
         return jnp.mean(cross_entropy(logits, labels)), (logits, stats)
 
     (value, (logits, stats)), grads = jax.value_and_grad(loss, has_aux=True)(state.params)
+    right = jnp.sum(correct(logits, labels))
+    if batch_axis is not None:
+        # A device's gradient is that of the sum of all devices' losses by its own parameters alone.
+        value, grads = jax.lax.pmean((value, grads), batch_axis)
+        right = jax.lax.psum(right, batch_axis)
     direction, moments = adam.update(grads, state.moments)
     params = jax.tree.map(lambda p, d: p - rate * d, state.params, direction)
-    return (
-        state._replace(params=params, stats=stats, moments=moments),
-        value,
-        jnp.sum(correct(logits, labels)),
-    )
+    return state._replace(params=params, stats=stats, moments=moments), value, right
 
 
 def train_one_epoch(
@@ -128,10 +141,12 @@ def train_one_epoch(
     schedule: Schedule,
     epoch: jax.Array,
     noise: Noise | None = None,
+    batch_axis: str | None = None,
 ) -> tuple[TrainState, Metrics]:
     """Every example once, in a new order, but for those of the last incomplete batch.
 
-    With ``noise`` each image is placed in it anew.
+    With ``noise`` each image is placed in it anew. Devices along ``batch_axis`` share each batch,
+    and have the same figures and state in the end.
     """
     count = examples.labels.shape[0]
     steps = count // batch_size
@@ -143,12 +158,17 @@ def train_one_epoch(
         state: TrainState, batch: tuple[jax.Array, jax.Array]
     ) -> tuple[TrainState, tuple[jax.Array, jax.Array]]:
         step, index = batch
-        images = examples.images[index]
-        if noise is not None:
-            images = place_in_noise(jax.random.fold_in(place_key, step), images, noise)
-        inputs = to_input(images, scaling)
+        own_index = own_part(index, batch_axis)
+        if noise is None:
+            images = examples.images[own_index]
+        else:
+            # The whole batch on every device, so that the places do not depend on their number.
+            key = jax.random.fold_in(place_key, step)
+            placed = place_in_noise(key, examples.images[index], noise)
+            images = own_part(placed, batch_axis)
+        inputs, labels = to_input(images, scaling), examples.labels[own_index]
         rate = learning_rate(schedule, (epoch * steps + step).astype(jnp.float32))
-        state, loss, right = update(graphdef, state, inputs, examples.labels[index], rate)
+        state, loss, right = update(graphdef, state, inputs, labels, rate, batch_axis)
         return state, (loss, right)
 
     state, (losses, rights) = jax.lax.scan(body, state, (jnp.arange(steps), batches))
@@ -162,13 +182,18 @@ def evaluate(
     state: TrainState,
     examples: Examples,
     scaling: tuple[jax.Array, jax.Array],
+    batch_axis: str | None = None,
 ) -> Metrics:
-    """Mean loss and accuracy over every example once, with the moving statistics."""
+    """Mean loss and accuracy over every example once, with the moving statistics.
+
+    Devices along ``batch_axis`` share the examples.
+    """
     count = examples.labels.shape[0]
-    chunks = -(-count // EVALUATION_BATCH)
-    size = -(-count // chunks)
+    devices = 1 if batch_axis is None else jax.lax.axis_size(batch_axis)
+    chunks = -(-count // (devices * EVALUATION_BATCH))
+    size = -(-count // (devices * chunks))
     # The last chunk is filled up with examples that count nothing.
-    index = jnp.arange(chunks * size).reshape(chunks, size)
+    index = own_part(jnp.arange(devices * chunks * size), batch_axis).reshape(chunks, size)
 
     def body(
         totals: tuple[jax.Array, jax.Array], index: jax.Array
@@ -184,4 +209,6 @@ def evaluate(
 
     zero = (jnp.zeros((), jnp.float32), jnp.zeros((), jnp.int32))
     (loss, right), _ = jax.lax.scan(body, zero, index)
+    if batch_axis is not None:
+        loss, right = jax.lax.psum((loss, right), batch_axis)
     return {"loss": loss / count, "accuracy": right / count}

@@ -52,6 +52,7 @@ def test_what_determines_the_figures_is_in_the_identity(change):
         {"product_way": "patches"},
         {"layer": LRLCConfig(at=[3])},
         {"protocol": ProtocolConfig(name="mine")},
+        {"protocol": ProtocolConfig(data_parallel=2)},
         {"dataset": DatasetConfig(path="somewhere")},
     ],
 )

@@ -1,6 +1,7 @@
 """A run that is stopped goes on as if nothing had been."""
 
 import dataclasses
+import functools
 import os
 import signal
 import threading
@@ -17,6 +18,7 @@ from lrlc_jax.network import NetworkFactory
 from lrlc_jax.stopping import Stopped, computing, stoppable, wait
 from lrlc_jax.training import Checkpoints, DeviceData, train
 from lrlc_jax.training.checkpoint import flatten, unflatten
+from lrlc_jax.training.step import init
 
 PROTOCOL = ProtocolConfig(epochs=4, batch_size=40, seeds=2)
 SEEDS = (0, 1)
@@ -214,10 +216,8 @@ def test_where_none_can_be_written_training_goes_on_and_says_so(
 
 
 def test_states_survive_the_way_to_disk_and_back_bitwise(dataset):
-    make = factory(dataset)
-    from lrlc_jax.training.loop import _init_seeds  # noqa: PLC0415
-
-    states = _init_seeds(make, jax.numpy.arange(2, dtype=jax.numpy.uint32))
+    seeds = jax.numpy.arange(2, dtype=jax.numpy.uint32)
+    states = jax.vmap(functools.partial(init, factory(dataset)))(seeds)
     back = unflatten(states, flatten(states))
     assert jax.tree.structure(back) == jax.tree.structure(states)
     for a, b in zip(jax.tree.leaves(states), jax.tree.leaves(back), strict=True):

@@ -89,16 +89,16 @@ def test_seeds_that_do_not_fit_at_once_train_in_the_largest_groups_that_do(
 
     monkeypatch.setattr(loop, "memory_of", remember)
     monkeypatch.setattr(loop, "default_seeds_at_once", lambda count: count)
-    monkeypatch.setattr(loop, "free_memory", lambda: 10**12)
+    monkeypatch.setattr(loop, "free_memory", lambda _: 10**12)
     assert train(factory(dataset), data, PROTOCOL, seeds=seeds).seeds_at_once == 4
     one_byte_too_few = asked[0] - 1
-    monkeypatch.setattr(loop, "free_memory", lambda: one_byte_too_few)
+    monkeypatch.setattr(loop, "free_memory", lambda _: one_byte_too_few)
     history = train(factory(dataset), data, PROTOCOL, seeds=seeds)
     assert history.seeds_at_once == 2
     assert asked[-1] < 0.7 * asked[0]
     np.testing.assert_allclose(history.test_loss, at_once.test_loss, rtol=1e-2)
     # What is asked for is done, whatever fits.
-    monkeypatch.setattr(loop, "free_memory", lambda: 0)
+    monkeypatch.setattr(loop, "free_memory", lambda _: 0)
     assert train(factory(dataset), data, PROTOCOL, seeds=seeds).seeds_at_once == 1
     asked_for = train(factory(dataset), data, PROTOCOL, seeds=seeds, seeds_at_once=3)
     assert asked_for.seeds_at_once == 3
@@ -106,7 +106,7 @@ def test_seeds_that_do_not_fit_at_once_train_in_the_largest_groups_that_do(
 
 def test_finding_the_groups_compiles_nothing_twice(dataset, data, monkeypatch):
     monkeypatch.setattr(loop, "default_seeds_at_once", lambda count: count)
-    monkeypatch.setattr(loop, "free_memory", lambda: 10**12)
+    monkeypatch.setattr(loop, "free_memory", lambda _: 10**12)
     protocol = dataclasses.replace(PROTOCOL, batch_size=30)
     train(factory(dataset), data, PROTOCOL, seeds=(0, 1, 2))  # its init and its test
     clock = CompileClock()

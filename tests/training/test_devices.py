@@ -1,0 +1,151 @@
+"""Several devices give the figures of one: for seeds, and for the parts of a batch."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from lrlc_jax.errors import InputError
+from lrlc_jax.study.trainer import in_groups
+from lrlc_jax.training.devices import fewest_groups, lay_out
+from tests.conftest import ROOT
+from tests.study.examples import example
+from tests.training.on_devices import CASES
+
+
+def with_devices(count):
+    """The environment of a process that has so many."""
+    flags = f"--xla_force_host_platform_device_count={count}"
+    return os.environ | {
+        "JAX_PLATFORMS": "cpu",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # most of the time it would compile
+        "XLA_FLAGS": flags,
+    }
+
+
+def on_devices(*names):
+    """What a process with 8 devices finds in these cases."""
+    answer = subprocess.run(
+        [sys.executable, "-m", "tests.training.on_devices", *names],
+        stdout=subprocess.PIPE,
+        check=True,
+        text=True,
+        cwd=ROOT,
+        env=with_devices(8),
+    )
+    return json.loads(answer.stdout)
+
+
+def same(several, one, *, rtol):
+    """The same figures, up to rounding."""
+    for ours, theirs in zip(several["figures"], one["figures"], strict=True):
+        for name, figures in theirs.items():
+            np.testing.assert_allclose(ours[name], figures, rtol=rtol, err_msg=name)
+
+
+def test_seeds_that_are_spread_over_devices_give_the_figures_of_one_device():
+    found = on_devices("9 seeds", "3 seeds in fresh places")
+    assert [several["devices"] for several, _ in found.values()] == [5, 3]
+    for name, (several, one) in found.items():
+        assert one["devices"] == 1
+        assert len(several["figures"][-1]["test_loss"]) == CASES[name]["seeds"]
+    several, one = found["9 seeds"]
+    assert several["figures"] == one["figures"]
+    # A device with one seed has no loop over seeds: it is the same program when XLA optimises all.
+    same(*found["3 seeds in fresh places"], rtol=1e-6)
+
+
+def test_devices_that_share_a_batch_give_the_figures_of_one_device_within_rounding():
+    found = on_devices("5 seeds, shared batches", "1 seed, shared batches in fresh places")
+    assert [several["devices"] for several, _ in found.values()] == [6, 8]
+    for several, one in found.values():
+        same(several, one, rtol=1e-4)
+
+
+def test_a_shared_batch_has_the_gradient_and_the_statistics_of_the_whole():
+    alone, shared = on_devices("first steps")["first steps"]
+    assert shared["hits"] == alone["hits"]
+    for name in ("gradient", "statistics", "loss"):
+        scale = np.abs(alone[name]).max()
+        np.testing.assert_allclose(shared[name], alone[name], rtol=1e-5, atol=2e-6 * scale)
+
+
+def test_a_state_is_saved_once_for_each_seed_and_goes_on_on_other_devices():
+    seeds = list(range(9))
+    assert on_devices("layouts")["layouts"] == {
+        "devices": [[5, 1], [2, 2]],
+        "seeds each": [2, 5],
+        "on the devices": [[*seeds, 8], [*seeds, 8]],
+        "on the host": [seeds, seeds],
+        "all as before": True,
+        "on the same devices": True,
+        "copied again": False,
+    }
+
+
+def test_several_devices_compile_nothing_twice():
+    found = on_devices("programs")["programs"]
+    first, *others = found["by epoch"]
+    assert others == [first, first]
+    assert found["asked"] == 1
+
+
+def test_no_device_could_be_spared_and_none_more_would_help():
+    for seeds in range(1, 40):
+        for most in range(1, 20):
+            groups = fewest_groups(seeds, most)
+            largest = -(-seeds // most)
+            assert groups <= min(most, seeds)
+            assert -(-seeds // groups) == largest
+            assert groups == 1 or -(-seeds // (groups - 1)) > largest
+
+
+def test_more_devices_for_a_batch_than_there_are_get_one_sentence():
+    device = jax.local_devices()[:1]
+    assert lay_out(3, 1, device).mesh.size == 1
+    with pytest.raises(InputError, match=r"data_parallel is 2, and JAX has 1 device here; set"):
+        lay_out(3, 2, device)
+
+
+def test_a_run_says_on_how_many_devices_it_was():
+    record = example()  # of 3 seeds
+
+    def phrase(**config):
+        record.config.clear()
+        record.config.update(config)
+        return in_groups(record)
+
+    assert phrase(seeds_at_once=1) == ""
+    assert phrase(seeds_at_once=2) == "; 2 of 3 seeds at a time"
+    assert phrase(seeds_at_once=2, devices=2) == "; on 2 devices"
+    assert phrase(seeds_at_once=2, devices=2, data_parallel=2) == (
+        "; 2 of 3 seeds at a time; on 2 devices"
+    )
+
+
+def test_a_run_that_shared_its_batches_is_the_same_run(tmp_path):
+    script = [sys.executable, str(ROOT / "scripts" / "train.py"), "protocol.seeds=2"]
+    tiny = ["layer=conv", "protocol.epochs=1", "dataset.train_size=100"]
+
+    def call(*arguments):
+        answer = subprocess.run(
+            [*script, *tiny, *arguments],
+            capture_output=True,
+            check=True,
+            text=True,
+            cwd=tmp_path,
+            env=with_devices(4),
+        )
+        return answer.stdout + answer.stderr
+
+    assert "; on 4 devices" in call("protocol.data_parallel=2")
+    (path,) = pathlib.Path(tmp_path, "results", "records").glob("*.json")
+    record = json.loads(path.read_text())
+    assert (record["config"]["devices"], record["config"]["data_parallel"]) == (4, 2)
+    assert "data_parallel" not in record["run"]["protocol"]
+    assert "already on record" in call()
