@@ -187,7 +187,7 @@ def run(
     dot = functools.partial(
         jnp.einsum, precision=precision, preferred_element_type=sum_type(first.dtype)
     )
-    made: Any = jax.ShapeDtypeStruct(shape, first.dtype)  # type: ignore[no-untyped-call]
+    made: Any = jax.ShapeDtypeStruct(shape, first.dtype)
     call: Callable[..., jax.Array] = pl.pallas_call(
         functools.partial(FILL[wanted], window=window, dot=dot),
         made,

@@ -52,7 +52,7 @@ def set_way(way: Way | None) -> None:
         raise ValueError(f"way is {way!r}; it must be one of {', '.join(map(repr, WAYS))}, or None")
     if way != _way:
         _way = way
-        jax.clear_caches()  # type: ignore[no-untyped-call]
+        jax.clear_caches()
 
 
 def unchanged(x: jax.Array) -> jax.Array:
@@ -268,7 +268,7 @@ def combined_product(
     matrix = jnp.moveaxis(bases.reshape(rank, -1, features), 0, 1).reshape(-1, rank * features)
     products = columns.matrix_product(window.patches(x), matrix, precision)
     products = products.reshape(*products.shape[:-1], rank, features)
-    products = checkpoint_name(products, PRODUCTS)  # type: ignore[no-untyped-call]
+    products = checkpoint_name(products, PRODUCTS)
     return jnp.einsum("bhwko,bhwk->bhwo", products, weights, precision=precision)
 
 

@@ -156,7 +156,7 @@ def training_step(
     def run() -> float:
         nonlocal state
         state, loss = program(state, images, labels)
-        jax.block_until_ready(state)  # type: ignore[no-untyped-call]
+        jax.block_until_ready(state)
         return float(loss)
 
     return run
