@@ -122,13 +122,14 @@ def update(
         return jnp.mean(cross_entropy(logits, labels)), (logits, stats)
 
     (value, (logits, stats)), grads = jax.value_and_grad(loss, has_aux=True)(state.params)
-    right = jnp.sum(correct(logits, labels))
     if batch_axis is not None:
         # A device's gradient is that of the sum of all devices' losses by its own parameters alone.
         value, grads = jax.lax.pmean((value, grads), batch_axis)
-        right = jax.lax.psum(right, batch_axis)
     direction, moments = adam.update(grads, state.moments)
     params = jax.tree.map(lambda p, d: p - rate * d, state.params, direction)
+    right = jnp.sum(correct(logits, labels))
+    if batch_axis is not None:
+        right = jax.lax.psum(right, batch_axis)
     return state._replace(params=params, stats=stats, moments=moments), value, right
 
 
@@ -163,11 +164,12 @@ def train_one_epoch(
             images = examples.images[own_index]
         else:
             # The whole batch on every device, so that the places do not depend on their number.
-            key = jax.random.fold_in(place_key, step)
-            placed = place_in_noise(key, examples.images[index], noise)
-            images = own_part(placed, batch_axis)
-        inputs, labels = to_input(images, scaling), examples.labels[own_index]
+            images = examples.images[index]
+            images = place_in_noise(jax.random.fold_in(place_key, step), images, noise)
+            images = own_part(images, batch_axis)
+        inputs = to_input(images, scaling)
         rate = learning_rate(schedule, (epoch * steps + step).astype(jnp.float32))
+        labels = examples.labels[own_index]
         state, loss, right = update(graphdef, state, inputs, labels, rate, batch_axis)
         return state, (loss, right)
 
