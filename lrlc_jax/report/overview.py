@@ -66,7 +66,7 @@ def data_in_words(dataset: Dataset) -> str:
     size, full = len(dataset.train), dataset.full_train_size
     part = "" if size == full else f" (a SUBSET of {full})"
     return (
-        f"{dataset.title}: {size}{part} training, {len(dataset.validation)} validation and "
+        f"{dataset.title}, {size}{part} training, {len(dataset.validation)} validation and "
         f"{len(dataset.test)} test images"
     )
 
