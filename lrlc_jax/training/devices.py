@@ -41,7 +41,8 @@ class Layout:
     @property
     def seeds_each(self) -> int:
         """Seeds that a device trains, repeated ones among them."""
-        return -(-self.seeds // self.mesh.shape[SEEDS])
+        groups: int = self.mesh.shape[SEEDS]
+        return -(-self.seeds // groups)
 
     @property
     def batch_axis(self) -> str | None:
