@@ -20,10 +20,25 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lrlc_jax.config import LAYERS
 from lrlc_jax.errors import InputError, RunError, unknown_name
+from lrlc_jax.launch import (
+    GOES_ON,
+    INTERRUPTED,
+    Ending,
+    begin,
+    do,
+    first_line,
+    reader_gone,
+    workers_first,
+)
 from lrlc_jax.stopping import computing
 
-INTERRUPTED = 130
-READER_GONE = 141  # as a shell says of a program that SIGPIPE ended
+# The launchers that an extra of this package brings.
+EXTRAS = {
+    "joblib": "joblib",
+    "submitit_local": "submitit",
+    "submitit_slurm": "submitit",
+    "ray": "ray",
+}
 
 
 @contextlib.contextmanager
@@ -34,11 +49,10 @@ def one_sentence() -> Iterator[None]:
     except (InputError, RunError) as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(error.status) from None
-    except BrokenPipeError:  # `| head` has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise SystemExit(READER_GONE) from None
+    except BrokenPipeError:
+        raise reader_gone() from None
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on from here", file=sys.stderr)
+        print(GOES_ON, file=sys.stderr)
         raise SystemExit(INTERRUPTED) from None
 
 
@@ -81,42 +95,48 @@ def run_command(
     """Compose ``name`` from the folder ``configs`` with the command line, and do ``task``.
 
     The task gets the settings as plain values and the overrides that were given, and returns the
-    exit status. With ``-m`` it is done for every combination, and the worst status counts.
+    exit status. With ``-m`` it is done for every combination, here or in the workers of Hydra's
+    launcher; one that fails leaves the others to end, and the worst status counts.
     """
-    statuses = [0]
-    composed = False
     # Hydra then hands errors over instead of printing them in its own way.
     os.environ["HYDRA_FULL_ERROR"] = "1"
+    endings = begin()
+    folder = os.getcwd()
 
-    def job(config: DictConfig) -> None:
-        nonlocal composed
-        composed = True
+    def job(config: DictConfig) -> Ending:
         overrides = list(HydraConfig.get().overrides.task)
-        # SystemExit passes through Hydra as it is.
-        with one_sentence():
-            values = OmegaConf.to_container(config, resolve=True)
-            statuses.append(task(values, overrides))  # type: ignore[arg-type]
+
+        def work() -> int:
+            try:
+                values = OmegaConf.to_container(config, resolve=True)
+            except OmegaConfBaseException as error:
+                raise explain(error, configs, name) from error
+            with contextlib.chdir(folder):  # a cluster's workers start elsewhere
+                status = task(values, overrides)  # type: ignore[arg-type]
             sys.stdout.flush()  # here a reader that has gone is no error
+            return status
+
+        return do(work, job_name(overrides))
 
     main = hydra.main(version_base="1.3", config_path=str(configs), config_name=name)(job)
     with one_sentence():
         try:
-            main()
-        except (HydraException, OmegaConfBaseException) as error:
+            with workers_first():
+                main()
+        except (HydraException, OmegaConfBaseException, TypeError, ValueError) as error:
             raise explain(error, configs, name) from error
+        except ConnectionError as error:
+            raise gave_up(error) from error
         except OSError as error:
-            reason = error.strerror or error
-            if composed:
-                raise RunError(f"{error.filename or 'The disk'}: {reason}.") from error
             raise InputError(
-                f"{error.filename or 'The disk'} cannot be used ({reason}); choose another "
-                "results_dir or mend its permissions."
+                f"{error.filename or 'The disk'} cannot be used ({error.strerror or error}); "
+                "choose another results_dir or mend its permissions."
             ) from error
-        except (TypeError, ValueError) as error:  # Hydra's own words for some odd values
-            if composed:
-                raise
-            raise explain(error, configs, name) from error
-    leave(max(statuses))
+        except Exception as error:
+            raise gave_up(error) from error
+        finally:
+            status = endings.tell()
+    leave(status)
 
 
 def leave(status: int) -> NoReturn:
@@ -128,10 +148,32 @@ def leave(status: int) -> NoReturn:
     raise SystemExit(status)
 
 
+def job_name(overrides: list[str]) -> str:
+    """What to call a job of several, by what was given on the command line."""
+    worker = next((given for given in overrides if given.startswith("worker=")), None)
+    job = HydraConfig.get().job
+    return worker or ("job" if OmegaConf.is_missing(job, "num") else f"job {job.num}")
+
+
+def gave_up(error: Exception) -> RunError:
+    """What a launcher says when a worker died, or when it cannot start any."""
+    # submitit's first line says which worker, its second what happened to it.
+    lines = str(error).strip().splitlines()[:2]
+    reason = " ".join(lines).strip(" .:-") or type(error).__name__
+    return RunError(
+        f"Hydra's launcher gave up ({reason}). What is on record stays; the same command goes on."
+    )
+
+
 def explain(error: Exception, configs: pathlib.Path, name: str) -> InputError:
     """What Hydra found wrong with a command line, in one sentence."""
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, choice = str(error.missing_cfg_file).rpartition("/")
+        if group == "hydra/launcher" and choice in EXTRAS:
+            return InputError(
+                f"{group}={choice} needs more: pip install -c constraints.txt "
+                f"-e '.[{EXTRAS[choice]}]'."
+            )
         return unknown_name(group or "configuration", choice, error.options or [])
     if isinstance(error, OverrideParseException):
         return InputError(
@@ -141,11 +183,19 @@ def explain(error: Exception, configs: pathlib.Path, name: str) -> InputError:
     match = re.search(r"Could not override '([^']+)'", str(error))
     if match and isinstance(error.__cause__, OmegaConfBaseException | None):
         return explain_setting(match.group(1), configs, name)
-    return InputError(" ".join(str(error).split()).rstrip(".") + ".")
+    words = str(error)
+    if words.startswith("Error merging override") and error.__cause__:
+        words += f": {first_line(error.__cause__)}"
+    return InputError(" ".join(words.split()).rstrip(".") + ".")
 
 
 def explain_setting(setting: str, configs: pathlib.Path, name: str) -> InputError:
     """Why there is no such setting in this configuration."""
+    if setting.startswith("hydra."):
+        return InputError(
+            f"{setting} is not a setting of Hydra's, or not of the launcher that was chosen; "
+            "--cfg hydra prints those there are."
+        )
     schemas = LAYERS.items()
     owners = [
         n for n, s in schemas if setting in {f"layer.{f.name}" for f in dataclasses.fields(s)}

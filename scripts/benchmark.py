@@ -11,8 +11,9 @@ from lrlc_jax.benchmark.plot import figure
 from lrlc_jax.benchmark.report import load, markdown
 from lrlc_jax.benchmark.results import Benchmark
 from lrlc_jax.benchmark.settings import check
-from lrlc_jax.cli import INTERRUPTED, run_command
+from lrlc_jax.cli import run_command
 from lrlc_jax.config import results_folder
+from lrlc_jax.launch import INTERRUPTED
 from lrlc_jax.progress import steps
 from lrlc_jax.report.figures import pdf, png
 from lrlc_jax.study.files import write_atomically

@@ -33,6 +33,7 @@ def sweep(values: dict[str, Any], overrides: list[str]) -> int:
                 f"{setting} is set by the study; `python scripts/train.py {override}` does one run."
             )
     values = dict(values)
+    worker = values.pop("worker")
     dry_run = values.pop("dry_run")
     if not isinstance(dry_run, bool):
         raise InputError(f"dry_run is {dry_run!r}; set it to true or false.")
@@ -61,7 +62,9 @@ def sweep(values: dict[str, Any], overrides: list[str]) -> int:
     for conflict in report.conflicts:
         print(f"CONFLICT: {conflict}", file=sys.stderr)
     known = len(outcome.records) - outcome.trained
-    print(f"{outcome.trained} runs trained now, {known} were on record.")
+    # Workers end in the same tables, shown once; what each of them did is said beside.
+    done = sys.stdout if worker is None else sys.stderr
+    print(f"{outcome.trained} runs trained now, {known} were on record.", file=done)
     return 1 if outcome.failures else 0
 
 

@@ -29,6 +29,7 @@ ORDER = [
     "tracking",
     "report",
     "benchmark",
+    "launch",
     "cli",
 ]
 
