@@ -1,0 +1,181 @@
+"""Several workers, started by Hydra's launchers."""
+
+import importlib.util
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from hydra.errors import MissingConfigException
+
+from lrlc_jax.cli import EXTRAS, explain
+from lrlc_jax.launch import Ending
+from tests.conftest import ROOT
+from tests.launched import CONFIG
+from tests.test_commands import TINY, call, snapshot
+
+EXTRA = {"joblib": "joblib", "submitit_local": "submitit", "ray": "ray"}
+
+
+def launcher(name):
+    """The override that chooses it; skips where its extra is not installed."""
+    if not importlib.util.find_spec(f"hydra_plugins.hydra_{EXTRA[name]}_launcher"):
+        pytest.skip(f"the extra [{EXTRA[name]}] is not installed")
+    return f"hydra/launcher={name}"
+
+
+@pytest.fixture(autouse=True)
+def ray_keeps_to_itself(monkeypatch):
+    """No statistics sent, no token kept in the home folder."""
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+
+
+@pytest.fixture
+def configs(tmp_path):
+    folder = tmp_path / "configs"
+    folder.mkdir()
+    (folder / "config.yaml").write_text(CONFIG)
+    return folder
+
+
+def launched(configs, *arguments):
+    """The command of tests/launched.py, under way."""
+    command = [sys.executable, str(ROOT / "tests" / "launched.py"), str(configs), "-m", *arguments]
+    work = configs.parent / "work"
+    work.mkdir()
+    return subprocess.Popen(
+        command,
+        cwd=work,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+
+
+def ended(process):
+    """Exit status, what was printed, and the lines of standard error."""
+    said, complaints = process.communicate(timeout=200)
+    return process.returncode, said, complaints.splitlines()
+
+
+@pytest.mark.parametrize("name", ["joblib", "submitit_local", "ray"])
+def test_workers_share_a_study(tmp_path, name):
+    answer = call(
+        tmp_path,
+        "sweep",
+        "-m",
+        "worker=1,2",
+        launcher(name),
+        "study.runs=[{layer:conv},{layer:lrlc,rank:[1,2]}]",
+        *TINY,
+    )
+    assert len(list((tmp_path / "results" / "records").glob("*.json"))) == 3
+    assert answer.stdout.count("LRLC (third layer)") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["results"]
+
+
+def test_the_jobs_of_train_go_to_workers_too(tmp_path):
+    arguments = ["layer=lrlc", "layer.rank=1,2", "hydra.launcher.n_jobs=2", *TINY]
+    answer = call(tmp_path, "train", "-m", launcher("joblib"), *arguments)
+    assert len(list((tmp_path / "results" / "records").glob("*.json"))) == 2
+    assert "rank 1 on digits" in answer.stdout
+    assert "rank 2 on digits" in answer.stdout
+
+
+@pytest.mark.parametrize("name", ["joblib", "submitit_local"])
+def test_bad_input_gets_one_sentence_whatever_the_number_of_workers(tmp_path, name):
+    answer = call(tmp_path, "sweep", "-m", "worker=1,2", launcher(name), "layer.rank=3", status=2)
+    assert len(answer.stderr.strip().splitlines()) == 1, answer.stderr
+    assert "layer.rank is set by the study" in answer.stderr
+    assert {path.parts[1] for path in snapshot(tmp_path)} == {"multirun"}
+
+
+@pytest.mark.parametrize("name", ["joblib", "submitit_local"])
+def test_a_job_that_fails_leaves_the_others_to_end(configs, name):
+    status, said, complaints = ended(launched(configs, launcher(name), "what=ends,fails,partly"))
+    assert status == 1
+    assert said == "all that was to do is done\n"
+    assert complaints == ["error: it could not be done."]
+
+
+def test_ray_does_the_job_of_a_worker_that_died_again(configs):
+    what = "what=bad,ends,dies once"
+    status, said, complaints = ended(launched(configs, launcher("ray"), what))
+    assert status == 2
+    assert said.count("all that was to do is done") == 1
+    assert [line for line in complaints if "error:" in line] == ["error: what is bad."]
+    results = configs.parent / "work" / "results"
+    assert (results / "dies once None").read_text().startswith("again")
+
+
+def test_jobs_in_one_process_are_all_done_too(configs):
+    status, said, complaints = ended(launched(configs, "what=bad,ends,fails", "worker=1,2"))
+    assert status == 2
+    assert said.count("all that was to do is done") == 2
+    assert complaints == ["error: what is bad.", "error: it could not be done."]
+
+
+@pytest.mark.parametrize("name", ["joblib", "submitit_local"])
+def test_a_worker_that_dies_gets_one_sentence(configs, name):
+    status, _, complaints = ended(launched(configs, launcher(name), "what=dies,ends"))
+    assert status == 1
+    assert len(complaints) == 1, complaints
+    assert "Hydra's launcher gave up (" in complaints[0]
+    assert "the same command goes on" in complaints[0]
+
+
+def test_a_fault_of_the_program_shows_where_it_happened(configs):
+    arguments = [launcher("joblib"), "what=faulty", "worker=1,2"]
+    status, _, complaints = ended(launched(configs, *arguments))
+    assert status == 1
+    assert complaints[-1] == "error: LookupError: a fault."
+    assert any(line.startswith("worker=1: Traceback") for line in complaints)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_jobs_of_joblibs_workers_and_begins_none_that_wait(configs, number):
+    arguments = [launcher("joblib"), "hydra.launcher.n_jobs=2", "what=waits", "worker=1,2,3,4"]
+    process = launched(configs, *arguments)
+    waiting = [process.stderr.readline() for _ in range(2)]
+    assert sorted(waiting) == ["worker=1: waiting\n", "worker=2: waiting\n"]
+    if number == signal.SIGINT:  # a terminal sends it to all of them
+        os.killpg(process.pid, number)
+    else:
+        process.send_signal(number)
+    begun = time.monotonic()
+    status, said, complaints = ended(process)
+    assert time.monotonic() - begun < 30
+    assert (status, said) == (130, "")
+    assert complaints == [
+        "stopping the workers; a second signal kills them",
+        "interrupted; the same command goes on from here",
+    ]
+    results = configs.parent / "work" / "results"
+    assert sorted(path.name for path in results.glob("waits *")) == ["waits 1", "waits 2"]
+
+
+def test_each_worker_can_be_given_a_gpu(configs):
+    gpu = "+hydra.job.env_set.CUDA_VISIBLE_DEVICES=${hydra:job.num}"
+    status, *_ = ended(launched(configs, launcher("joblib"), gpu, "worker=1,2"))
+    assert status == 0
+    results = configs.parent / "work" / "results"
+    for worker in (1, 2):
+        text = (results / f"ends {worker}").read_text()
+        assert text == f"first on GPU {worker - 1}"
+
+
+@pytest.mark.parametrize("choice", EXTRAS)
+def test_a_launcher_that_is_not_installed_names_its_extra(choice):
+    missing = MissingConfigException("", missing_cfg_file=f"hydra/launcher/{choice}", options=[])
+    sentence = str(explain(missing, ROOT / "configs", "sweep"))
+    assert f"pip install -c constraints.txt -e '.[{EXTRAS[choice]}]'" in sentence
+
+
+def test_an_ending_is_the_same_after_its_way_back():
+    ending = Ending(1, "error: it could not be done.", "what was done\n")
+    assert pickle.loads(pickle.dumps(ending)) == ending
