@@ -3,10 +3,13 @@
 python -m tests.training.on_devices CASE...
 """
 
+import contextlib
 import dataclasses
 import functools
 import json
+import pathlib
 import sys
+import tempfile
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +19,8 @@ from flax import nnx
 from lrlc_jax.config import DatasetConfig, LRLCConfig, NetworkConfig, ProtocolConfig
 from lrlc_jax.data import load
 from lrlc_jax.network import NetworkFactory, split
-from lrlc_jax.training import DeviceData, groups, loop, train
+from lrlc_jax.stopping import Stopped
+from lrlc_jax.training import Checkpoints, DeviceData, groups, loop, train
 from lrlc_jax.training.compilation import CompileClock
 from lrlc_jax.training.devices import lay_out, own_part
 from lrlc_jax.training.step import init, to_input, update
@@ -44,22 +48,48 @@ def data_and_factory(fresh):
     return DeviceData.put(dataset), factory
 
 
+@contextlib.contextmanager
+def one_device():
+    """Let training see one device."""
+    loop.lay_out = lambda seeds, _: lay_out(seeds, 1, jax.local_devices()[:1])
+    yield
+    loop.lay_out = lay_out
+
+
 def histories(**case):
     """The figures of a run on all devices, and on one."""
     # Both in one process: JAX gives one that has more CPU devices more threads, which sum in
     # another order.
     several = history(**case)
-    loop.lay_out = lambda seeds, _: lay_out(seeds, 1, jax.local_devices()[:1])
-    one = history(**case)
-    loop.lay_out = lay_out
-    return several, one
+    with one_device():
+        return several, history(**case)
 
 
-def history(*, seeds, seeds_at_once=None, data_parallel=1, fresh=False):
+def moved():
+    """The figures of 9 seeds that are stopped after an epoch on 5 devices and go on on one."""
+    trained = []
+
+    def stop(*_):
+        raise Stopped
+
+    with tempfile.TemporaryDirectory() as folder:
+        kept_in = pathlib.Path(folder)
+        with contextlib.suppress(Stopped):
+            history(**CASES["9 seeds"], on_epoch=stop, checkpoints=Checkpoints(kept_in))
+        with one_device():
+            found = history(
+                **CASES["9 seeds"],
+                on_epoch=lambda epoch, _: trained.append(epoch),
+                checkpoints=Checkpoints(kept_in),
+            )
+    return {**found, "trained": trained}
+
+
+def history(*, seeds, data_parallel=1, fresh=False, **how):
     """The figures of a run, as lists."""
     data, factory = data_and_factory(fresh)
     protocol = ProtocolConfig(**PROTOCOL, seeds=seeds, data_parallel=data_parallel)
-    found = train(factory, data, protocol, seeds=range(seeds), seeds_at_once=seeds_at_once)
+    found = train(factory, data, protocol, seeds=range(seeds), **how)
     epochs = [{k: v.tolist() for k, v in dataclasses.asdict(e).items()} for e in found.epochs]
     test = {"test_loss": found.test_loss.tolist(), "test_accuracy": found.test_accuracy.tolist()}
     return {"devices": found.devices, "figures": [*epochs, test]}
@@ -129,8 +159,12 @@ def programs(seeds):
 
 
 def main(*names):
-    extra = {"first steps": lambda: [first_step(p) for p in (1, 4)], "layouts": layouts}
-    extra["programs"] = lambda: programs(10)
+    extra = {
+        "first steps": lambda: [first_step(p) for p in (1, 4)],
+        "layouts": layouts,
+        "moved": moved,
+        "programs": lambda: programs(10),
+    }
     found = {name: extra[name]() if name in extra else histories(**CASES[name]) for name in names}
     print(json.dumps(found))
 
