@@ -115,7 +115,5 @@ def by_position(
     sums = (empty,) * (height - 1)
     _, y = jax.lax.scan(jax.checkpoint(step, prevent_cse=False), sums, (images, met))
     # Transposed once, here: what reads it would otherwise do so again (a step took 5 % longer).
-    batch_first: jax.Array = jax.lax.optimization_barrier(
-        y[height - 1 :].transpose(2, 0, 1, 3)
-    )
+    batch_first: jax.Array = jax.lax.optimization_barrier(y[height - 1 :].transpose(2, 0, 1, 3))
     return batch_first
