@@ -18,9 +18,11 @@ from types import FrameType
 from typing import Any, TextIO
 
 from lrlc_jax.errors import InputError, RunError
+from lrlc_jax.stopping import told
 
 INTERRUPTED = 130
 READER_GONE = 141  # as a shell says of a program that SIGPIPE ended
+FROM_COMMAND = signal.SIGUSR1  # to a worker that may have heard the signal already
 GOES_ON = "interrupted; the same command goes on from here"
 
 
@@ -174,8 +176,13 @@ class Stop:
         self.told = self.busy = False
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        """A signal has come."""
-        del number, frame
+        """A signal has come; a second one, from the command, means the same."""
+        del frame
+        if self.told or told():
+            return
+        if number == FROM_COMMAND:
+            signal.raise_signal(signal.SIGTERM)  # answered by whoever answers it now
+            return
         self.told = True
         if self.busy:
             raise KeyboardInterrupt
@@ -189,7 +196,7 @@ class Stop:
         """
         in_main = threading.current_thread() is threading.main_thread()
         if in_main and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-            for number in handlers():
+            for number in (*handlers(), FROM_COMMAND):
                 signal.signal(number, self)
         self.busy = True
         try:
@@ -207,30 +214,45 @@ _stop = Stop()
 def workers_first() -> Iterator[None]:
     """While joblib's workers are at it, a first signal ends their jobs, and a second the command.
 
-    Ctrl-C reaches them by itself; SIGTERM is passed on. Without such workers nothing changes.
+    Without such workers nothing changes.
     """
     before = handlers()
+    stopped = False
 
     def restore() -> None:
         for number, handler in before.items():
             signal.signal(number, handler)
 
     def stop(number: int, frame: FrameType | None) -> None:
+        nonlocal stopped
         del frame
         restore()
-        children = multiprocessing.active_children()
-        workers = [child for child in children if type(child).__name__ == "LokyProcess"]
+        workers = of_joblib()
         if not workers:
             signal.raise_signal(number)
             return
+        stopped = True
         print("stopping the workers; a second signal kills them", file=sys.stderr, flush=True)
-        for worker in workers:
-            if number == signal.SIGTERM:
-                worker.terminate()
+        send(workers, FROM_COMMAND)
 
     for number in before:
         signal.signal(number, stop)
     try:
         yield
+        if stopped:  # the jobs have ended; what is still computed is for nobody
+            send(of_joblib(), signal.SIGKILL)
     finally:
         restore()
+
+
+def of_joblib() -> list[int]:
+    """The process numbers of joblib's workers."""
+    children = multiprocessing.active_children()
+    return [child.pid for child in children if type(child).__name__ == "LokyProcess" and child.pid]
+
+
+def send(processes: list[int], number: signal.Signals) -> None:
+    """Send a signal to those that there still are."""
+    for process in processes:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, number)

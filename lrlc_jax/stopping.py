@@ -16,6 +16,7 @@ T = TypeVar("T")
 
 STARTED = time.monotonic()  # of the process, nearly: the time box counts from here
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+LISTEN_EVERY = 1.0  # seconds
 WAITING = "waits for the device"
 
 
@@ -68,9 +69,9 @@ def stoppable() -> Iterator[None]:
 
     def stop(number: int, frame: FrameType | None) -> None:
         del frame
+        _signalled.append(signal.Signals(number).name)
         for other in SIGNALS:
             signal.signal(other, signal.SIG_DFL)
-        _signalled.append(signal.Signals(number).name)
         raise Stopped(_signalled[0])
 
     for number in SIGNALS:
@@ -80,6 +81,11 @@ def stoppable() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def told() -> bool:
+    """Whether a signal has come, within :func:`stoppable`."""
+    return bool(_signalled)
 
 
 def wait(function: Callable[[], T]) -> T:
@@ -97,7 +103,8 @@ def wait(function: Callable[[], T]) -> T:
             done.set()
 
     threading.Thread(target=work, name=WAITING, daemon=True).start()
-    done.wait()
+    while not done.wait(LISTEN_EVERY):  # a signal that comes just before a wait does not end it
+        pass
     if errors:
         raise errors[0]
     return results[0]

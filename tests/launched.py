@@ -8,6 +8,7 @@ import time
 
 from lrlc_jax.cli import run_command
 from lrlc_jax.errors import InputError, RunError
+from lrlc_jax.stopping import Stopped, stoppable, wait
 
 CONFIG = """
 defaults:
@@ -41,8 +42,17 @@ def task(values, overrides):
     if what == "dies" or (what == "dies once" and not again):
         os.kill(os.getpid(), signal.SIGKILL)
     if what == "waits":
-        print("waiting", file=sys.stderr)
-        time.sleep(60)
+        print("begun", file=sys.stderr)
+        for _ in range(600):
+            time.sleep(0.1)
+    if what == "computes":
+        try:
+            with stoppable():
+                print("begun", file=sys.stderr)
+                wait(lambda: time.sleep(60))
+        except Stopped:
+            print("what was done is kept")
+            return 0
     print("all that was to do is done")
     return 1 if what == "partly" else 0
 

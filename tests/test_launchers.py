@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import pickle
+import re
 import signal
 import subprocess
 import sys
@@ -74,9 +75,15 @@ def test_workers_share_a_study(tmp_path, name):
         "study.runs=[{layer:conv},{layer:lrlc,rank:[1,2]}]",
         *TINY,
     )
-    assert len(list((tmp_path / "results" / "records").glob("*.json"))) == 3
+    results = tmp_path / "results"
+    assert len(list((results / "records").glob("*.json"))) == 3
+    logs = [path.read_text() for path in results.glob("multirun/.submitit/*/*.err")]
+    trained = re.findall(r"worker=[12]: (\d) runs trained now", answer.stderr + "".join(logs))
+    assert sum(map(int, trained)) == 3
     assert answer.stdout.count("LRLC (third layer)") == 1
     assert [path.name for path in tmp_path.iterdir()] == ["results"]
+    kept = {"records", "tables", "figures", "multirun"}
+    assert {path.name for path in results.iterdir()} == kept
 
 
 def test_the_jobs_of_train_go_to_workers_too(tmp_path):
@@ -137,26 +144,32 @@ def test_a_fault_of_the_program_shows_where_it_happened(configs):
     assert any(line.startswith("worker=1: Traceback") for line in complaints)
 
 
+def to_command(process, number):
+    process.send_signal(number)
+
+
+def to_all(process, number):  # as a terminal does it, or `timeout`
+    os.killpg(process.pid, number)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_the_jobs_of_joblibs_workers_and_begins_none_that_wait(configs, number):
-    arguments = [launcher("joblib"), "hydra.launcher.n_jobs=2", "what=waits", "worker=1,2,3,4"]
-    process = launched(configs, *arguments)
-    waiting = [process.stderr.readline() for _ in range(2)]
-    assert sorted(waiting) == ["worker=1: waiting\n", "worker=2: waiting\n"]
-    if number == signal.SIGINT:  # a terminal sends it to all of them
-        os.killpg(process.pid, number)
-    else:
-        process.send_signal(number)
-    begun = time.monotonic()
+@pytest.mark.parametrize("send", [to_command, to_all])
+@pytest.mark.parametrize("what", ["computes", "waits"])
+def test_a_signal_ends_the_jobs_of_joblibs_workers_and_begins_none(configs, what, send, number):
+    two = [launcher("joblib"), "hydra.launcher.n_jobs=2"]
+    process = launched(configs, *two, f"what={what}", "worker=1,2,3,4")
+    begun = [process.stderr.readline() for _ in range(2)]
+    assert sorted(begun) == ["worker=1: begun\n", "worker=2: begun\n"]
+    told = time.monotonic()
+    send(process, number)
     status, said, complaints = ended(process)
-    assert time.monotonic() - begun < 30
-    assert (status, said) == (130, "")
-    assert complaints == [
-        "stopping the workers; a second signal kills them",
-        "interrupted; the same command goes on from here",
-    ]
-    results = configs.parent / "work" / "results"
-    assert sorted(path.name for path in results.glob("waits *")) == ["waits 1", "waits 2"]
+    assert time.monotonic() - told < 20
+    assert complaints[0] == "stopping the workers; a second signal kills them"
+    if what == "computes":  # and keeps what was done when it is told to stop
+        assert (status, said, complaints[1:]) == (0, "what was done is kept\n", [])
+    else:
+        interrupted = "interrupted; the same command goes on from here"
+        assert (status, said, complaints[1:]) == (130, "", [interrupted])
 
 
 def test_each_worker_can_be_given_a_gpu(configs):
