@@ -65,16 +65,18 @@ def stoppable() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.getsignal(number) for number in SIGNALS}
+    found = {number: signal.getsignal(number) for number in SIGNALS}
+    # What `nohup`, or a shell that starts a process in the background, has set to be ignored stays so.
+    before = {number: handler for number, handler in found.items() if handler != signal.SIG_IGN}
 
     def stop(number: int, frame: FrameType | None) -> None:
         del frame
         _signalled.append(signal.Signals(number).name)
-        for other in SIGNALS:
+        for other in before:
             signal.signal(other, signal.SIG_DFL)
         raise Stopped(_signalled[0])
 
-    for number in SIGNALS:
+    for number in before:
         signal.signal(number, stop)
     try:
         yield

@@ -17,7 +17,7 @@ import pytest
 
 from tests.test_commands import call, command, snapshot
 
-KILLS = int(os.environ.get("LRLC_JAX_KILLS", "6"))
+KILLS = int(os.environ.get("LRLC_JAX_KILLS", "4"))
 RUNS = 3
 SMALL = [
     "study.runs=[{layer:conv},{layer:lrlc,at:[1,3],rank:2}]",

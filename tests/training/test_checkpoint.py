@@ -251,6 +251,17 @@ def test_a_signal_ends_the_wait_for_a_program_at_once(number):
 
 
 @pytest.mark.usefixtures("forgotten")
+def test_a_signal_that_the_shell_had_ignored_stays_so():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with stoppable():
+            os.kill(os.getpid(), signal.SIGINT)
+            assert wait(lambda: "all is done") == "all is done"
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("forgotten")
 def test_stopped_within_an_epoch_it_keeps_the_epochs_before(tmp_path, dataset, data):
     def on_epoch(epoch, metrics):
         del metrics
