@@ -66,7 +66,7 @@ def stoppable() -> Iterator[None]:
         yield
         return
     found = {number: signal.getsignal(number) for number in SIGNALS}
-    # What `nohup`, or a shell that starts a process in the background, has set to be ignored stays so.
+    # What `nohup`, or a shell for processes in the background, has set to be ignored stays so.
     before = {number: handler for number, handler in found.items() if handler != signal.SIG_IGN}
 
     def stop(number: int, frame: FrameType | None) -> None:
