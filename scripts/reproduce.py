@@ -20,7 +20,7 @@ from lrlc_jax.study.compare import (
 from lrlc_jax.study.execute import execute
 from lrlc_jax.study.plan import TRAINING_VERSION, label
 from lrlc_jax.study.provenance import differences, machine
-from lrlc_jax.study.records import Record, data_title, files_of, read
+from lrlc_jax.study.records import Record, data_title, files_of, folder, read
 from lrlc_jax.study.reproduce import check, default_folder, override, settings_of
 from lrlc_jax.tracking import make_tracker
 
@@ -61,7 +61,7 @@ def reproduce(arguments: Sequence[str]) -> int:
     print(f"{label(config.layer)} on {data_title(record)}, {len(record.seeds)} seeds")
     print(f"  record: {given.record}, {record.time.get('started', 'of unknown date')}")
     done = "now" if outcome.trained else f"on record, {again.time.get('started')}"
-    print(f"  again:  {files_of(again.identity, config.results_dir)[0]}, {done}")
+    print(f"  again:  {files_of(again.identity, folder(config.results_dir))[0]}, {done}")
     print("\n".join(["", *table(record, again, comparison), "", *details(record, again)]))
     if comparison.test:
         print(f"Test: {comparison.test}.")

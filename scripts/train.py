@@ -10,7 +10,7 @@ from lrlc_jax.report.tables import parameters
 from lrlc_jax.study.choose import describe
 from lrlc_jax.study.execute import execute
 from lrlc_jax.study.plan import label
-from lrlc_jax.study.records import data_title, files_of
+from lrlc_jax.study.records import data_title, files_of, folder
 from lrlc_jax.tracking import make_tracker
 
 CONFIGS = pathlib.Path(__file__).resolve().parents[1] / "configs"
@@ -25,7 +25,7 @@ def train(values: dict[str, Any], overrides: list[str]) -> int:
         known = "" if outcome.trained else " (already on record)"
         print(f"{label(record.run['layer'])} on {data_title(record)}{known}:")
         print(f"  {describe(record)}; {parameters(record)} parameters")
-        print(f"  {files_of(record.identity, config.results_dir)[0]}")
+        print(f"  {files_of(record.identity, folder(config.results_dir))[0]}")
     for problem in outcome.problems.values():
         print(f"FAILED: {problem}", file=sys.stderr)
     if outcome.ending:

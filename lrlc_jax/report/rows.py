@@ -93,7 +93,8 @@ class Cell:
     def problem(self) -> str:
         """Why there is no figure here, or nothing."""
         if self.different:
-            return f"CONFLICT ({self.different} different records)"
+            many = self.different > 1
+            return f"CONFLICT ({self.different} {'different records' if many else 'set aside'})"
         if self.record is None:
             return "MISSING"
         if self.record.failed:

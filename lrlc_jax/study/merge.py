@@ -15,7 +15,7 @@ from lrlc_jax.study.choose import describe
 from lrlc_jax.study.files import write_atomically
 from lrlc_jax.study.plan import label
 from lrlc_jax.study.provenance import differences
-from lrlc_jax.study.records import COMPARED, Record, data_title, read
+from lrlc_jax.study.records import ASIDE, COMPARED, Record, data_title, read
 
 UNFINISHED = ".unfinished"  # how a file in conflicts/ ends that names a run not yet set aside whole
 
@@ -38,13 +38,13 @@ class Place:
     def of(cls, path: pathlib.Path) -> "Place":
         """That of a results folder, which has ``records/`` in it, or of a folder of records."""
         if (path / "records").is_dir():
-            return cls(path / "records", path / "conflicts")
+            return cls(path / "records", path / ASIDE)
         here = path if path.name else path.resolve()
         if here.name == "records":
-            return cls(path, here.parent / "conflicts")
+            return cls(path, here.parent / ASIDE)
         if any(path.glob("*.json")):
-            return cls(path, path / "conflicts")
-        return cls(path / "records", path / "conflicts")
+            return cls(path, path / ASIDE)
+        return cls(path / "records", path / ASIDE)
 
 
 @dataclasses.dataclass

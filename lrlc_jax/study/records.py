@@ -5,7 +5,7 @@ import functools
 import pathlib
 import re
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from types import NoneType
 from typing import Any
 
@@ -23,6 +23,7 @@ COUNTS = ("train", "train_available", "validation", "test")
 # by whatever code they were made.
 MEASURED = ("seeds", "failed", "parameters", "matched_parameters", "epochs", "final")
 COMPARED = ("run", "data", *MEASURED)
+ASIDE = "conflicts"
 DIGEST_LENGTH = 12  # not that of an identity, so that names with and without one are told apart
 
 
@@ -89,6 +90,11 @@ class Record:
 def folder(results_dir: str | pathlib.Path) -> pathlib.Path:
     """Where the records of a results folder lie."""
     return pathlib.Path(results_dir).expanduser() / "records"
+
+
+def aside(records: pathlib.Path) -> pathlib.Path:
+    """Where different records of one run are set aside, beside the folder of those that count."""
+    return records.parent / ASIDE
 
 
 def prepare(results_dir: str) -> None:
@@ -195,8 +201,8 @@ class Contents:
 
     Attributes:
         records: one for each run, in the order of the files.
-        conflicts: the files of each run, by its identity, of which there are different records;
-            ``records`` has none of them.
+        conflicts: the files of each run, by its identity, of which there are different records, or
+            none but such as were set aside; ``records`` has none of them.
     """
 
     records: list[Record]
@@ -205,28 +211,49 @@ class Contents:
     @property
     def sentences(self) -> list[str]:
         """A sentence for each conflict: what lies where, and what can be done."""
-        return [
-            f"{' and '.join(path.name for path in paths)} in {paths[0].parent} are different "
-            "records of one run, and none of them counts; move all but one out of the folder "
-            "(`python scripts/reproduce.py RECORD` says which one holds here)."
-            for paths in self.conflicts.values()
-        ]
+        return [conflict(paths) for paths in self.conflicts.values()]
 
 
-def contents(paths: Iterable[pathlib.Path]) -> Contents:
+def conflict(paths: Sequence[pathlib.Path]) -> str:
+    """What to do about different records of one run."""
+    place, files = paths[0].parent, " and ".join(path.name for path in paths)
+    what = "are different records of one run" if len(paths) > 1 else "was set aside by a merge"
+    move = "move all but one out of the folder"
+    if place.name == ASIDE:
+        move = f"move the one to keep to {place.parent / 'records'}"
+    return (
+        f"{files} in {place} {what}, and none of them counts; {move} "
+        "(`python scripts/reproduce.py RECORD` says which one holds here)."
+    )
+
+
+def contents(paths: Iterable[pathlib.Path], aside: Iterable[pathlib.Path] = ()) -> Contents:
     """Read record files. Equal records are one; of different ones of a run none is chosen.
+
+    Args:
+        paths: the files that count.
+        aside: those that a merge has set aside, which say that there is a conflict as long as
+            ``paths`` has nothing of their run.
 
     Raises:
         InputError: for the first that cannot be read.
     """
+    kept, others = by_run(paths), by_run(aside)
+    undecided = {run: same for run, same in others.items() if run not in kept}
+    different = {run: same for run, same in kept.items() if len(same) > 1} | undecided
+    return Contents(
+        [record for same in kept.values() if len(same) == 1 for _, record in same.values()],
+        {run: [path for path, _ in same.values()] for run, same in different.items()},
+    )
+
+
+def by_run(paths: Iterable[pathlib.Path]) -> dict[str, dict[str, tuple[pathlib.Path, Record]]]:
+    """Of each run, by its identity, the different records by their digests."""
     found: dict[str, dict[str, tuple[pathlib.Path, Record]]] = {}
     for path in paths:
         record = read(path)
         found.setdefault(record.identity, {}).setdefault(record.digest, (path, record))
-    return Contents(
-        [record for same in found.values() if len(same) == 1 for _, record in same.values()],
-        {run: [path for path, _ in same.values()] for run, same in found.items() if len(same) > 1},
-    )
+    return found
 
 
 def contents_of(results_dir: str | pathlib.Path) -> Contents:
@@ -235,7 +262,8 @@ def contents_of(results_dir: str | pathlib.Path) -> Contents:
     Raises:
         InputError: for the first that cannot be read.
     """
-    return contents(sorted(folder(results_dir).glob("*.json")))
+    place = folder(results_dir)
+    return contents(sorted(place.glob("*.json")), sorted(aside(place).glob("*.json")))
 
 
 def read_all(results_dir: str | pathlib.Path) -> list[Record]:
@@ -247,9 +275,8 @@ def read_all(results_dir: str | pathlib.Path) -> list[Record]:
     return contents_of(results_dir).records
 
 
-def files_of(run_identity: str, results_dir: str | pathlib.Path) -> list[pathlib.Path]:
-    """The files with a run's records, by their names; older names end with the identity."""
-    place = folder(results_dir)
+def files_of(run_identity: str, place: pathlib.Path) -> list[pathlib.Path]:
+    """A folder's files with a run's records, by their names; older names end with the identity."""
     digest = "-" + "[0-9a-f]" * DIGEST_LENGTH
     return sorted(
         path for end in ("", digest) for path in place.glob(f"*-{run_identity}{end}.json")
@@ -262,7 +289,8 @@ def find(run_identity: str, results_dir: str | pathlib.Path) -> Record | None:
     Raises:
         InputError: if it cannot be read, or there are different ones.
     """
-    found = contents(files_of(run_identity, results_dir))
+    place = folder(results_dir)
+    found = contents(files_of(run_identity, place), files_of(run_identity, aside(place)))
     if found.conflicts:
         raise InputError(found.sentences[0])
     return found.records[0] if found.records else None

@@ -246,6 +246,24 @@ def test_plain_copying_takes_nothing_away_and_chooses_nothing(tmp_path):
     assert "CONFLICT" in (there / "tables" / "all-runs.md").read_text()
 
 
+def test_a_run_whose_records_were_all_set_aside_is_in_conflict_until_one_is_moved_back(tmp_path):
+    there = put(tmp_path / "there", example("conv"), ONE, TWO, OTHER)
+    merge(there, there)
+    with pytest.raises(InputError, match="different records of one run") as caught:
+        records.find(ONE.identity, there)
+    assert str(there / "records") in str(caught.value)  # where the one to keep goes
+    made = build([STUDY], str(there))
+    assert made.conflicts == [str(caught.value)]
+    (table,) = made.tables
+    assert table.problems == ["LRLC (third layer), rank 4: CONFLICT (2 different records)"]
+    (there / "conflicts" / TWO.file_name).unlink()
+    (table,) = build([STUDY], str(there)).tables
+    assert table.problems == ["LRLC (third layer), rank 4: CONFLICT (1 set aside)"]
+    (there / "conflicts" / ONE.file_name).rename(there / "records" / ONE.file_name)
+    assert records.find(ONE.identity, there) == ONE
+    assert not build([STUDY], str(there)).conflicts
+
+
 def test_the_commands_do_not_choose_either(tmp_path):
     there = put(tmp_path / "there", example("conv"), ONE, TWO)
     answer = call(tmp_path, "tables", f"results_dir={there}")
