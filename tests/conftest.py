@@ -29,7 +29,7 @@ def strict_types(request):
 @pytest.fixture(autouse=True)
 def quick_compilation(request):
     """Let XLA optimise little where there are many small programs, and none of them is measured."""
-    names = ("test_network.py", "test_peers.py")
+    names = ("test_golden.py", "test_network.py", "test_peers.py")
     quick = request.path.parent.name == "layers" or request.path.name in names
     jax.config.update("jax_disable_most_optimizations", quick)
     yield

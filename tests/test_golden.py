@@ -134,6 +134,7 @@ def layer_of(file):
 
 def check_network(file, _):
     """A network in training and inference mode: logits, loss, gradients, moving statistics."""
+    jax.config.update("jax_disable_most_optimizations", False)  # as networks are trained
     arrays, meta = arrays_of(file, "meta")
     config = meta["config"]
     network = Network(
