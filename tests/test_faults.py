@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 
 import pytest
@@ -123,7 +124,7 @@ def test_a_signal_keeps_what_is_done_and_exits_0(tmp_path, number):
     assert (
         f"stopped ({number.name}): 0 of 1 runs are done, 1 left, Convolution is kept after" in out
     )
-    assert took < 5
+    assert took < 20
     kept = int(out.partition("is kept after epoch ")[2].split()[0])
     assert kept > 0
     # It goes on from there.
@@ -197,7 +198,9 @@ for what in (
 
 
 def test_a_read_only_folder_gets_a_sentence_before_and_amid_the_work():
-    folder = pathlib.Path(f"/tmp/lrlc_jax-read-only-{os.getpid()}")  # that others may look into
+    folder = pathlib.Path(
+        tempfile.gettempdir(), f"lrlc_jax-read-only-{os.getpid()}"
+    )  # for all to see
     (folder / "records").mkdir(parents=True)
     try:
         for path in (folder / "records", folder):
