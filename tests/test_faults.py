@@ -198,9 +198,8 @@ for what in (
 
 
 def test_a_read_only_folder_gets_a_sentence_before_and_amid_the_work():
-    folder = pathlib.Path(
-        tempfile.gettempdir(), f"lrlc_jax-read-only-{os.getpid()}"
-    )  # for all to see
+    # Where others may look, too.
+    folder = pathlib.Path(tempfile.gettempdir(), f"lrlc_jax-read-only-{os.getpid()}")
     (folder / "records").mkdir(parents=True)
     try:
         for path in (folder / "records", folder):
