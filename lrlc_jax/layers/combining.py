@@ -34,7 +34,11 @@ def normalize(weights: jax.Array, normalization: Normalization) -> jax.Array:
     [0.6000000238418579, 0.800000011920929]
     """
     if normalization == "softmax":
-        return jax.nn.softmax(weights, axis=-1)
+        # As jax.nn.softmax, but that no gradient divides by a sum: XLA multiplies by its reciprocal
+        # in some programs and divides in others, and figures would depend on what is around.
+        largest = jax.lax.stop_gradient(jnp.max(weights, axis=-1, keepdims=True))
+        powers = jnp.exp(weights - largest)
+        return powers * jnp.reciprocal(jnp.sum(powers, axis=-1, keepdims=True))
     if normalization == "norm":
         square = jnp.sum(jnp.square(weights), axis=-1, keepdims=True)
         return weights * jax.lax.rsqrt(jnp.maximum(square, 1e-12))
