@@ -30,6 +30,15 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
+def counted(number: int, thing: str) -> str:
+    """How many things there are.
+
+    >>> counted(1, "run"), counted(1200, "run")
+    ('1 run', '1,200 runs')
+    """
+    return f"{number:,} {thing}{'s' * (number != 1)}"
+
+
 def make_bars() -> Bars:
     """Bars on standard error, if that is a terminal."""
     return Bars(

@@ -39,7 +39,7 @@ def reproduce(arguments: Sequence[str]) -> int:
     """Run a record's configuration again, unless that was done, and print how they compare."""
     parser = Arguments(description=DESCRIPTION, epilog=EPILOG)
     parser.add_argument("record", metavar="RECORD", type=pathlib.Path, help="a record's file")
-    parser.add_argument("overrides", metavar="name=value", nargs="*", help="see below")
+    parser.add_argument("overrides", metavar="name=value", nargs="*", default=[], help="see below")
     given = parser.parse_args(arguments)
     record = read(given.record)
     defaults = settings_of(record, machine()["device"])

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from lrlc_jax.config import Config, RankedLayerConfig, StudyConfig
 from lrlc_jax.data import Dataset
-from lrlc_jax.progress import duration
+from lrlc_jax.progress import counted, duration
 from lrlc_jax.report.rows import device_name, protocol_in_words, row_name
 from lrlc_jax.study.jobs import Job
 from lrlc_jax.study.plan import Entry, canonical, run_before_data
@@ -33,7 +33,7 @@ def overview(study: StudyConfig, entries: Sequence[Entry], state: State) -> list
         lines += ["", f"Data: {data_in_words(dataset)}."]
         lines += [f"  {line}" for line in rows(of_dataset, runs, state)]
     counts = [f"{len(state.those(s))} {s.lower()}" for s in (DONE, FAILED, LEFT)]
-    return [*lines, "", f"{len(state.jobs)} runs: {', '.join(counts)}."]
+    return [*lines, "", f"{counted(len(state.jobs), 'run')}: {', '.join(counts)}."]
 
 
 def time_left(forecast: "Forecast") -> str:
@@ -41,11 +41,11 @@ def time_left(forecast: "Forecast") -> str:
     grounds = []
     if forecast.measured:
         grounds.append(
-            f"training steps and validation of {forecast.measured} networks, measured just now, "
-            "one for each kind of layer and data set"
+            f"training steps and validation of {counted(forecast.measured, 'network')}, measured "
+            "just now, one for each kind of layer and data set"
         )
     if forecast.on_record:
-        grounds.append(f"the times of {forecast.on_record} runs on record")
+        grounds.append(f"the times of {counted(forecast.on_record, 'run')} on record")
     return (
         f"About {duration(forecast.seconds)} for what is left, one run after the other on this "
         f"machine ({device_name(forecast.machine)}); estimated from {' and '.join(grounds)}."

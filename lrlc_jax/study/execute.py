@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from lrlc_jax.config import Config
 from lrlc_jax.errors import RunError
-from lrlc_jax.progress import Progress
+from lrlc_jax.progress import Progress, counted
 from lrlc_jax.stopping import Stopped, TimeBox, stoppable
 from lrlc_jax.study import records
 from lrlc_jax.study.claims import CHECKPOINTS, claim, clear, owner, unfinished
@@ -152,7 +152,8 @@ def work(pending: Sequence[Job], outcome: Outcome, listener: Listener) -> None:
                     break
                 if not said:
                     said = True
-                    progress.say(f"waiting for {len(others)} runs of other workers{where(others)}")
+                    waited_for = f"{counted(len(others), 'run')} of other workers{where(others)}"
+                    progress.say(f"waiting for {waited_for}")
                 box.require(LOOK_EVERY)
                 time.sleep(LOOK_EVERY)
         except Stopped:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from lrlc_jax.data import Dataset
 from lrlc_jax.network import check_precision
-from lrlc_jax.progress import Progress, duration
+from lrlc_jax.progress import Progress, counted, duration
 from lrlc_jax.stopping import Stopped, TimeBox
 from lrlc_jax.study import provenance
 from lrlc_jax.study.choose import describe
@@ -116,11 +116,12 @@ class Trainer:
         config, dataset = job.config, job.dataset
         size, full = len(dataset.train), dataset.full_train_size
         part = "" if size == full else f" (a SUBSET of {full})"
-        runs = sum(other.dataset is dataset for other in self.pending)
+        runs = counted(sum(other.dataset is dataset for other in self.pending), "run")
+        seeds = counted(config.protocol.seeds, "seed")
         return (
             f"{dataset.title}: {size}{part} training, {len(dataset.validation)} validation, "
-            f"{len(dataset.test)} test images; {runs} runs to train, "
-            f"{config.protocol.seeds} seeds each; records in {folder(config.results_dir)}"
+            f"{len(dataset.test)} test images; {runs} to train, "
+            f"{seeds} each; records in {folder(config.results_dir)}"
         )
 
     def finish(self, record: Record, path: pathlib.Path) -> None:
