@@ -71,6 +71,7 @@ def test_a_study_killed_at_random_instants_ends_as_an_undisturbed_one(tmp_path, 
     kills, number = 0, 0
     results = tmp_path / "0" / "results"
     went_on = 0
+    survived = {}
     while kills < KILLS:
         results.parent.mkdir(exist_ok=True)
         # Two workers; a checkpoint after every epoch, so that many instants lie within its writing.
@@ -82,11 +83,14 @@ def test_a_study_killed_at_random_instants_ends_as_an_undisturbed_one(tmp_path, 
         for worker in workers:
             _, error = worker.communicate()
             went_on += "going on after epoch" in error
-        if len(list((results / "records").glob("*.json"))) == RUNS:
+        records = {path.name: path.read_bytes() for path in (results / "records").glob("*.json")}
+        assert survived.items() <= records.items()  # what is on record stays as it is
+        survived = records
+        if len(records) == RUNS:
             call(results.parent, "sweep", *SMALL)
             assert_equal(results, expected)
             number += 1
-            results = tmp_path / str(number) / "results"
+            results, survived = tmp_path / str(number) / "results", {}
     results.parent.mkdir(exist_ok=True)
     call(results.parent, "sweep", *SMALL)
     assert_equal(results, expected)

@@ -99,6 +99,7 @@ def test_seeds_that_do_not_fit_at_once_train_in_the_largest_groups_that_do(
     np.testing.assert_allclose(history.test_loss, at_once.test_loss, rtol=1e-2)
     # What is asked for is done, whatever fits.
     monkeypatch.setattr(loop, "free_memory", lambda _: 0)
+    assert train(factory(dataset), data, PROTOCOL, seeds=seeds).seeds_at_once == 1
     asked_for = train(factory(dataset), data, PROTOCOL, seeds=seeds, seeds_at_once=3)
     assert asked_for.seeds_at_once == 3
 
