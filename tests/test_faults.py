@@ -92,7 +92,9 @@ def test_a_study_killed_at_random_instants_ends_as_an_undisturbed_one(tmp_path, 
             number += 1
             results, survived = tmp_path / str(number) / "results", {}
     results.parent.mkdir(exist_ok=True)
-    call(results.parent, "sweep", *SMALL)
+    said = call(results.parent, "sweep", *SMALL).stdout
+    known = len(survived)
+    assert f"{RUNS - known} runs trained now, {known} were on record." in said
     assert_equal(results, expected)
     print(f"killed {kills} times; {number + 1} studies finished; {went_on} runs went on")
 
