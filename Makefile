@@ -39,7 +39,11 @@ tables: $(VENV)/installed ## Rebuild tables and figures from the records: yours,
 	@$(BIN)/python scripts/tables.py results_dir=results/published $(ARGS)
 
 .PHONY: test
-test: $(VENV)/installed-test ## Run the tests
+test: $(VENV)/installed-test ## Run the tests, without the slow ones
+	@$(BIN)/python -m pytest -n $(TEST_PROCESSES) -m "not slow" $(ARGS)
+
+.PHONY: test-all
+test-all: $(VENV)/installed-test ## Run all tests
 	@$(BIN)/python -m pytest -n $(TEST_PROCESSES) $(ARGS)
 
 TEST_PROCESSES ?= 2

@@ -7,7 +7,12 @@ from typing import Any
 import jax
 from flax import nnx
 
-from lrlc_jax.config import (
+from lrlc_jax.layers import LRLC, Conv, CoordConv, LocallyConnected, SpatialBiasConv
+from lrlc_jax.layers.base import PatchLayer
+from lrlc_jax.layers.initializers import he_uniform
+from lrlc_jax.layers.ops.product import Precision
+from lrlc_jax.layers.ops.window import Padding, as_pair
+from lrlc_jax.layers.settings import (
     CoordConvConfig,
     InputDependentLRLCConfig,
     LayerConfig,
@@ -16,11 +21,6 @@ from lrlc_jax.config import (
     MixedLRLCConfig,
     SpatialBiasConfig,
 )
-from lrlc_jax.layers import LRLC, Conv, CoordConv, LocallyConnected, SpatialBiasConv
-from lrlc_jax.layers.base import PatchLayer
-from lrlc_jax.layers.product import Precision
-from lrlc_jax.layers.starts import he_uniform
-from lrlc_jax.layers.window import Padding, as_pair
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,7 +18,6 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from lrlc_jax.config import LAYERS
 from lrlc_jax.errors import InputError, RunError, unknown_name
 from lrlc_jax.launch import (
     GOES_ON,
@@ -30,7 +29,8 @@ from lrlc_jax.launch import (
     reader_gone,
     workers_first,
 )
-from lrlc_jax.stopping import computing
+from lrlc_jax.layers.settings import LAYERS
+from lrlc_jax.signals import computing
 
 # The launchers that an extra of this package brings.
 EXTRAS = {

@@ -3,7 +3,7 @@
 from flax import nnx
 
 from lrlc_jax.layers import LRLC, SpatialBiasConv, fold_batch_norm, to_locally_connected
-from lrlc_jax.network import Network
+from lrlc_jax.networks import Network
 
 
 def for_inference(network: Network, *, batch_norm: bool = False) -> Network:

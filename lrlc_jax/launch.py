@@ -18,7 +18,7 @@ from types import FrameType
 from typing import Any, TextIO
 
 from lrlc_jax.errors import InputError, RunError
-from lrlc_jax.stopping import told
+from lrlc_jax.signals import told
 
 INTERRUPTED = 130
 READER_GONE = 141  # as a shell says of a program that SIGPIPE ended

@@ -5,15 +5,35 @@ import functools
 import pathlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Concatenate, ParamSpec
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
 
-from lrlc_jax.config import Config
-from lrlc_jax.study.listener import Listener
-from lrlc_jax.study.plan import label, layer_settings
-from lrlc_jax.study.records import Record, data_title
+from lrlc_jax.errors import one_of
+
+if TYPE_CHECKING:
+    from lrlc_jax.experiments.config import Config
+    from lrlc_jax.experiments.record import Record
 
 P = ParamSpec("P")
 CONNECT_SECONDS = 20
+
+
+@dataclasses.dataclass
+class TrackerConfig:
+    """Where, besides the disk, a run's figures go."""
+
+    name: str = "none"
+    mode: str = "offline"
+    project: str = "lrlc_jax"
+    entity: str | None = None
+
+    def check(self) -> None:
+        """Refuse an unknown tracker or mode.
+
+        Raises:
+            InputError: naming the setting, its value and what is allowed.
+        """
+        one_of("tracker", self.name, ("none", "wandb"))
+        one_of("tracker.mode", self.mode, ("offline", "online"))
 
 
 def guarded(
@@ -40,10 +60,35 @@ def warn(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-class WandbTracker(Listener):
+class Tracker:
+    """Is told what happens. This one does nothing with it."""
+
+    def start_run(self, config: "Config", identity: str) -> None:
+        """A run begins."""
+
+    def epoch(self, epoch: int, metrics: Mapping[str, Any]) -> None:
+        """An epoch is done; each figure is an array over the seeds."""
+
+    def finish_run(self, record: "Record", path: pathlib.Path) -> None:
+        """A run's record is on disk."""
+
+    def stop(self) -> None:
+        """The work ends for now, perhaps within a run; it will go on under the same identity."""
+
+    def finish_study(
+        self,
+        title: str,
+        caption: Sequence[str],
+        header: Sequence[str],
+        rows: Sequence[Sequence[str]],
+    ) -> None:
+        """A study's table is on disk; its caption says what was run, and on what."""
+
+
+class WandbTracker(Tracker):
     """One W&B run for each run, grouped by study, and one with each study's table."""
 
-    def __init__(self, config: Config, group: str, prefix: str = "") -> None:
+    def __init__(self, config: "Config", group: str, prefix: str = "") -> None:
         self.settings = config.tracker
         self.folder = config.results_dir
         self.group = group
@@ -80,17 +125,17 @@ class WandbTracker(Listener):
         )
 
     @guarded
-    def start_run(self, config: Config, identity: str) -> None:
+    def start_run(self, config: "Config", identity: str) -> None:
         """Start a W&B run under the identity, so that a rerun resumes it."""
         settings = {
             "dataset": dataclasses.asdict(config.dataset),
-            "layer": layer_settings(config.layer),
+            "layer": config.layer.canonical(),
             "protocol": dataclasses.asdict(config.protocol),
             "identity": identity,
         }
         self.run = self._init(
             id=self.prefix + identity,
-            name=label(config.layer),
+            name=config.layer.label,
             job_type="run",
             config=settings,
             resume="allow",
@@ -106,7 +151,7 @@ class WandbTracker(Listener):
         self.run.log(figures, step=epoch)
 
     @guarded
-    def finish_run(self, record: Record, path: pathlib.Path) -> None:
+    def finish_run(self, record: "Record", path: pathlib.Path) -> None:
         """Log the final means, and the record as an artifact."""
         import wandb  # noqa: PLC0415
 
@@ -115,7 +160,7 @@ class WandbTracker(Listener):
             if len(known) == len(values):
                 self.run.summary[f"final/{name}"] = sum(known) / len(known)
         self.run.summary["failed_seeds"] = len(record.failed)
-        self.run.summary["data"] = data_title(record)
+        self.run.summary["data"] = record.data_title
         artifact = wandb.Artifact(f"record-{record.identity}", type="record")
         artifact.add_file(str(path))
         self.run.log_artifact(artifact)
@@ -151,6 +196,6 @@ class WandbTracker(Listener):
         run.finish()
 
 
-def make_tracker(config: Config, group: str = "train", prefix: str = "") -> Listener:
+def make_tracker(config: "Config", group: str = "train", prefix: str = "") -> Tracker:
     """The tracker that the configuration names; ``prefix`` keeps its runs apart from others."""
-    return WandbTracker(config, group, prefix) if config.tracker.name == "wandb" else Listener()
+    return WandbTracker(config, group, prefix) if config.tracker.name == "wandb" else Tracker()

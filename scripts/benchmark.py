@@ -5,19 +5,19 @@ import pathlib
 import sys
 from typing import Any
 
-from lrlc_jax.benchmark.driver import now, run
-from lrlc_jax.benchmark.peers import PEERS
-from lrlc_jax.benchmark.plot import figure
-from lrlc_jax.benchmark.report import load, markdown
-from lrlc_jax.benchmark.results import Benchmark
-from lrlc_jax.benchmark.settings import check
+from benchmarks.driver import now, run
+from benchmarks.peers import PEERS
+from benchmarks.plot import figure
+from benchmarks.report import load, markdown
+from benchmarks.results import Benchmark
+from benchmarks.settings import check
 from lrlc_jax.cli import run_command
-from lrlc_jax.config import results_folder
+from lrlc_jax.experiments.config import results_folder
+from lrlc_jax.experiments.record import prepare
+from lrlc_jax.files import write_atomically
 from lrlc_jax.launch import INTERRUPTED
 from lrlc_jax.progress import steps
 from lrlc_jax.report.figures import pdf, png
-from lrlc_jax.study.files import write_atomically
-from lrlc_jax.study.records import prepare
 
 CONFIGS = pathlib.Path(__file__).resolve().parents[1] / "configs"
 

@@ -6,10 +6,13 @@ from typing import Any
 
 from lrlc_jax.analysis.images import measure
 from lrlc_jax.cli import run_command
-from lrlc_jax.config import parse
 from lrlc_jax.data import load
 from lrlc_jax.data.names import in_files
 from lrlc_jax.errors import InputError, at_least
+from lrlc_jax.experiments import provenance
+from lrlc_jax.experiments.config import parse
+from lrlc_jax.experiments.record import prepare
+from lrlc_jax.files import as_json, write_atomically
 from lrlc_jax.report.figures import png
 from lrlc_jax.report.images import (
     contact_sheet,
@@ -19,9 +22,6 @@ from lrlc_jax.report.images import (
     numbers_of,
     summary,
 )
-from lrlc_jax.study import provenance
-from lrlc_jax.study.files import as_json, write_atomically
-from lrlc_jax.study.records import prepare
 
 CONFIGS = pathlib.Path(__file__).resolve().parents[1] / "configs"
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from lrlc_jax.cli import Arguments, run_script
 from lrlc_jax.errors import RunError
-from lrlc_jax.study.merge import advice, carry_out, plan, report
+from lrlc_jax.experiments.merge import advice, carry_out, plan, report
 
 DESCRIPTION = "Bring the records of several machines together in DEST."
 EPILOG = """\

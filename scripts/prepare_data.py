@@ -5,11 +5,11 @@ import time
 from typing import Any
 
 from lrlc_jax.cli import run_command
-from lrlc_jax.config import parse
 from lrlc_jax.data import load
 from lrlc_jax.data.prepare import folder, prepare, stored
 from lrlc_jax.data.sources import BUILTIN
 from lrlc_jax.errors import InputError
+from lrlc_jax.experiments.config import parse
 from lrlc_jax.progress import duration
 from lrlc_jax.report.images import summary
 

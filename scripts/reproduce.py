@@ -4,11 +4,8 @@ import pathlib
 from collections.abc import Sequence
 
 from lrlc_jax.cli import Arguments, run_script
-from lrlc_jax.config import parse
 from lrlc_jax.errors import RunError
-from lrlc_jax.report.tables import markdown_rows
-from lrlc_jax.study.choose import Estimate, estimate
-from lrlc_jax.study.compare import (
+from lrlc_jax.experiments.compare import (
     DIFFERENT,
     TESTED,
     Comparison,
@@ -17,11 +14,14 @@ from lrlc_jax.study.compare import (
     known,
     largest_difference,
 )
-from lrlc_jax.study.execute import execute
-from lrlc_jax.study.plan import TRAINING_VERSION, label
-from lrlc_jax.study.provenance import differences, machine
-from lrlc_jax.study.records import Record, data_title, files_of, folder, read
-from lrlc_jax.study.reproduce import check, default_folder, override, settings_of
+from lrlc_jax.experiments.config import parse
+from lrlc_jax.experiments.execute import execute
+from lrlc_jax.experiments.plan import TRAINING_VERSION, label
+from lrlc_jax.experiments.provenance import differences, machine
+from lrlc_jax.experiments.record import Record, data_title, files_of, folder, read
+from lrlc_jax.experiments.reproduce import check, default_folder, override, settings_of
+from lrlc_jax.experiments.statistics import Estimate, estimate
+from lrlc_jax.report.tables import markdown_rows
 from lrlc_jax.tracking import make_tracker
 
 DESCRIPTION = "Run the configuration of RECORD again, and compare the figures."

@@ -6,18 +6,18 @@ from collections.abc import Sequence
 from typing import Any
 
 from lrlc_jax.cli import run_command
-from lrlc_jax.config import StudyConfig, parse, study_config
 from lrlc_jax.errors import InputError
+from lrlc_jax.experiments.config import StudyConfig, parse, study_config
+from lrlc_jax.experiments.execute import execute
+from lrlc_jax.experiments.jobs import jobs
+from lrlc_jax.experiments.menu import studies
+from lrlc_jax.experiments.plan import Entry, entries, runs
+from lrlc_jax.experiments.state import LEFT, state
 from lrlc_jax.report.build import build
 from lrlc_jax.report.overview import overview, time_left
 from lrlc_jax.report.rows import caption
 from lrlc_jax.report.studies import belongs, by_study
 from lrlc_jax.report.tables import HEADER, cells, markdown
-from lrlc_jax.study.execute import execute
-from lrlc_jax.study.jobs import jobs
-from lrlc_jax.study.menu import studies
-from lrlc_jax.study.plan import Entry, entries, runs
-from lrlc_jax.study.state import LEFT, state
 from lrlc_jax.tracking import make_tracker
 
 CONFIGS = pathlib.Path(__file__).resolve().parents[1] / "configs"
@@ -73,7 +73,7 @@ def show(study: StudyConfig, found: Sequence[Entry]) -> int:
     so_far = state(jobs(runs(found), study.train_size))
     print("\n".join(overview(study, found, so_far)), flush=True)
     if so_far.those(LEFT):
-        from lrlc_jax.study.estimate import forecast  # noqa: PLC0415 (it needs jax)
+        from lrlc_jax.experiments.estimate import forecast  # noqa: PLC0415 (it needs jax)
 
         print(time_left(forecast(so_far)))
     return 0

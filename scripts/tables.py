@@ -5,10 +5,10 @@ import sys
 from typing import Any
 
 from lrlc_jax.cli import run_command
-from lrlc_jax.config import results_folder
+from lrlc_jax.experiments.config import results_folder
+from lrlc_jax.experiments.menu import studies
 from lrlc_jax.report.build import build
 from lrlc_jax.report.tables import markdown
-from lrlc_jax.study.menu import studies
 
 CONFIGS = pathlib.Path(__file__).resolve().parents[1] / "configs"
 

@@ -5,12 +5,12 @@ import sys
 from typing import Any
 
 from lrlc_jax.cli import run_command
-from lrlc_jax.config import parse
+from lrlc_jax.experiments.config import parse
+from lrlc_jax.experiments.execute import execute
+from lrlc_jax.experiments.plan import label
+from lrlc_jax.experiments.record import data_title, files_of, folder
+from lrlc_jax.experiments.statistics import describe
 from lrlc_jax.report.tables import parameters
-from lrlc_jax.study.choose import describe
-from lrlc_jax.study.execute import execute
-from lrlc_jax.study.plan import label
-from lrlc_jax.study.records import data_title, files_of, folder
 from lrlc_jax.tracking import make_tracker
 
 CONFIGS = pathlib.Path(__file__).resolve().parents[1] / "configs"

@@ -18,20 +18,23 @@ SHARED = pathlib.Path(os.environ.get("LRLC_JAX_SHARED", ROOT.parent / "shared"))
 
 
 @pytest.fixture(autouse=True)
-def strict_types(request):
-    """No implicit mixing of types, but where optax does it itself."""
-    trains = request.path.parent.name == "training" or request.path.name == "test_tracking.py"
-    promotion = "standard" if trains else "strict"
-    with jax.numpy_dtype_promotion(promotion):
+def strict_types():
+    """No implicit promotion of types."""
+    with jax.numpy_dtype_promotion("strict"):
         yield
 
 
-@pytest.fixture(autouse=True)
-def quick_compilation(request):
-    """Let XLA optimise little where there are many small programs, and none of them is measured."""
-    names = ("test_golden.py", "test_network.py", "test_peers.py")
-    quick = request.path.parent.name == "layers" or request.path.name in names
-    jax.config.update("jax_disable_most_optimizations", quick)
+@pytest.fixture
+def optax_types():
+    """Implicit promotion, which optax relies on; for tests that train in this process."""
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+@pytest.fixture
+def quick_compilation():
+    """Few of XLA's optimisations; for many small programs of which none is timed."""
+    jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
 

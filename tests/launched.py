@@ -8,7 +8,7 @@ import time
 
 from lrlc_jax.cli import run_command
 from lrlc_jax.errors import InputError, RunError
-from lrlc_jax.stopping import Stopped, stoppable, wait
+from lrlc_jax.signals import Stopped, stoppable, wait
 
 CONFIG = """
 defaults:

@@ -7,25 +7,18 @@ import pytest
 from omegaconf import OmegaConf
 
 from lrlc_jax.builders import BUILDERS
-from lrlc_jax.config import (
-    LAYERS,
-    PAPER_NETWORK,
-    PAPER_PROTOCOL,
-    Config,
-    DatasetConfig,
-    LRLCConfig,
-    NetworkConfig,
-    ProtocolConfig,
-    TrackerConfig,
-    layer_config,
-    parse,
-)
+from lrlc_jax.data.dataset import DatasetConfig
 from lrlc_jax.errors import InputError
+from lrlc_jax.experiments.config import Config, layer_config, parse
+from lrlc_jax.experiments.layers import expand
+from lrlc_jax.experiments.menu import studies
+from lrlc_jax.experiments.plan import members
 from lrlc_jax.layers import combining, product
 from lrlc_jax.layers.local import STARTS
-from lrlc_jax.study.layers import expand
-from lrlc_jax.study.menu import studies
-from lrlc_jax.study.plan import members
+from lrlc_jax.layers.settings import LAYERS, LRLCConfig
+from lrlc_jax.networks import PAPER_NETWORK, NetworkConfig
+from lrlc_jax.tracking import TrackerConfig
+from lrlc_jax.training.train import PAPER_PROTOCOL, ProtocolConfig
 from tests.conftest import ROOT
 
 CONFIGS = ROOT / "configs"

@@ -187,8 +187,9 @@ def test_a_full_disk_gets_a_sentence_and_costs_nothing_that_was_done(tmp_path, u
 READ_ONLY = """
 import os, sys
 from lrlc_jax.errors import InputError, RunError
-from lrlc_jax.study import claims, records
-from tests.study.examples import example
+from lrlc_jax.experiments import claims
+from lrlc_jax.experiments import record as records
+from tests.experiments.examples import example
 if os.geteuid() == 0:
     os.setuid(65534)  # nothing is read-only to root
 for what in (

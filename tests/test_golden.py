@@ -12,7 +12,12 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from lrlc_jax.config import (
+from lrlc_jax.data.sources import faces
+from lrlc_jax.layers import LRLC
+from lrlc_jax.layers.combining_network import resize
+from lrlc_jax.layers.coord import append_coordinates
+from lrlc_jax.layers.settings import (
+    ConvConfig,
     CoordConvConfig,
     InputDependentLRLCConfig,
     LayerConfig,
@@ -20,14 +25,12 @@ from lrlc_jax.config import (
     LRLCConfig,
     WideConvConfig,
 )
-from lrlc_jax.data.sources import faces
-from lrlc_jax.layers import LRLC
-from lrlc_jax.layers.combining_network import resize
-from lrlc_jax.layers.coord import append_coordinates
-from lrlc_jax.network import Network, apply, count_parameters
+from lrlc_jax.networks import Network, apply, count_parameters
 from lrlc_jax.training.step import to_input
 from tests import golden
 from tests.conftest import SHARED, shared
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 FOLDER = SHARED / "golden"
 
@@ -115,7 +118,7 @@ def layer_of(file):
     text = file.removeprefix("net_").removesuffix(".npz")
     text = text.removeprefix("nobn_").removeprefix("flatten_strided_")
     if text in ("conv2d", "coord_conv"):
-        return LayerConfig() if text == "conv2d" else CoordConvConfig()
+        return ConvConfig() if text == "conv2d" else CoordConvConfig()
     kind = next(kind for kind in LAYERS if text.startswith(kind))
     options = {}
     for word in text.removeprefix(f"{kind}_").split("_"):
@@ -212,7 +215,7 @@ def check_start(file, variant):
     """Start values: the range, and the spread of those that are random."""
     expected = json.loads(shared("golden", file).read_text())[variant]
     layers = {
-        "conv2d": LayerConfig(),
+        "conv2d": ConvConfig(),
         "lrlc_layer3_rank4": LRLCConfig(at=3, rank=4),
         "lrlc_layer1_rank2": LRLCConfig(at=1, rank=2),
         "lrlc_layer3_rank4_full": LRLCConfig(at=3, rank=4, sharing="full"),

@@ -60,7 +60,9 @@ def test_a_module_imports_only_from_what_comes_before_it(path):
 
 
 def test_a_plan_and_a_report_need_no_device():
-    code = "import lrlc_jax.report.build, lrlc_jax.study.plan, sys; print('jax' in sys.modules)"
+    code = (
+        "import lrlc_jax.report.build, lrlc_jax.experiments.plan, sys; print('jax' in sys.modules)"
+    )
     answer = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )

@@ -7,13 +7,15 @@ import numpy as np
 import pytest
 import wandb
 
-from lrlc_jax.config import Config, DatasetConfig, LRLCConfig, ProtocolConfig, TrackerConfig
-from lrlc_jax.stopping import Stopped
-from lrlc_jax.study import records
-from lrlc_jax.study.execute import execute
-from lrlc_jax.study.listener import Listener
-from lrlc_jax.tracking import WandbTracker, make_tracker
-from tests.study.examples import example
+from lrlc_jax.data.dataset import DatasetConfig
+from lrlc_jax.experiments import record as records
+from lrlc_jax.experiments.config import Config
+from lrlc_jax.experiments.execute import execute
+from lrlc_jax.layers.settings import LRLCConfig
+from lrlc_jax.signals import Stopped
+from lrlc_jax.tracking import Tracker, TrackerConfig, WandbTracker, make_tracker
+from lrlc_jax.training.train import ProtocolConfig
+from tests.experiments.examples import example
 
 pytestmark = pytest.mark.filterwarnings("default")
 
@@ -38,7 +40,7 @@ def use(tracker, folder):
 
 
 def test_off_by_default():
-    assert type(make_tracker(Config())) is Listener
+    assert type(make_tracker(Config())) is Tracker
 
 
 def test_offline_keeps_runs_in_the_results_folder(tmp_path, monkeypatch):

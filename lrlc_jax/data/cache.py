@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 import lrlc_jax
 from lrlc_jax.data.dataset import SPLITS, Dataset, Split
 from lrlc_jax.errors import InputError
-from lrlc_jax.system import require_space
+from lrlc_jax.files import require_space
 
 FORMAT = 1
 MANIFEST = "manifest.json"

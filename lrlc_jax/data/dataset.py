@@ -2,17 +2,57 @@
 
 import dataclasses
 import hashlib
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lrlc_jax.data.names import in_words
-from lrlc_jax.errors import InputError
+from lrlc_jax.errors import InputError, at_least, one_of
 
 Images = NDArray[np.uint8]
 Labels = NDArray[np.int32]
 
 SPLITS = ("train", "validation", "test")
+
+
+@dataclasses.dataclass
+class DatasetConfig:
+    """Which images, and where they come from."""
+
+    name: str = "digits"
+    source: str = "builtin"
+    path: str | None = None
+    manual_dir: str | None = None
+    cache_dir: str | None = None
+    train_size: int | None = None
+    split: str | None = None
+    translate: int | None = None
+    translate_train: str = "fixed"
+
+    SOURCES: ClassVar[dict[str, tuple[str, ...]]] = {
+        "digits": ("builtin",),
+        "mnist": ("tfds", "files"),
+        "cifar10": ("tfds", "files"),
+        "celeba": ("tfds", "files"),
+    }
+    WITH_PERSONS: ClassVar[tuple[str, ...]] = ("celeba",)
+
+    def check(self) -> None:
+        """Refuse an unknown data set, source or split, and a size below 1.
+
+        Raises:
+            InputError: naming the setting, its value and what is allowed.
+        """
+        one_of("dataset", self.name, self.SOURCES)
+        one_of(f"dataset.source of {self.name}", self.source, self.SOURCES[self.name])
+        persons = ("person",) if self.name in self.WITH_PERSONS else ()
+        if self.split is not None:
+            one_of(f"dataset.split of {self.name}", self.split, ("official", *persons))
+        one_of("dataset.translate_train", self.translate_train, ("fixed", "fresh"))
+        for name in ("train_size", "translate"):
+            if getattr(self, name) is not None:
+                at_least(f"dataset.{name}", getattr(self, name), 1)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,7 +1,6 @@
 """Data sets by name, ready for training."""
 
-from lrlc_jax.config import DatasetConfig
-from lrlc_jax.data.dataset import Dataset
+from lrlc_jax.data.dataset import Dataset, DatasetConfig
 from lrlc_jax.data.order import divide
 from lrlc_jax.data.prepare import prepared
 from lrlc_jax.data.sources import BUILTIN

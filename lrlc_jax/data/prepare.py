@@ -8,12 +8,11 @@ import pathlib
 import shutil
 from collections.abc import Iterator
 
-from lrlc_jax.config import DatasetConfig
 from lrlc_jax.data import cache
-from lrlc_jax.data.dataset import Dataset
+from lrlc_jax.data.dataset import Dataset, DatasetConfig
 from lrlc_jax.data.sources import FINGERPRINTS, PREPARED
 from lrlc_jax.errors import InputError, RunError
-from lrlc_jax.system import cache_folder
+from lrlc_jax.files import cache_folder
 
 
 def folder(config: DatasetConfig) -> pathlib.Path:

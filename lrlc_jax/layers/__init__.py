@@ -11,9 +11,9 @@ from lrlc_jax.layers.coord import CoordConv
 from lrlc_jax.layers.local import LocallyConnected
 from lrlc_jax.layers.lrlc import LRLC
 from lrlc_jax.layers.norm import BatchNorm
-from lrlc_jax.layers.product import fold, local_product
+from lrlc_jax.layers.ops.product import fold, local_product
+from lrlc_jax.layers.ops.window import extract_patches, output_size
 from lrlc_jax.layers.wide import matched_width
-from lrlc_jax.layers.window import extract_patches, output_size
 
 __all__ = [
     "LRLC",

@@ -6,8 +6,8 @@ import jax
 from flax import nnx
 from flax.nnx.nn.dtypes import promote_dtype
 
-from lrlc_jax.layers.product import Elementwise, Precision, unchanged, window_product
-from lrlc_jax.layers.window import Padding, Pair, Window, as_pair, sliding_window
+from lrlc_jax.layers.ops.product import Elementwise, Precision, unchanged, window_product
+from lrlc_jax.layers.ops.window import Padding, Pair, Window, as_pair, sliding_window
 
 
 def check_count(name: str, value: int) -> None:

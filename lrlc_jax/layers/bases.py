@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.nn.initializers import Initializer
 
-from lrlc_jax.layers.window import Pair, Window, as_pair
+from lrlc_jax.layers.ops.window import Pair, Window, as_pair
 
 # One number, rows and columns, or such pairs, one for each basis.
 Sizes: TypeAlias = int | Sequence[int] | Sequence[Sequence[int]]

@@ -5,8 +5,8 @@ import math
 import jax
 import jax.numpy as jnp
 
-from lrlc_jax.layers.product import depthwise
-from lrlc_jax.layers.window import Pair, Window, sliding_window
+from lrlc_jax.layers.ops.product import depthwise
+from lrlc_jax.layers.ops.window import Pair, Window, sliding_window
 
 
 def binomial(size: int) -> list[float]:

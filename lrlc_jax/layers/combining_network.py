@@ -6,9 +6,9 @@ from flax import nnx
 from flax.nnx.nn.dtypes import promote_dtype
 from jax.nn.initializers import Initializer
 
-from lrlc_jax.layers.product import Precision, depthwise
-from lrlc_jax.layers.starts import glorot_uniform
-from lrlc_jax.layers.window import Pair, sliding_window
+from lrlc_jax.layers.initializers import glorot_uniform
+from lrlc_jax.layers.ops.product import Precision, depthwise
+from lrlc_jax.layers.ops.window import Pair, sliding_window
 
 DILATIONS = (1, 2, 4, 8)
 

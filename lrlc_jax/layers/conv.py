@@ -9,16 +9,16 @@ from jax.nn.initializers import Initializer
 
 from lrlc_jax.layers.base import PatchLayer, channel_bias
 from lrlc_jax.layers.combining import SHARINGS, PositionTable, Sharing, check_choice
-from lrlc_jax.layers.product import Precision
-from lrlc_jax.layers.starts import he_uniform, zeros
-from lrlc_jax.layers.window import Padding
+from lrlc_jax.layers.initializers import he_uniform, zeros
+from lrlc_jax.layers.ops.product import Precision
+from lrlc_jax.layers.ops.window import Padding
 
 
 class Conv(PatchLayer):
     """A convolution: the same filter bank at every position (equation 1).
 
     It takes the arguments of :class:`flax.nnx.Conv` that it supports, and computes the same
-    numbers on the product of :mod:`lrlc_jax.layers.product`.
+    numbers on the product of :mod:`lrlc_jax.layers.ops.product`.
 
     Args:
         in_features: channels of the input.

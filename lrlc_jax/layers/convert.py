@@ -7,10 +7,10 @@ from flax import nnx
 from lrlc_jax.layers.base import PatchLayer
 from lrlc_jax.layers.conv import Conv, SpatialBiasConv
 from lrlc_jax.layers.coord import CoordConv
+from lrlc_jax.layers.initializers import zeros
 from lrlc_jax.layers.local import LocallyConnected
 from lrlc_jax.layers.lrlc import LRLC
 from lrlc_jax.layers.norm import BatchNorm
-from lrlc_jax.layers.starts import zeros
 
 
 def to_locally_connected(layer: PatchLayer) -> LocallyConnected:

@@ -9,9 +9,9 @@ from jax.nn.initializers import Initializer
 
 from lrlc_jax.layers.base import check_count
 from lrlc_jax.layers.conv import Conv
-from lrlc_jax.layers.product import Elementwise, Precision, unchanged
-from lrlc_jax.layers.starts import he_uniform
-from lrlc_jax.layers.window import Padding
+from lrlc_jax.layers.initializers import he_uniform
+from lrlc_jax.layers.ops.product import Elementwise, Precision, unchanged
+from lrlc_jax.layers.ops.window import Padding
 
 
 def append_coordinates(x: jax.Array) -> jax.Array:

@@ -10,8 +10,8 @@ from jax.nn.initializers import Initializer
 
 from lrlc_jax.layers.base import PatchLayer
 from lrlc_jax.layers.combining import check_choice
-from lrlc_jax.layers.product import Precision
-from lrlc_jax.layers.window import Padding
+from lrlc_jax.layers.ops.product import Precision
+from lrlc_jax.layers.ops.window import Padding
 
 FanIn = Literal["position", "keras"]
 

@@ -11,7 +11,6 @@ from jax.nn.initializers import Initializer
 
 from lrlc_jax.layers.base import PatchLayer, channel_bias, check_count
 from lrlc_jax.layers.bases import MixedBases, Sizes, is_mixed, pairs_of, span
-from lrlc_jax.layers.chunks import in_chunks
 from lrlc_jax.layers.combining import (
     NORMALIZATIONS,
     SHARINGS,
@@ -23,15 +22,16 @@ from lrlc_jax.layers.combining import (
     normalize,
 )
 from lrlc_jax.layers.combining_network import MAPS_PER_BASIS, CombiningNetwork
-from lrlc_jax.layers.product import (
+from lrlc_jax.layers.initializers import zeros
+from lrlc_jax.layers.ops.microbatch import in_chunks
+from lrlc_jax.layers.ops.product import (
     Elementwise,
     Precision,
     combined_product,
     fold,
     folded_product,
 )
-from lrlc_jax.layers.starts import zeros
-from lrlc_jax.layers.window import Padding, Pair, Window, sliding_window
+from lrlc_jax.layers.ops.window import Padding, Pair, Window, sliding_window
 
 # The fan-in of a basis filter bank is that of one convolution, whatever the rank: the first axis
 # of the bases (K, kh, kw, in, out) counts neither as an input nor as part of the receptive field.
@@ -52,7 +52,7 @@ class LRLC(PatchLayer):
     it is, for a few examples at a time: the patches and the maps inside of the network are held for
     those few examples only, and computed again for the gradients. The K products are kept for the
     backward pass where they are few, and otherwise computed again too, so that the memory of a
-    training step does not grow with K without end (:func:`lrlc_jax.layers.chunks.in_chunks`).
+    training step does not grow with K without end (:func:`lrlc_jax.layers.ops.microbatch.in_chunks`).
 
     Parameters: ``bases`` ``(K, kh, kw, in, out)``, or with mixed sizes ``bases.kernels``, a list;
     ``weights`` (a table over the output positions, or the network g) and ``spatial_bias`` (a

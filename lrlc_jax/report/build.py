@@ -4,13 +4,13 @@ import dataclasses
 import pathlib
 from collections.abc import Collection, Mapping, Sequence
 
-from lrlc_jax.config import StudyConfig
 from lrlc_jax.errors import InputError
+from lrlc_jax.experiments.config import StudyConfig
+from lrlc_jax.experiments.record import contents_of, folder
+from lrlc_jax.files import write_atomically
 from lrlc_jax.report.rows import StudyTable
 from lrlc_jax.report.studies import informative, study_tables
 from lrlc_jax.report.tables import all_runs, comma_separated, latex, markdown
-from lrlc_jax.study.files import write_atomically
-from lrlc_jax.study.records import contents_of, folder
 
 
 @dataclasses.dataclass(frozen=True)

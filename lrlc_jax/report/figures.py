@@ -10,10 +10,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
+from lrlc_jax.experiments.plan import data_name
+from lrlc_jax.experiments.record import notes
+from lrlc_jax.experiments.statistics import estimate
 from lrlc_jax.report.rows import Row, StudyTable, network_differences
-from lrlc_jax.study.choose import estimate
-from lrlc_jax.study.plan import data_name
-from lrlc_jax.study.records import notes
 
 COLORS = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#7F7F7F", "#8C6D31"]
 STYLE: dict[Any, Any] = {

@@ -3,16 +3,17 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from lrlc_jax.config import Config, RankedLayerConfig, StudyConfig
 from lrlc_jax.data import Dataset
+from lrlc_jax.experiments.config import Config, StudyConfig
+from lrlc_jax.experiments.jobs import Job
+from lrlc_jax.experiments.plan import Entry, canonical, run_before_data
+from lrlc_jax.experiments.state import DONE, FAILED, LEFT, State
+from lrlc_jax.layers.settings import RankedLayerConfig
 from lrlc_jax.progress import counted, duration
 from lrlc_jax.report.rows import device_name, protocol_in_words, row_name
-from lrlc_jax.study.jobs import Job
-from lrlc_jax.study.plan import Entry, canonical, run_before_data
-from lrlc_jax.study.state import DONE, FAILED, LEFT, State
 
 if TYPE_CHECKING:  # it needs jax
-    from lrlc_jax.study.estimate import Forecast
+    from lrlc_jax.experiments.estimate import Forecast
 
 
 def overview(study: StudyConfig, entries: Sequence[Entry], state: State) -> list[str]:

@@ -7,19 +7,15 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from lrlc_jax.config import (
-    LAYERS,
-    PAPER_NETWORK,
-    PAPER_PROTOCOL,
-    LayerConfig,
-    RankedLayerConfig,
-    StudyConfig,
-)
 from lrlc_jax.data.names import in_files
-from lrlc_jax.study.choose import Estimate, best, estimate
-from lrlc_jax.study.layers import PLACE, expand, simplest
-from lrlc_jax.study.plan import data_name, identity, label, layer_settings
-from lrlc_jax.study.records import Record, notes
+from lrlc_jax.experiments.config import StudyConfig
+from lrlc_jax.experiments.layers import PLACE, expand, simplest
+from lrlc_jax.experiments.plan import data_name, identity, label, layer_settings
+from lrlc_jax.experiments.record import Record, notes
+from lrlc_jax.experiments.statistics import Estimate, best, estimate
+from lrlc_jax.layers.settings import LAYERS, LayerConfig, RankedLayerConfig
+from lrlc_jax.networks import PAPER_NETWORK
+from lrlc_jax.training.train import PAPER_PROTOCOL
 
 # Options that a table's runs share; of the bases' sizes a study says itself what it wants.
 OPTIONS = {

@@ -4,11 +4,11 @@ import dataclasses
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from lrlc_jax.config import StudyConfig
+from lrlc_jax.experiments.config import StudyConfig
+from lrlc_jax.experiments.layers import asked
+from lrlc_jax.experiments.plan import Entry, canonical, identity
+from lrlc_jax.experiments.record import Record
 from lrlc_jax.report.rows import OPTIONS, Cell, Setting, StudyTable, settings_key
-from lrlc_jax.study.layers import asked
-from lrlc_jax.study.plan import Entry, canonical, identity
-from lrlc_jax.study.records import Record
 
 
 def study_tables(

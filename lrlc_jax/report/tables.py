@@ -4,10 +4,10 @@ import csv
 import io
 from collections.abc import Sequence
 
+from lrlc_jax.experiments.plan import data_name, label
+from lrlc_jax.experiments.record import Record, data_title
+from lrlc_jax.experiments.statistics import Estimate, estimate
 from lrlc_jax.report.rows import StudyTable, caption, network_differences
-from lrlc_jax.study.choose import Estimate, estimate
-from lrlc_jax.study.plan import data_name, label
-from lrlc_jax.study.records import Record, data_title
 
 HEADER = ("Layer", "Rank", "Parameters", "Train, %", "Validation, %", "Test, %", "Note")
 NOTHING = "-"

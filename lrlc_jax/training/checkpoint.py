@@ -22,13 +22,35 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lrlc_jax.data.cache import checksum, sum_of
-from lrlc_jax.errors import InputError
-from lrlc_jax.training.history import EpochMetrics
+from lrlc_jax.errors import InputError, at_least, not_negative
+from lrlc_jax.training.metrics import EpochMetrics
 from lrlc_jax.training.step import TrainState
 
 FORMAT = 1
 ABOUT, ARRAYS = "about.json", "arrays"  # in a checkpoint's folder
 STATE, EPOCHS = "state", "epochs"  # what the names of arrays begin with
+
+
+@dataclasses.dataclass
+class CheckpointConfig:
+    """When a run that is not done yet is kept, so that it goes on after whatever ends it.
+
+    It is kept besides when it is stopped by a signal or a time box.
+    """
+
+    every_epochs: int | None = None
+    every_minutes: float | None = 5.0
+
+    def check(self) -> None:
+        """Refuse what is not a time, or no number of epochs.
+
+        Raises:
+            InputError: naming the setting, its value and what is allowed.
+        """
+        if self.every_epochs is not None:
+            at_least("checkpoint.every_epochs", self.every_epochs, 1)
+        if self.every_minutes is not None:
+            not_negative("checkpoint.every_minutes", self.every_minutes)
 
 
 @dataclasses.dataclass(frozen=True)

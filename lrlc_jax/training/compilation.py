@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import jax
 
-from lrlc_jax.system import cache_folder
+from lrlc_jax.files import cache_folder
 
 COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
 EVENT_PREFIX = "/jax/core/compile/"

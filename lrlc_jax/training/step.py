@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from lrlc_jax.network import Network, State, apply, split
+from lrlc_jax.networks import Network, State, apply, split
 from lrlc_jax.training.devices import own_part
-from lrlc_jax.training.schedule import Schedule, learning_rate
+from lrlc_jax.training.optimizer import Schedule, learning_rate
 
 Metrics: TypeAlias = dict[str, jax.Array]
 

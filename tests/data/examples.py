@@ -6,7 +6,7 @@ import io
 import numpy as np
 from PIL import Image
 
-from lrlc_jax.config import DatasetConfig
+from lrlc_jax.data.dataset import DatasetConfig
 
 COUNT = 60
 PARTS = [0] * 40 + [1] * 10 + [2] * 10

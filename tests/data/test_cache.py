@@ -10,9 +10,9 @@ import sys
 import numpy as np
 import pytest
 
-from lrlc_jax.config import DatasetConfig
 from lrlc_jax.data import cache, load
 from lrlc_jax.data import prepare as preparation
+from lrlc_jax.data.dataset import DatasetConfig
 from lrlc_jax.data.prepare import alone, prepare, stored
 from lrlc_jax.errors import InputError, RunError
 from tests.conftest import ROOT

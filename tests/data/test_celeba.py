@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lrlc_jax.config import DatasetConfig
+from lrlc_jax.data.dataset import DatasetConfig
 from lrlc_jax.data.order import by_person, divide
 from lrlc_jax.data.sources import celeba, celeba_files, celeba_lists, decode, faces, tfds
 from lrlc_jax.errors import InputError

@@ -10,7 +10,7 @@ import tarfile
 import numpy as np
 import pytest
 
-from lrlc_jax.config import DatasetConfig
+from lrlc_jax.data.dataset import DatasetConfig
 from lrlc_jax.data.sources import cifar10
 from lrlc_jax.data.sources.safe_pickle import loads
 from lrlc_jax.errors import InputError

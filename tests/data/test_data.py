@@ -8,9 +8,8 @@ import pathlib
 import numpy as np
 import pytest
 
-from lrlc_jax.config import DatasetConfig
 from lrlc_jax.data import Split, load
-from lrlc_jax.data.dataset import fingerprint
+from lrlc_jax.data.dataset import DatasetConfig, fingerprint
 from lrlc_jax.data.order import build, stratified_order
 from lrlc_jax.data.sources import FINGERPRINTS, mnist
 from lrlc_jax.errors import InputError

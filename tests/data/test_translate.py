@@ -5,8 +5,8 @@ import hashlib
 import numpy as np
 import pytest
 
-from lrlc_jax.config import DatasetConfig
 from lrlc_jax.data import Split, load
+from lrlc_jax.data.dataset import DatasetConfig
 from lrlc_jax.data.order import build
 from lrlc_jax.data.translate import place, translate
 from lrlc_jax.errors import InputError

@@ -22,6 +22,8 @@ from lrlc_jax.layers import (
 from lrlc_jax.layers.combining_network import CombiningNetwork
 from tests.layers.examples import CHANNELS, FEATURES, KINDS, SIZE, make, random
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 X = random(0, 2, *SIZE, CHANNELS)
 
 every_kind = pytest.mark.parametrize("kind", KINDS)

@@ -8,10 +8,12 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from lrlc_jax.layers import pallas, product
-from lrlc_jax.layers.pallas_kernels import OPERANDS, run
-from lrlc_jax.layers.window import Window, sliding_window
+from lrlc_jax.layers.ops import pallas, product
+from lrlc_jax.layers.ops.pallas_kernels import OPERANDS, run
+from lrlc_jax.layers.ops.window import Window, sliding_window
 from tests.layers.examples import random, same
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 # Batch, size, channels, features, and what sliding_window takes.
 CASES = {

@@ -29,6 +29,8 @@ from tests.layers.examples import (
     same,
 )
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 SHARINGS = st.sampled_from(["row_column", "row", "column", "full"])
 
 

@@ -24,6 +24,8 @@ from tests.layers.examples import (
     same,
 )
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 # Each way with a layer of every kind of filter banks that it computes otherwise than by patches.
 CASES = [
     ("columns", "conv"),

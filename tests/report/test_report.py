@@ -6,17 +6,20 @@ import io
 
 import pytest
 
-from lrlc_jax.config import Config, DatasetConfig, LRLCConfig, NetworkConfig, StudyConfig
+from lrlc_jax.data.dataset import DatasetConfig
 from lrlc_jax.errors import InputError
+from lrlc_jax.experiments import record as records
+from lrlc_jax.experiments.config import Config, StudyConfig
+from lrlc_jax.experiments.menu import studies
+from lrlc_jax.experiments.plan import plan
+from lrlc_jax.layers.settings import LRLCConfig
+from lrlc_jax.networks import NetworkConfig
 from lrlc_jax.report.build import build
 from lrlc_jax.report.figures import accuracy_against_rank
 from lrlc_jax.report.studies import informative, study_tables
 from lrlc_jax.report.tables import all_runs, comma_separated, latex, markdown
-from lrlc_jax.study import records
-from lrlc_jax.study.menu import studies
-from lrlc_jax.study.plan import plan
 from tests.conftest import ROOT
-from tests.study.examples import example
+from tests.experiments.examples import example
 
 STUDY = StudyConfig(
     name="small",

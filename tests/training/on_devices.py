@@ -16,14 +16,18 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from lrlc_jax.config import DatasetConfig, LRLCConfig, NetworkConfig, ProtocolConfig
 from lrlc_jax.data import load
-from lrlc_jax.network import NetworkFactory, split
-from lrlc_jax.stopping import Stopped
-from lrlc_jax.training import Checkpoints, DeviceData, groups, loop, train
+from lrlc_jax.data.dataset import DatasetConfig
+from lrlc_jax.layers.settings import LRLCConfig
+from lrlc_jax.networks import NetworkConfig, NetworkFactory, split
+from lrlc_jax.signals import Stopped
+from lrlc_jax.training import groups
+from lrlc_jax.training import train as loop
+from lrlc_jax.training.checkpoint import Checkpoints
 from lrlc_jax.training.compilation import CompileClock
 from lrlc_jax.training.devices import lay_out, own_part
 from lrlc_jax.training.step import init, to_input, update
+from lrlc_jax.training.train import DeviceData, ProtocolConfig, train
 
 PROTOCOL = {"epochs": 2, "batch_size": 40}
 CASES = {

@@ -11,14 +11,17 @@ import jax
 import numpy as np
 import pytest
 
-from lrlc_jax.config import DatasetConfig, LayerConfig, LRLCConfig, ProtocolConfig
 from lrlc_jax.data import load
+from lrlc_jax.data.dataset import DatasetConfig
 from lrlc_jax.errors import InputError
-from lrlc_jax.network import NetworkFactory
-from lrlc_jax.stopping import Stopped, computing, stoppable, wait
-from lrlc_jax.training import Checkpoints, DeviceData, train
-from lrlc_jax.training.checkpoint import flatten, unflatten
+from lrlc_jax.layers.settings import ConvConfig, LRLCConfig
+from lrlc_jax.networks import NetworkFactory
+from lrlc_jax.signals import Stopped, computing, stoppable, wait
+from lrlc_jax.training.checkpoint import Checkpoints, flatten, unflatten
 from lrlc_jax.training.step import init
+from lrlc_jax.training.train import DeviceData, ProtocolConfig, train
+
+pytestmark = pytest.mark.usefixtures("optax_types")
 
 PROTOCOL = ProtocolConfig(epochs=4, batch_size=40, seeds=2)
 SEEDS = (0, 1)
@@ -162,7 +165,7 @@ def go_on(folder, dataset, data, layer=None):
 def test_a_checkpoint_of_another_network_is_refused_in_one_sentence(tmp_path, dataset, data):
     begin(tmp_path / "run", dataset, data)
     with pytest.raises(InputError, match=r"cannot be used .* remove that folder") as caught:
-        go_on(tmp_path / "run", dataset, data, LayerConfig())
+        go_on(tmp_path / "run", dataset, data, ConvConfig())
     assert "\n" not in str(caught.value)
 
 
@@ -232,7 +235,7 @@ def kill_after(seconds, number=signal.SIGTERM):
 @pytest.fixture
 def forgotten(monkeypatch):
     """Signals that came do not count in other tests."""
-    monkeypatch.setattr("lrlc_jax.stopping._signalled", [])
+    monkeypatch.setattr("lrlc_jax.signals._signalled", [])
 
 
 @pytest.mark.usefixtures("forgotten")

@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 
 from lrlc_jax.errors import InputError
-from lrlc_jax.study.trainer import in_groups
+from lrlc_jax.experiments.trainer import in_groups
 from lrlc_jax.training.devices import fewest_groups, lay_out
 from tests.conftest import ROOT
-from tests.study.examples import example
+from tests.experiments.examples import example
 from tests.training.on_devices import CASES
+
+pytestmark = pytest.mark.usefixtures("optax_types")
 
 
 def with_devices(count):

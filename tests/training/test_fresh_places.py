@@ -6,12 +6,15 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from lrlc_jax.config import DatasetConfig, LayerConfig, ProtocolConfig
 from lrlc_jax.data import load
-from lrlc_jax.network import NetworkFactory, split
-from lrlc_jax.training import DeviceData, train
-from lrlc_jax.training.schedule import Schedule
+from lrlc_jax.data.dataset import DatasetConfig
+from lrlc_jax.layers.settings import ConvConfig
+from lrlc_jax.networks import NetworkFactory, split
+from lrlc_jax.training.optimizer import Schedule
 from lrlc_jax.training.step import Examples, Noise, init, place_in_noise, train_one_epoch
+from lrlc_jax.training.train import DeviceData, ProtocolConfig, train
+
+pytestmark = pytest.mark.usefixtures("optax_types")
 
 PROTOCOL = ProtocolConfig(epochs=2, warmup_epochs=0, batch_size=40, seeds=2)
 NOISE = Noise(size=9, levels=200)
@@ -54,7 +57,7 @@ def loss_of_copies(count, epoch):
     """Of an untrained network, in batches of 20 copies of one image: it depends on places alone."""
     images = jnp.full((count, 6, 6, 1), 90, jnp.uint8).at[:, 2:4, 1].set(7)
     examples = Examples(images, jnp.zeros(count, jnp.int32))
-    factory = NetworkFactory((9, 9, 1), 3, LayerConfig())
+    factory = NetworkFactory((9, 9, 1), 3, ConvConfig())
     graphdef, _, _ = split(factory(nnx.Rngs(0)))
     standing_still = Schedule(*map(jnp.float32, (0, 0, 10)))
     scaling = jnp.float32(1 / 255), jnp.float32(0)
@@ -84,7 +87,7 @@ def histories():
     for kind in ("fixed", "fresh", "fresh again"):
         config = DatasetConfig(train_size=120, translate=12, translate_train=kind.split()[0])
         dataset = load(config)
-        factory = NetworkFactory(dataset.image_shape, dataset.num_classes, LayerConfig())
+        factory = NetworkFactory(dataset.image_shape, dataset.num_classes, ConvConfig())
         found[kind] = train(factory, DeviceData.put(dataset), PROTOCOL, seeds=(0, 1))
     return found
 

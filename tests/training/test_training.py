@@ -9,13 +9,18 @@ import optax
 import pytest
 from flax import nnx
 
-from lrlc_jax.config import DatasetConfig, LayerConfig, LRLCConfig, ProtocolConfig
 from lrlc_jax.data import load
-from lrlc_jax.network import NetworkFactory, apply, split
-from lrlc_jax.training import DeviceData, groups, learning_rate, loop, train
+from lrlc_jax.data.dataset import DatasetConfig
+from lrlc_jax.layers.settings import ConvConfig, LRLCConfig
+from lrlc_jax.networks import NetworkFactory, apply, split
+from lrlc_jax.training import groups
+from lrlc_jax.training import train as loop
 from lrlc_jax.training.compilation import CompileClock
-from lrlc_jax.training.schedule import Schedule
+from lrlc_jax.training.optimizer import Schedule, learning_rate
 from lrlc_jax.training.step import Examples, evaluate, init, to_input, train_one_epoch
+from lrlc_jax.training.train import DeviceData, ProtocolConfig, train
+
+pytestmark = pytest.mark.usefixtures("optax_types")
 
 PROTOCOL = ProtocolConfig(epochs=2, batch_size=40, seeds=2)
 LAYER = LRLCConfig(at=3, rank=2)
@@ -134,7 +139,7 @@ def test_it_learns(data, dataset):
 
 
 def test_the_last_incomplete_batch_is_dropped(dataset):
-    make = factory(dataset, LayerConfig())
+    make = factory(dataset, ConvConfig())
     state = init(make, jnp.uint32(0))
     graphdef, _, _ = split(make(nnx.Rngs(0)))
     examples = Examples(
@@ -163,7 +168,7 @@ def test_epochs_have_different_orders(dataset, data):
 
 @pytest.mark.parametrize("count", [1, 512, 513, 900])
 def test_evaluation_counts_every_example_once(dataset, count):
-    make = factory(dataset, LayerConfig())
+    make = factory(dataset, ConvConfig())
     graphdef, _, _ = split(make(nnx.Rngs(0)))
     state = init(make, jnp.uint32(3))
     images = jnp.asarray(dataset.test.images[:count])

@@ -3,8 +3,7 @@
 import pathlib
 from collections.abc import Callable
 
-from lrlc_jax.config import DatasetConfig
-from lrlc_jax.data.dataset import Dataset
+from lrlc_jax.data.dataset import Dataset, DatasetConfig
 from lrlc_jax.data.sources import celeba, cifar10, digits, mnist
 
 # Reads a data set from the source that the configuration names; the folder is for what a long

@@ -8,14 +8,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lrlc_jax.config import DatasetConfig
-from lrlc_jax.data.dataset import SPLITS, Dataset
+from lrlc_jax.data.dataset import SPLITS, Dataset, DatasetConfig
 from lrlc_jax.data.order import build
 from lrlc_jax.data.sources import celeba_files, tfds
 from lrlc_jax.data.sources.celeba_lists import COUNT
 from lrlc_jax.data.sources.decode import Reader, decode
 from lrlc_jax.errors import InputError
-from lrlc_jax.system import cores
+from lrlc_jax.files import cores
 
 COUNTS = {"train": 162_770, "validation": 19_867, "test": 19_962}
 

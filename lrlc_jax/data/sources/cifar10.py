@@ -6,8 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lrlc_jax.config import DatasetConfig
-from lrlc_jax.data.dataset import Dataset, Images, Split
+from lrlc_jax.data.dataset import Dataset, DatasetConfig, Images, Split
 from lrlc_jax.data.order import build
 from lrlc_jax.data.sources import safe_pickle, tfds
 from lrlc_jax.data.sources.archive import check_published, collect

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from lrlc_jax.data.dataset import Split
 from lrlc_jax.data.sources import faces
 from lrlc_jax.errors import RunError
+from lrlc_jax.files import require_space
 from lrlc_jax.progress import Counter
-from lrlc_jax.system import require_space
 
 CHUNK = 1024  # photographs that a process takes at a time, and that a kill can lose
 RULE = "faces 1"  # raise it with any change of what a photograph becomes

@@ -7,8 +7,7 @@ validation, and only 400 for training, so that networks still differ in what the
 
 import numpy as np
 
-from lrlc_jax.config import DatasetConfig
-from lrlc_jax.data.dataset import Dataset, Split
+from lrlc_jax.data.dataset import Dataset, DatasetConfig, Split
 from lrlc_jax.data.order import build
 
 

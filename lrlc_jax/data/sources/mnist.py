@@ -4,8 +4,7 @@ import pathlib
 
 import numpy as np
 
-from lrlc_jax.config import DatasetConfig
-from lrlc_jax.data.dataset import Dataset, Split
+from lrlc_jax.data.dataset import Dataset, DatasetConfig, Split
 from lrlc_jax.data.order import build
 from lrlc_jax.data.sources import idx, tfds
 from lrlc_jax.errors import InputError

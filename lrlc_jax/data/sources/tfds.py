@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from lrlc_jax.config import DatasetConfig
-from lrlc_jax.data.dataset import Split
+from lrlc_jax.data.dataset import DatasetConfig, Split
 from lrlc_jax.data.sources.decode import Photograph
 from lrlc_jax.errors import InputError
 

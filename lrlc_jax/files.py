@@ -1,0 +1,111 @@
+"""Our files: JSON that people can read, and files of any kind that are written whole or not."""
+
+import json
+import os
+import pathlib
+import tempfile
+from typing import Any
+
+from lrlc_jax.errors import InputError, RunError
+
+
+def write_atomically(path: pathlib.Path, content: str | bytes) -> None:
+    """Write a whole file or nothing, whenever the process may be killed.
+
+    Raises:
+        RunError: if the disk does not take it.
+    """
+    data = content.encode() if isinstance(content, str) else content
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(
+            dir=path.parent, prefix=".", suffix=".tmp", delete=False
+        ) as file:
+            temporary = pathlib.Path(file.name)
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    except OSError as error:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+        raise RunError(f"{path} could not be written ({error.strerror or error}).") from None
+
+
+def as_json(values: dict[str, Any]) -> str:
+    """JSON that people can read, with one line for each list of numbers."""
+    lists: list[str] = []
+
+    def shorten(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {k: shorten(v) for k, v in value.items()}
+        if isinstance(value, list) and not any(isinstance(v, list) for v in value):
+            lists.append(json.dumps(value, allow_nan=False))
+            return f"@list {len(lists) - 1}@"
+        if isinstance(value, list):
+            return [shorten(v) for v in value]
+        return value
+
+    text = json.dumps(shorten(values), indent=1, allow_nan=False)
+    for number, line in enumerate(lists):
+        text = text.replace(f'"@list {number}@"', line, 1)
+    return text + "\n"
+
+
+def read_values(path: pathlib.Path, kind: str, newest: int, hint: str) -> dict[str, Any]:
+    """What a JSON file of ours says, of a schema that this version knows.
+
+    Args:
+        kind: what the file is, in an error.
+        newest: the latest schema that is known.
+        hint: what to do with another file.
+
+    Raises:
+        InputError: if it cannot be read, is not JSON, has no schema, or a newer one.
+    """
+    values: dict[str, Any]
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{kind} {path} cannot be read ({error.strerror or error}).") from None
+    except ValueError as error:
+        raise InputError(f"{kind} {path} is not valid JSON ({error}); {hint}.") from None
+    schema = values.get("schema") if isinstance(values, dict) else None
+    if not isinstance(schema, int):
+        raise InputError(f"{path} is not a {kind.lower()} of lrlc_jax (it has no schema); {hint}.")
+    if schema > newest:
+        raise InputError(
+            f"{kind} {path} has schema {schema}; this version of lrlc_jax reads up to {newest}: "
+            "update lrlc_jax."
+        )
+    return values
+
+
+def cache_folder() -> pathlib.Path:
+    """The folder ``lrlc_jax`` in the user's cache folder, for what can be made again."""
+    root = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+    return pathlib.Path(root) / "lrlc_jax"
+
+
+def require_space(folder: pathlib.Path, needed: int) -> None:
+    """Refuse to begin what the disk cannot hold.
+
+    Raises:
+        RunError: saying what is needed.
+    """
+    status = os.statvfs(folder)
+    free = status.f_bavail * status.f_frsize
+    if free < needed:
+        raise RunError(
+            f"{folder} needs {needed / 2**20:,.0f} MiB for prepared data, and its disk has "
+            f"{free / 2**20:,.0f} MiB free; free some, or name another folder by dataset.cache_dir."
+        )
+
+
+def cores() -> int:
+    """Processor cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -1,0 +1,42 @@
+"""Settings as dataclasses: each default and each list of allowed values stands with its field."""
+
+import dataclasses
+from typing import Any, ClassVar
+
+from lrlc_jax.errors import at_least, one_of
+
+
+def word(*allowed: str, default: str | None = None) -> Any:
+    """A field that takes one of ``allowed``; the first is the default unless another is named.
+
+    ``default=""`` stands for None: the field may be left open.
+    """
+    value = None if default == "" else default or allowed[0]
+    return dataclasses.field(default=value, metadata={"allowed": allowed})
+
+
+def whole(default: int | None, *, low: int = 1) -> Any:
+    """A field for a whole number of at least ``low``, or for None if that is the default."""
+    return dataclasses.field(default=default, metadata={"low": low})
+
+
+@dataclasses.dataclass
+class Schema:
+    """Base of all settings; a subclass is a dataclass and names its section of a configuration."""
+
+    SECTION: ClassVar[str] = ""
+
+    def check(self) -> None:
+        """Refuse values that a field does not allow.
+
+        Raises:
+            InputError: naming the setting, its value and what is allowed.
+        """
+        for field in dataclasses.fields(self):
+            value, name = getattr(self, field.name), f"{self.SECTION}.{field.name}".lstrip(".")
+            if value is None and field.default is None:
+                continue
+            if "allowed" in field.metadata:
+                one_of(name, value, field.metadata["allowed"])
+            if "low" in field.metadata:
+                at_least(name, value, field.metadata["low"])

@@ -1,0 +1,78 @@
+"""Records as a run would leave them, for tests of what comes after."""
+
+from lrlc_jax.data.dataset import DatasetConfig
+from lrlc_jax.experiments.config import Config
+from lrlc_jax.experiments.plan import canonical, identity
+from lrlc_jax.experiments.record import Record
+from lrlc_jax.layers.settings import LAYERS, RankedLayerConfig, SpecialLayerConfig
+from lrlc_jax.networks import NetworkConfig
+from lrlc_jax.training.train import ProtocolConfig
+
+
+def example(
+    name="lrlc",
+    *,
+    at=3,
+    rank=4,
+    validation=(0.9, 0.91, 0.92),
+    test=(0.88, 0.89, 0.9),
+    failed=None,
+    train=400,
+    available=400,
+    fingerprint="f00d",
+    network=None,
+    notes=None,
+    dataset=None,
+    **layer,
+):
+    """The record of a run with three seeds."""
+    schema = LAYERS[name]
+    failed = failed or {}
+    if issubclass(schema, SpecialLayerConfig):
+        layer["at"] = at
+    if issubclass(schema, RankedLayerConfig):
+        layer["rank"] = rank
+    config = Config(
+        dataset=dataset or DatasetConfig(),
+        layer=schema(**layer),
+        protocol=ProtocolConfig(seeds=len(test)),
+        network=network or NetworkConfig(),
+    )
+    run = canonical(config, fingerprint, train)
+    epochs = {
+        f"{split}_{figure}": [[0.5] * len(test)]
+        for split in ("train", "validation")
+        for figure in ("loss", "accuracy")
+    }
+    return Record(
+        identity=identity(run),
+        run=run,
+        config={"protocol": "quick", "source": "builtin", "seeds_at_once": None},
+        data={
+            "classes": 10,
+            "image_shape": [8, 8, 1],
+            "train": train,
+            "train_available": available,
+            "validation": 497,
+            "test": 900,
+            **({"notes": notes} if notes else {}),
+        },
+        code={"version": "0", "revision": None, "dirty": None, "source_sha256": "0"},
+        versions={"python": "3"},
+        machine={"device": "cpu"},
+        time={"wall_seconds": 1.0},
+        seeds=list(range(len(test))),
+        failed=failed,
+        parameters=1000 + 10 * rank,
+        epochs=epochs,
+        final={
+            "train_loss": [None if str(i) in failed else 0.1 for i in range(len(test))],
+            "train_accuracy": [None if str(i) in failed else 1.0 for i in range(len(test))],
+            "validation_loss": [None if str(i) in failed else 0.2 for i in range(len(test))],
+            "validation_accuracy": [
+                None if str(i) in failed else value for i, value in enumerate(validation)
+            ],
+            "test_loss": [None if str(i) in failed else 0.3 for i in range(len(test))],
+            "test_accuracy": [None if str(i) in failed else value for i, value in enumerate(test)],
+        },
+    )

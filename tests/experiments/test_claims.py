@@ -1,0 +1,134 @@
+"""A run is done by one worker at a time, and a dead worker's run is free."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from lrlc_jax.errors import RunError
+from lrlc_jax.experiments import claims
+from lrlc_jax.experiments.claims import CHECKPOINTS, LOCK, OWNER, claim, clear, owner, unfinished
+
+HOLD = """
+import pathlib, sys, time
+from lrlc_jax.experiments.claims import claim
+with claim(pathlib.Path(sys.argv[1])) as ours:
+    print(ours, flush=True)
+    time.sleep(60)
+"""
+
+RACE = """
+import pathlib, sys
+from lrlc_jax.experiments.claims import claim
+folder, log = map(pathlib.Path, sys.argv[1:])
+got = 0
+while got < 100:
+    with claim(folder) as ours:
+        if ours:
+            got += 1
+            (log / "inside").mkdir()  # fails if another one is inside
+            (log / "inside").rmdir()
+"""
+
+
+def start(code, *arguments):
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_one_of_two_workers_gets_a_run_and_the_other_when_it_is_let_go(tmp_path):
+    folder = unfinished(tmp_path, "run")
+    with claim(folder) as first:
+        assert first
+        assert owner(folder)["process"] == os.getpid()
+        with claim(folder) as second:
+            assert not second
+        assert (folder / OWNER).exists()  # who does not get it takes nothing away
+    assert not (tmp_path / "unfinished").exists()
+    with claim(folder) as third:
+        assert third
+
+
+def test_checkpoints_outlive_the_claim_until_they_are_cleared(tmp_path):
+    folder = unfinished(tmp_path, "run")
+    with claim(folder):
+        (folder / CHECKPOINTS / "7").mkdir(parents=True)
+    assert [p.name for p in folder.iterdir()] == [CHECKPOINTS]
+    with claim(folder):
+        clear(folder)
+    assert not folder.exists()
+
+
+def test_a_killed_workers_run_is_free_at_once(tmp_path):
+    folder = unfinished(tmp_path, "run")
+    holder = start(HOLD, folder)
+    assert holder.stdout.readline() == "True\n"
+    with claim(folder) as ours:
+        assert not ours
+    holder.send_signal(signal.SIGKILL)
+    holder.communicate()
+    assert (folder / OWNER).exists()
+    with claim(folder) as ours:
+        assert ours
+
+
+def test_no_two_workers_are_ever_inside_though_the_lock_comes_and_goes(tmp_path):
+    workers = [start(RACE, tmp_path / "unfinished" / "run", tmp_path) for _ in range(4)]
+    for worker in workers:
+        _, error = worker.communicate(timeout=120)
+        assert worker.returncode == 0, error
+
+
+def elsewhere(folder, age):
+    """A worker on another machine, whose locks we do not see, touched its pulse so long ago."""
+    folder.mkdir(parents=True)
+    (folder / OWNER).write_text(json.dumps({"machine": "other", "host": "far", "process": 1}))
+    (folder / LOCK).touch()
+    then = time.time() - age
+    os.utime(folder / OWNER, (then, then))
+
+
+def test_where_locks_do_not_reach_a_pulse_keeps_others_off(tmp_path):
+    folder = unfinished(tmp_path, "run")
+    elsewhere(folder, claims.DEAD_AFTER - 30)
+    with claim(folder) as ours:
+        assert not ours
+    assert owner(folder)["host"] == "far"
+
+
+def test_a_worker_elsewhere_without_a_pulse_is_dead(tmp_path):
+    folder = unfinished(tmp_path, "run")
+    elsewhere(folder, claims.DEAD_AFTER + 30)
+    with claim(folder) as ours:
+        assert ours
+        assert owner(folder)["process"] == os.getpid()
+
+
+def test_a_worker_has_a_pulse(tmp_path, monkeypatch):
+    monkeypatch.setattr(claims, "BEAT", 0.02)
+    folder = unfinished(tmp_path, "run")
+    with claim(folder):
+        os.utime(folder / OWNER, (0, 0))
+        deadline = time.monotonic() + 10
+        while not (folder / OWNER).stat().st_mtime and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert time.time() - (folder / OWNER).stat().st_mtime < 60
+
+
+def test_an_unreadable_owner_is_none(tmp_path):
+    folder = unfinished(tmp_path, "run")
+    folder.mkdir(parents=True)
+    (folder / OWNER).write_text("{")
+    assert owner(folder) == {}
+    with claim(folder) as ours:
+        assert ours
+
+
+def test_a_folder_that_cannot_be_made_gets_a_sentence(tmp_path):
+    (tmp_path / "unfinished").write_text("")
+    with pytest.raises(RunError, match="cannot be written to"), claim(unfinished(tmp_path, "run")):
+        pass
