@@ -1,5 +1,8 @@
 """Our files: JSON that people can read, and files of any kind that are written whole or not."""
 
+import fcntl
+import hashlib
+import itertools
 import json
 import os
 import pathlib
@@ -7,6 +10,8 @@ import tempfile
 from typing import Any
 
 from lrlc_jax.errors import InputError, RunError
+
+LOCK_ATTEMPTS = 100  # a folder may be removed between two calls, but not so often
 
 
 def write_atomically(path: pathlib.Path, content: str | bytes) -> None:
@@ -109,3 +114,45 @@ def cores() -> int:
     if hasattr(os, "sched_getaffinity"):  # not on macOS
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def sha256_of(path: pathlib.Path) -> str:
+    """The SHA-256 of a file's content, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def locked(path: pathlib.Path) -> int | None:
+    """Lock a file, which is made if need be, with its folder.
+
+    The kernel releases the lock when the process ends, however it ends. Network file systems pass
+    it on to other machines, as far as they are set up to.
+
+    Returns:
+        A file descriptor, which unlocks when it is closed; None if another process has the lock.
+
+    Raises:
+        OSError: if the file cannot be made or locked.
+    """
+    for attempt in itertools.count():
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except (FileNotFoundError, FileExistsError):
+            if attempt == LOCK_ATTEMPTS:
+                raise
+            continue  # the last holder has just removed the folder
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(lock), path.stat()):
+                return lock
+        except FileNotFoundError:
+            pass  # the last holder has just removed the file
+        except BlockingIOError:
+            os.close(lock)
+            return None
+        except OSError:
+            os.close(lock)
+            raise
+        os.close(lock)
+    raise AssertionError("unreachable")
