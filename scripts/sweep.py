@@ -1,4 +1,4 @@
-"""Train every run of a study that has no record, then write its tables (``--help``)."""
+"""Train every run of a study that has no record, then write its tables and figures (``--help``)."""
 
 import pathlib
 import sys
@@ -7,25 +7,22 @@ from typing import Any
 
 from lrlc_jax.cli import run_command
 from lrlc_jax.errors import InputError
-from lrlc_jax.experiments.config import StudyConfig, parse, study_config
+from lrlc_jax.experiments.config import StudyConfig, parse, typed
+from lrlc_jax.experiments.estimate import forecast
 from lrlc_jax.experiments.execute import execute
-from lrlc_jax.experiments.jobs import jobs
-from lrlc_jax.experiments.menu import studies
-from lrlc_jax.experiments.plan import Entry, entries, runs
-from lrlc_jax.experiments.state import LEFT, state
+from lrlc_jax.experiments.record import find
+from lrlc_jax.experiments.study import Entry, jobs, load_studies, plan
 from lrlc_jax.report.build import build
 from lrlc_jax.report.overview import overview, time_left
-from lrlc_jax.report.rows import caption
-from lrlc_jax.report.studies import belongs, by_study
-from lrlc_jax.report.tables import HEADER, cells, markdown
+from lrlc_jax.report.tables import markdown
 from lrlc_jax.tracking import make_tracker
 
 CONFIGS = pathlib.Path(__file__).resolve().parents[1] / "configs"
 SET_BY_STUDY = ("layer", "layer.name", "layer.at", "layer.rank")
 
 
-def sweep(values: dict[str, Any], overrides: list[str]) -> int:
-    """Do a study: its runs, then its tables and figures; or say what there is to do."""
+def sweep(values: dict[str, Any], overrides: list[str]) -> None:
+    """Train a study and report it, or print its plan (``dry_run=true``)."""
     given = [override.partition("=")[0].lstrip("+~") for override in overrides]
     for setting, override in zip(given, overrides, strict=True):
         if setting in SET_BY_STUDY:
@@ -33,50 +30,41 @@ def sweep(values: dict[str, Any], overrides: list[str]) -> int:
                 f"{setting} is set by the study; `python scripts/train.py {override}` does one run."
             )
     values = dict(values)
-    worker = values.pop("worker")
-    dry_run = values.pop("dry_run")
+    worker, dry_run = values.pop("worker"), values.pop("dry_run")
     if not isinstance(dry_run, bool):
         raise InputError(f"dry_run is {dry_run!r}; set it to true or false.")
-    study = study_config(values.pop("study"))
-    config, menu = parse(values), studies(CONFIGS)
-    found = entries(study, config, menu, given)
+    study = typed(StudyConfig, values.pop("study"), "study")
+    config, menu = parse(values), load_studies(CONFIGS)
+    entries = plan(study, config, menu, given)
     if dry_run:
-        return show(study, found)
+        show(study, entries)
+        return
     tracker = make_tracker(config, group=study.name)
-    outcome = execute(runs(found), tracker, at_most_train=study.train_size)
-    for failure in outcome.failures:
-        print(f"FAILED: {failure}", file=sys.stderr)
+    outcome = execute(jobs(entries), tracker, worker=worker)
     if outcome.ending:
         print(outcome.ending)
-    if outcome.stopped or not outcome.records:
-        return 0 if outcome.stopped else 1
-    ours = by_study(found, outcome.records)
-    asked_for = {entry.study.name: entry.study for entry in found}
-    others = [other for other in menu if other.name not in asked_for]
-    report = build([*asked_for.values(), *others], config.results_dir, ours)
-    for table in report.tables:
-        if belongs(table, ours):
-            print(markdown(table))
-            tracker.finish_study(table.name, caption(table), HEADER, cells(table))
-    print("\n".join(str(path) for path in report.files))
-    for conflict in report.conflicts:
-        print(f"CONFLICT: {conflict}", file=sys.stderr)
-    known = len(outcome.records) - outcome.trained
-    # Workers end in the same tables, shown once; what each of them did is said beside.
-    done = sys.stdout if worker is None else sys.stderr
-    print(f"{outcome.trained} runs trained now, {known} were on record.", file=done)
-    return 1 if outcome.failures else 0
+    if outcome.stopped:
+        return
+    if outcome.records:
+        report = build(study, entries, menu, config.results_dir, tracker)
+        if worker is None:  # several workers end with the same tables
+            for table in report.own:
+                print(markdown(table))
+        print("\n".join(str(path) for path in report.files))
+        for conflict in report.conflicts:
+            print(f"CONFLICT: {conflict}", file=sys.stderr)
+        known = len(outcome.records) - outcome.trained
+        print(f"{outcome.trained} runs trained now, {known} were on record.")
+    outcome.refuse_failures()
 
 
-def show(study: StudyConfig, found: Sequence[Entry]) -> int:
-    """Print the plan, and how long what is left will take. Nothing is trained or written."""
-    so_far = state(jobs(runs(found), study.train_size))
-    print("\n".join(overview(study, found, so_far)), flush=True)
-    if so_far.those(LEFT):
-        from lrlc_jax.experiments.estimate import forecast  # noqa: PLC0415 (it needs jax)
-
-        print(time_left(forecast(so_far)))
-    return 0
+def show(study: StudyConfig, entries: Sequence[Entry]) -> None:
+    """Print the plan of a study, and the time for the runs that are left. Nothing is written."""
+    found = {job.identity: find(job.identity, job.config.results_dir) for job in jobs(entries)}
+    print("\n".join(overview(study, entries, found)), flush=True)
+    left = [job for job in jobs(entries) if found[job.identity] is None]
+    if left:
+        print(time_left(forecast(left)))
 
 
 if __name__ == "__main__":

@@ -1,53 +1,52 @@
-"""Records on disk: one JSON file per run, written once, and the only truth of a report."""
+"""Records: one JSON file per run, written once and whole, and the only source of a report."""
 
 import dataclasses
 import functools
 import pathlib
 import re
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from types import NoneType
 from typing import Any
 
-from lrlc_jax.data.names import in_files
+from lrlc_jax.data.dataset import data_slug, data_title
 from lrlc_jax.errors import InputError
-from lrlc_jax.experiments.plan import data_name, identity
+from lrlc_jax.experiments.config import layer_config
+from lrlc_jax.experiments.identity import identity
 from lrlc_jax.files import as_json, read_values, write_atomically
 
 SCHEMA = 1
-EPOCH_FIGURES = ("train_loss", "train_accuracy", "validation_loss", "validation_accuracy")
-FINAL_FIGURES = (*EPOCH_FIGURES, "test_loss", "test_accuracy")
+# Metrics that reports rely on; records may have others.
+EPOCH_METRICS = ("train_loss", "train_accuracy", "validation_loss", "validation_accuracy")
+FINAL_METRICS = (*EPOCH_METRICS, "test_loss", "test_accuracy")
 COUNTS = ("train", "train_available", "validation", "test")
 
-# What was measured, and on what. Records that agree in all of it are equal, whenever, wherever and
-# by whatever code they were made.
+# Records that agree in these fields are equal, whatever code and machine made them.
 MEASURED = ("seeds", "failed", "parameters", "matched_parameters", "epochs", "final")
 COMPARED = ("run", "data", *MEASURED)
-ASIDE = "conflicts"
-DIGEST_LENGTH = 12  # not that of an identity, so that names with and without one are told apart
+DIGEST_LENGTH = 12  # other than that of an identity: a file name shows whether it has a digest
 
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """What a run was, what produced it, and its figures.
+    """A run: its settings, its provenance, and its metrics.
 
     Attributes:
-        identity: the hash of ``run``.
-        run: the settings that determine the figures (:func:`lrlc_jax.experiments.plan.canonical`).
-        config: labels and settings besides: names, the source of the data, seeds at once, devices.
-        data: classes, image shape, the number of images in each split; and, where the data differ
-            from what their name stands for, notes that say in what.
+        identity: hash of ``run``.
+        run: settings that determine the results (:func:`~.identity.canonical`).
+        config: labels and other settings: protocol name, source of the data, seeds at once, devices.
+        data: classes, image shape, number of images in each split, and notes on any difference
+            from the published data set.
         code: version, revision and hash of the source.
-        versions: of Python and the packages.
-        machine: what it ran on.
-        time: when it ran, and seconds: wall time, compilation.
-        seeds: the seeds that every list of figures runs over.
-        failed: the epoch in which the loss of a seed was first not finite, by seed.
-        parameters: trainable numbers in the network.
-        epochs: figures per epoch and seed, ``{name: [epoch][seed]}``; null where not finite.
-        final: figures at the end per seed, ``{name: [seed]}``; null for a failed seed.
-        matched_parameters: of a wide convolution, those of the LRLC network that it stands for;
-            records of other layers do not have it.
+        versions: versions of Python and of the packages.
+        machine: device, processor, cores, system.
+        time: start, and seconds: wall time, compilation, median epoch.
+        seeds: seeds, in the order of every list of metrics.
+        failed: epoch in which a seed's loss was first not finite, by seed.
+        parameters: trainable parameters of the network.
+        epochs: metrics per epoch and seed, ``{name: [epoch][seed]}``; null where not finite.
+        final: metrics at the end per seed, ``{name: [seed]}``; null for a failed seed.
+        matched_parameters: for a wide convolution, those of the LRLC network that it matches.
     """
 
     identity: str
@@ -66,25 +65,34 @@ class Record:
     schema: int = SCHEMA
     matched_parameters: int | None = None
 
-    @property
-    def data_title(self) -> str:
-        """Name of the data, and how they differ from what it stands for."""
-        return data_title(self)
-
     @functools.cached_property
     def digest(self) -> str:
-        """A short hash of what was measured: the same for equal records, and for no others."""
+        """Hash of everything measured, equal for equal records."""
         return identity({name: getattr(self, name) for name in COMPARED})[:DIGEST_LENGTH]
+
+    @functools.cached_property
+    def label(self) -> str:
+        """The layer in words."""
+        return layer_config(self.run["layer"]).label
+
+    @property
+    def notes(self) -> list[str]:
+        """Differences of the data from the published data set."""
+        found: list[str] = self.data.get("notes", [])
+        return found
+
+    @property
+    def data_title(self) -> str:
+        """The data in words, with these differences."""
+        data = self.run["dataset"]
+        fresh = data.get("translate_train") == "fresh"
+        return data_title(data["name"], data.get("translate"), fresh=fresh, notes=self.notes)
 
     @property
     def file_name(self) -> str:
-        """Readable; one name for equal records, different ones for different records of a run.
-
-        So a file that is copied over another of the same name takes nothing away.
-        """
-        layer = self.run["layer"]
-        data = self.run["dataset"]
-        parts = [in_files(data["name"], data.get("translate")), layer["name"]]
+        """Readable, and different for different records, so that copying overwrites nothing."""
+        layer, data = self.run["layer"], self.run["dataset"]
+        parts = [data_slug(data["name"], data.get("translate")), layer["name"]]
         if "at" in layer:
             parts.append("at" + "".join(map(str, layer["at"])))
         if "rank" in layer:
@@ -93,17 +101,12 @@ class Record:
 
 
 def folder(results_dir: str | pathlib.Path) -> pathlib.Path:
-    """Where the records of a results folder lie."""
+    """Folder of the records in a results folder."""
     return pathlib.Path(results_dir).expanduser() / "records"
 
 
-def aside(records: pathlib.Path) -> pathlib.Path:
-    """Where different records of one run are set aside, beside the folder of those that count."""
-    return records.parent / ASIDE
-
-
 def prepare(results_dir: str) -> None:
-    """Make sure, before any work, that records can be written.
+    """Make sure that records can be written, before any work.
 
     Raises:
         InputError: if the folder cannot be made or written to.
@@ -116,12 +119,16 @@ def prepare(results_dir: str) -> None:
     except OSError as error:
         raise InputError(
             f"results_dir {results_dir} cannot be written to ({error.strerror or error}); "
-            "choose another folder or mend its permissions."
+            "choose another folder or change its permissions."
         ) from None
 
 
 def write(record: Record, results_dir: str | pathlib.Path) -> pathlib.Path:
-    """Write a record; an equal one that is already there stays as it is."""
+    """Write a record, unless an equal one is there.
+
+    Raises:
+        RunError: if the disk refuses it.
+    """
     path = folder(results_dir) / record.file_name
     if not path.exists():
         write_atomically(path, dumps(record))
@@ -141,8 +148,8 @@ def read(path: pathlib.Path) -> Record:
     """A record from disk.
 
     Raises:
-        InputError: if it is not JSON, not a record, of a newer schema, was changed, or does not
-            hold the figures that its name says.
+        InputError: if it is not a record, has a newer schema, or does not have the identity and
+            digest that its settings, its metrics and its file name demand.
     """
     hint = "move it out of the records folder, or restore it"
     values = read_values(path, "Record", SCHEMA, hint)
@@ -153,61 +160,50 @@ def read(path: pathlib.Path) -> Record:
     record = Record(**values)
     if not isinstance(record.run, dict) or identity(record.run) != record.identity:
         raise InputError(f"Record {path} does not have the identity of its settings; {hint}.")
-    if not whole(record):
-        raise InputError(f"Record {path} lacks figures or has odd ones; {hint}.")
+    if not complete(record):
+        raise InputError(f"Record {path} lacks metrics or has invalid ones; {hint}.")
     named = re.search(rf"-([0-9a-f]{{16}})-([0-9a-f]{{{DIGEST_LENGTH}}})$", path.stem)
     if named and named.groups() != (record.identity, record.digest):
-        raise InputError(f"Record {path} does not hold the figures that its name says; {hint}.")
+        raise InputError(f"Record {path} does not hold the metrics that its name says; {hint}.")
     return record
 
 
-def notes(record: Record) -> list[str]:
-    """In what the data differ from what their name stands for; mostly in nothing."""
-    found: list[str] = record.data.get("notes", [])
-    return found
-
-
-def data_title(record: Record) -> str:
-    """What a run's data are called, and in what they differ from what that stands for."""
-    return data_name(record.run["dataset"], notes(record))
-
-
-def whole(record: Record) -> bool:
-    """Whether every figure that a report needs is there, one for each seed."""
+def complete(record: Record) -> bool:
+    """Whether the fields that reports rely on are there, with a value for each seed."""
     try:
-        known = {seed for seed in map(str, record.seeds) if seed not in record.failed}
+        final = [
+            (value, str(seed) in record.failed)
+            for values in record.final.values()
+            for seed, value in zip(record.seeds, values, strict=True)
+        ]
         return (
             bool(record.seeds)
             and isinstance(record.machine["device"], str)
             and type(record.matched_parameters) in (int, NoneType)
-            and isinstance(notes(record), list)
-            and all(isinstance(note, str) for note in notes(record))
+            and isinstance(record.notes, list)
+            and all(isinstance(note, str) for note in record.notes)
             and all(isinstance(n, int) for n in (record.parameters, *map(record.data.get, COUNTS)))
-            and all(len(record.final[name]) == len(record.seeds) for name in FINAL_FIGURES)
-            and all(
-                isinstance(value, float | int) if str(seed) in known else value is None
-                for name in FINAL_FIGURES
-                for seed, value in zip(record.seeds, record.final[name], strict=True)
-            )
+            and set(FINAL_METRICS) <= set(record.final)
+            and set(EPOCH_METRICS) <= set(record.epochs)
+            and all(isinstance(v, NoneType if failed else float | int) for v, failed in final)
             and all(
                 len(values) == len(record.seeds)
                 and all(isinstance(value, float | int | None) for value in values)
-                for name in EPOCH_FIGURES
-                for values in record.epochs[name]
+                for epochs in record.epochs.values()
+                for values in epochs
             )
         )
-    except (AttributeError, KeyError, TypeError):
+    except (AttributeError, KeyError, TypeError, ValueError):
         return False
 
 
 @dataclasses.dataclass(frozen=True)
-class Contents:
-    """What a number of record files hold.
+class Records:
+    """The content of record files.
 
     Attributes:
-        records: one for each run, in the order of the files.
-        conflicts: the files of each run, by its identity, of which there are different records, or
-            none but such as were set aside; ``records`` has none of them.
+        records: one for each run, in the order of file names.
+        conflicts: files of each run with different records, by identity; none is in ``records``.
     """
 
     records: list[Record]
@@ -215,74 +211,48 @@ class Contents:
 
     @property
     def sentences(self) -> list[str]:
-        """A sentence for each conflict: what lies where, and what can be done."""
-        return [conflict(paths) for paths in self.conflicts.values()]
+        """A sentence for each conflict: where the files are, and how to resolve it."""
+        return [
+            f"{' and '.join(path.name for path in paths)} in {paths[0].parent} are different records "
+            "of one run, and are ignored; move all but one out of the folder "
+            "(`python scripts/reproduce.py RECORD` says which one holds here)."
+            for paths in self.conflicts.values()
+        ]
 
 
-def conflict(paths: Sequence[pathlib.Path]) -> str:
-    """What to do about different records of one run."""
-    place, files = paths[0].parent, " and ".join(path.name for path in paths)
-    what = "are different records of one run" if len(paths) > 1 else "was set aside by a merge"
-    move = "move all but one out of the folder"
-    if place.name == ASIDE:
-        move = f"move the one to keep to {place.parent / 'records'}"
-    return (
-        f"{files} in {place} {what}, and none of them counts; {move} "
-        "(`python scripts/reproduce.py RECORD` says which one holds here)."
-    )
-
-
-def contents(paths: Iterable[pathlib.Path], aside: Iterable[pathlib.Path] = ()) -> Contents:
-    """Read record files. Equal records are one; of different ones of a run none is chosen.
-
-    Args:
-        paths: the files that count.
-        aside: those that a merge has set aside, which say that there is a conflict as long as
-            ``paths`` has nothing of their run.
+def read_files(paths: Iterable[pathlib.Path]) -> Records:
+    """Read record files. Of equal records one is kept, of different ones of a run none.
 
     Raises:
         InputError: for the first that cannot be read.
     """
-    kept, others = by_run(paths), by_run(aside)
-    undecided = {run: same for run, same in others.items() if run not in kept}
-    different = {run: same for run, same in kept.items() if len(same) > 1} | undecided
-    return Contents(
-        [record for same in kept.values() if len(same) == 1 for _, record in same.values()],
-        {run: [path for path, _ in same.values()] for run, same in different.items()},
-    )
-
-
-def by_run(paths: Iterable[pathlib.Path]) -> dict[str, dict[str, tuple[pathlib.Path, Record]]]:
-    """Of each run, by its identity, the different records by their digests."""
-    found: dict[str, dict[str, tuple[pathlib.Path, Record]]] = {}
+    runs: dict[str, dict[str, tuple[pathlib.Path, Record]]] = {}
     for path in paths:
         record = read(path)
-        found.setdefault(record.identity, {}).setdefault(record.digest, (path, record))
-    return found
+        runs.setdefault(record.identity, {}).setdefault(record.digest, (path, record))
+    return Records(
+        [record for same in runs.values() if len(same) == 1 for _, record in same.values()],
+        {
+            run: [path for path, _ in same.values()]
+            for run, same in runs.items()
+            if len(same) > 1
+        },
+    )
 
 
-def contents_of(results_dir: str | pathlib.Path) -> Contents:
-    """All that the records of a results folder say, in the order of their file names.
-
-    Raises:
-        InputError: for the first that cannot be read.
-    """
-    place = folder(results_dir)
-    return contents(sorted(place.glob("*.json")), sorted(aside(place).glob("*.json")))
-
-
-def read_all(results_dir: str | pathlib.Path) -> list[Record]:
-    """The record of every run of a results folder but for those that have different ones.
+def read_records(results_dir: str | pathlib.Path) -> Records:
+    """All records of a results folder.
 
     Raises:
         InputError: for the first that cannot be read.
     """
-    return contents_of(results_dir).records
+    return read_files(sorted(folder(results_dir).glob("*.json")))
 
 
-def files_of(run_identity: str, place: pathlib.Path) -> list[pathlib.Path]:
-    """A folder's files with a run's records, by their names; older names end with the identity."""
+def files_of(run_identity: str, results_dir: str | pathlib.Path) -> list[pathlib.Path]:
+    """Files with a run's records; names of older files end with the identity."""
     digest = "-" + "[0-9a-f]" * DIGEST_LENGTH
+    place = folder(results_dir)
     return sorted(
         path for end in ("", digest) for path in place.glob(f"*-{run_identity}{end}.json")
     )
@@ -294,8 +264,7 @@ def find(run_identity: str, results_dir: str | pathlib.Path) -> Record | None:
     Raises:
         InputError: if it cannot be read, or there are different ones.
     """
-    place = folder(results_dir)
-    found = contents(files_of(run_identity, place), files_of(run_identity, aside(place)))
+    found = read_files(files_of(run_identity, results_dir))
     if found.conflicts:
         raise InputError(found.sentences[0])
     return found.records[0] if found.records else None

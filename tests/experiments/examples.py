@@ -2,8 +2,8 @@
 
 from lrlc_jax.data.dataset import DatasetConfig
 from lrlc_jax.experiments.config import Config
-from lrlc_jax.experiments.plan import canonical, identity
-from lrlc_jax.experiments.record import Record
+from lrlc_jax.experiments.identity import canonical, identity
+from lrlc_jax.experiments.record import EPOCH_METRICS, Record
 from lrlc_jax.layers.settings import LAYERS, RankedLayerConfig, SpecialLayerConfig
 from lrlc_jax.networks import NetworkConfig
 from lrlc_jax.training.train import ProtocolConfig
@@ -39,11 +39,7 @@ def example(
         network=network or NetworkConfig(),
     )
     run = canonical(config, fingerprint, train)
-    epochs = {
-        f"{split}_{figure}": [[0.5] * len(test)]
-        for split in ("train", "validation")
-        for figure in ("loss", "accuracy")
-    }
+    epochs = {name: [[0.5] * len(test)] for name in EPOCH_METRICS}
     return Record(
         identity=identity(run),
         run=run,
@@ -66,13 +62,14 @@ def example(
         parameters=1000 + 10 * rank,
         epochs=epochs,
         final={
-            "train_loss": [None if str(i) in failed else 0.1 for i in range(len(test))],
-            "train_accuracy": [None if str(i) in failed else 1.0 for i in range(len(test))],
-            "validation_loss": [None if str(i) in failed else 0.2 for i in range(len(test))],
-            "validation_accuracy": [
-                None if str(i) in failed else value for i, value in enumerate(validation)
-            ],
-            "test_loss": [None if str(i) in failed else 0.3 for i in range(len(test))],
-            "test_accuracy": [None if str(i) in failed else value for i, value in enumerate(test)],
+            name: [None if str(seed) in failed else value for seed, value in enumerate(values)]
+            for name, values in {
+                "train_loss": [0.1] * len(test),
+                "train_accuracy": [1.0] * len(test),
+                "validation_loss": [0.2] * len(test),
+                "validation_accuracy": validation,
+                "test_loss": [0.3] * len(test),
+                "test_accuracy": test,
+            }.items()
         },
     )

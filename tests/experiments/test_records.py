@@ -9,9 +9,9 @@ from lrlc_jax.data.dataset import DatasetConfig
 from lrlc_jax.errors import InputError
 from lrlc_jax.experiments import record as records
 from lrlc_jax.experiments.config import Config, StudyConfig
-from lrlc_jax.experiments.layers import expand
-from lrlc_jax.experiments.plan import canonical, identity
+from lrlc_jax.experiments.identity import canonical, identity
 from lrlc_jax.experiments.statistics import best, describe, estimate
+from lrlc_jax.experiments.study import asked
 from lrlc_jax.layers.settings import ConvConfig, LRLCConfig
 from lrlc_jax.networks import NetworkConfig
 from lrlc_jax.training.train import ProtocolConfig
@@ -123,23 +123,50 @@ def tamper(path):
         (lambda p: change(p, schema=99), "has schema 99"),
         (lambda p: change(p, surprise=1), "surprise"),
         (tamper, "does not have the identity"),
-        (lambda p: change(p, final={}), "lacks figures"),
-        (lambda p: change(p, seeds=[0, 1]), "lacks figures"),
-        (lambda p: change(p, seeds=3), "lacks figures"),
-        (lambda p: change(p, failed={"1": 2}), "lacks figures"),
-        (lambda p: change(p, machine={}), "lacks figures"),
-        (lambda p: change(p, matched_parameters="many"), "lacks figures"),
-        (lambda p: change(p, matched_parameters=True), "lacks figures"),
-        (lambda p: change(p, data={"train": 400}), "lacks figures"),
-        (lambda p: change(p, data=example().data | {"notes": "PARTIAL"}), "lacks figures"),
+        (lambda p: change(p, final={}), "lacks metrics"),
+        (lambda p: change(p, seeds=[0, 1]), "lacks metrics"),
+        (lambda p: change(p, seeds=3), "lacks metrics"),
+        (lambda p: change(p, failed={"1": 2}), "lacks metrics"),
+        (lambda p: change(p, machine={}), "lacks metrics"),
+        (lambda p: change(p, matched_parameters="many"), "lacks metrics"),
+        (lambda p: change(p, matched_parameters=True), "lacks metrics"),
+        (lambda p: change(p, data={"train": 400}), "lacks metrics"),
+        (lambda p: change(p, data=example().data | {"notes": "PARTIAL"}), "lacks metrics"),
     ],
 )
 def test_a_bad_record_is_named(tmp_path, damage, words):
     path = records.write(example(), tmp_path)
     damage(path)
     with pytest.raises(InputError, match=words) as caught:
-        records.read_all(tmp_path)
+        records.read_records(tmp_path)
     assert str(path) in str(caught.value)
+
+
+def test_equal_records_are_one_and_different_ones_of_a_run_none(tmp_path):
+    record, other = example(), dataclasses.replace(example(), parameters=1)
+    again = dataclasses.replace(record, machine={"device": "other"})
+    path = records.write(record, tmp_path)
+    path.with_name("copy.json").write_text(records.dumps(again))
+    assert records.read_records(tmp_path).records == [again]  # the first by name
+    records.write(other, tmp_path)
+    found = records.read_records(tmp_path)
+    assert not found.records
+    assert len(found.conflicts[record.identity]) == 2
+    assert record.file_name in found.sentences[0]
+    assert other.file_name in found.sentences[0]
+    with pytest.raises(InputError):
+        records.find(record.identity, tmp_path)
+
+
+def test_metrics_that_this_version_does_not_know_are_carried_along(tmp_path):
+    record = example()
+    more = dataclasses.replace(
+        record,
+        epochs=record.epochs | {"train_margin": [[0.5, None, 0.5]]},
+        final=record.final | {"test_margin": [0.1, 0.2, 0.3]},
+    )
+    assert records.read(records.write(more, tmp_path)) == more
+    assert more.identity == record.identity
 
 
 def test_a_folder_that_cannot_be_made_is_refused_before_any_work(tmp_path):
@@ -176,7 +203,7 @@ def test_a_study_is_expanded_once_for_each_layer_position_and_rank():
     study = StudyConfig(
         runs=[{"layer": "conv"}, {"layer": "lrlc", "at": [1, "all"], "rank": [2, 4]}]
     )
-    layers = expand(study, {"normalization": "norm", "rank": 3, "fan_in": "position"})
+    layers = asked(study, {"normalization": "norm", "rank": 3, "fan_in": "position"})
     assert [(x.name, getattr(x, "at", None), getattr(x, "rank", None)) for x in layers] == [
         ("conv", None, None),
         ("lrlc", 1, 2),
@@ -194,8 +221,9 @@ def test_a_study_is_expanded_once_for_each_layer_position_and_rank():
         ([{"layer": "lrcl"}], "did you mean 'lrlc'"),
         ([{"layer": "lrlc", "rnk": 2}], "did you mean 'layer.rank'"),
         ([{"layer": "lrlc", "rank": [2, 0]}], "layer.rank is 0"),
+        ([{"layer": "conv", "name": "lrlc"}], "name beside its layer conv"),
     ],
 )
 def test_a_wrong_study_is_refused(runs, words):
     with pytest.raises(InputError, match=words):
-        expand(StudyConfig(runs=runs), {})
+        asked(StudyConfig(runs=runs), {})

@@ -14,46 +14,31 @@ from flax import nnx
 
 from lrlc_jax.data.dataset import DatasetConfig
 from lrlc_jax.errors import InputError
-from lrlc_jax.experiments import estimate, pace, provenance
-from lrlc_jax.experiments import record as records
-from lrlc_jax.experiments.config import Config, StudyConfig, study_config
-from lrlc_jax.experiments.estimate import (
-    Sample,
-    Work,
-    forecast,
-    representative,
-    seconds_of,
-    work_of,
-)
-from lrlc_jax.experiments.jobs import jobs
-from lrlc_jax.experiments.layers import asked, simplest
-from lrlc_jax.experiments.menu import studies
-from lrlc_jax.experiments.pace import Pace, measured, on_record, piece_of
-from lrlc_jax.experiments.plan import entries, layer_settings, members, plan
-from lrlc_jax.experiments.state import DONE, FAILED, LEFT, left, state
-from lrlc_jax.layers.settings import (
-    ConvConfig,
+from lrlc_jax.experiments.config import Config, StudyConfig, typed
+from lrlc_jax.experiments.study import asked, jobs, load_studies, members, plan
+from lrlc_jax.layers import (
     InputDependentLRLCConfig,
     LocallyConnectedConfig,
     LRLCConfig,
-    SpatialBiasConfig,
     WideConvConfig,
 )
+from lrlc_jax.layers.combining import SHARINGS
 from lrlc_jax.networks import NetworkConfig, NetworkFactory
-from lrlc_jax.training.compilation import CompileClock
-from lrlc_jax.training.train import ProtocolConfig
 from tests.conftest import ROOT
-from tests.experiments.examples import example
 
 CONFIGS = ROOT / "configs"
-MENU = {study.name: study for study in studies(CONFIGS)}
+MENU = {study.name: study for study in load_studies(CONFIGS)}
 PAPER = [name for name in MENU if name not in ("quick", "layers")]
 RANKS = [1, 2, 3, 4, 5, 6, 7, 10, 15, 20, 25, 30]
 BASE = Config(layer=LRLCConfig())
 
 
-def runs_of(name, base=BASE):
-    return plan(MENU[name], base, list(MENU.values()))
+def planned(study, base=BASE, menu=MENU.values(), given=()):
+    return plan(study, base, list(menu), given)
+
+
+def runs_of(name):
+    return jobs(planned(MENU[name]))
 
 
 @pytest.mark.parametrize("name", MENU)
@@ -66,7 +51,7 @@ def test_a_study_has_the_name_of_its_file_and_as_many_runs_as_it_says(name):
 
 def test_how_many_runs_are_those_of_another_study_is_as_the_files_say():
     def identities(name):
-        return {str(layer_settings(config.layer)) for config in runs_of(name)}
+        return {job.identity for job in runs_of(name)}
 
     for name in PAPER:
         head = (CONFIGS / "study" / f"{name}.yaml").read_text()
@@ -82,15 +67,16 @@ def test_every_rank_of_the_paper_is_asked_for_wherever_there_is_a_rank(name):
 
 
 def test_the_paper_is_all_of_its_studies_with_each_run_once():
-    found = entries(MENU["paper"], BASE, list(MENU.values()))
+    found = planned(MENU["paper"])
     assert {entry.study.name for entry in found} == {
         name for name in PAPER if name not in ("paper", "supplement")
     }
-    configs = runs_of("paper")
-    assert len({entry.run for entry in found}) == len(configs) < len(found)
-    translated = [c for c in configs if c.dataset.translate == 48]
+    runs = runs_of("paper")
+    assert len({entry.job.identity for entry in found}) == len(runs) < len(found)
+    translated = [job for job in runs if job.config.dataset.translate == 48]
     assert len(translated) == 25
-    assert all(c.dataset.translate is None for c in configs if c not in translated)
+    assert all(job.config.dataset.translate is None for job in runs if job not in translated)
+    assert all(job.dataset.canvas == job.config.dataset.translate for job in runs)
 
 
 def test_the_papers_rows_are_there():
@@ -120,7 +106,7 @@ def test_a_study_that_two_others_include_counts_once():
     menu = [one, study("a", ["one"]), study("b", ["one"])]
     both = study("both", ["a", "b"], runs=[{"layer": "coord_conv"}])
     assert [member.name for member in members(both, menu)] == ["both", "one"]
-    assert [c.layer.name for c in plan(both, BASE, menu)] == ["coord_conv", "conv"]
+    assert [e.layer.name for e in planned(both, menu=menu)] == ["coord_conv", "conv"]
 
 
 @pytest.mark.parametrize(
@@ -135,7 +121,7 @@ def test_a_study_that_two_others_include_counts_once():
 )
 def test_a_study_that_includes_what_it_cannot_is_refused(menu, words):
     with pytest.raises(InputError, match=words):
-        plan(menu[0], BASE, menu)
+        planned(menu[0], menu=menu)
 
 
 @pytest.mark.parametrize(
@@ -150,7 +136,7 @@ def test_a_study_that_includes_what_it_cannot_is_refused(menu, words):
 )
 def test_a_wrong_setting_of_a_study_is_refused(values, words):
     with pytest.raises(InputError, match=words):
-        study_config({"name": "mine", **values})
+        typed(StudyConfig, {"name": "mine", **values}, "study")
 
 
 @pytest.mark.parametrize(
@@ -163,19 +149,19 @@ def test_a_wrong_setting_of_a_study_is_refused(values, words):
 def test_data_that_a_study_sets_otherwise_are_refused(dataset, given, words):
     base = dataclasses.replace(BASE, dataset=DatasetConfig(**dataset))
     with pytest.raises(InputError, match=words):
-        plan(MENU["paper"], base, list(MENU.values()), given)
+        planned(MENU["paper"], base, given=given)
 
 
-def test_what_a_study_sets_itself_may_be_said_again_and_holds_for_any_data():
-    base = dataclasses.replace(BASE, dataset=DatasetConfig("mnist", "files", translate=48))
-    for config in runs_of("supplement_translated", base):
-        assert (config.dataset.name, config.dataset.translate) == ("mnist", 48)
+def test_what_a_study_fixes_may_be_given_again():
+    base = dataclasses.replace(BASE, dataset=DatasetConfig(translate=48))
+    again = {job.identity for job in jobs(planned(MENU["supplement_translated"], base))}
+    assert again == {job.identity for job in runs_of("supplement_translated")}
 
 
 @pytest.mark.parametrize(
     "layer",
     [
-        *(LRLCConfig(rank=1, sharing=s) for s in LRLCConfig.CHOICES["sharing"]),
+        *(LRLCConfig(rank=1, sharing=s) for s in SHARINGS),
         LRLCConfig(rank=1, at="all", weights_init="random"),
         LRLCConfig(rank=1, use_spatial_bias=False),
         InputDependentLRLCConfig(rank=1),
@@ -185,9 +171,9 @@ def test_what_a_study_sets_itself_may_be_said_again_and_holds_for_any_data():
 )
 def test_a_layer_of_rank_1_computes_what_the_simpler_one_does(layer):
     small = NetworkConfig(channels=4)
-    simple = NetworkFactory((9, 9, 1), 10, simplest(layer), small)(nnx.Rngs(0))
+    simple = NetworkFactory((9, 9, 1), 10, layer.simplest(), small)(nnx.Rngs(0))
     network = NetworkFactory((9, 9, 1), 10, layer, small)(nnx.Rngs(1))
-    assert simplest(layer).name != layer.name
+    assert layer.simplest().name != layer.name
     for ours, theirs in zip(simple.layers, network.layers, strict=True):
         bases = getattr(theirs, "bases", None)
         ours.kernel[...] = theirs.kernel[...] if bases is None else bases[...][0]
@@ -207,131 +193,7 @@ def test_a_layer_of_rank_1_computes_what_the_simpler_one_does(layer):
     [LRLCConfig(rank=2), LRLCConfig(rank=1, normalization="norm"), LocallyConnectedConfig()],
 )
 def test_other_layers_are_what_is_trained(layer):
-    assert simplest(layer) is layer
-
-
-def small_jobs(tmp_path, *layers, **protocol):
-    base = Config(results_dir=str(tmp_path), protocol=ProtocolConfig(seeds=3, **protocol))
-    return jobs([dataclasses.replace(base, layer=layer) for layer in layers])
-
-
-def record_of(job, **changes):
-    layer = dataclasses.asdict(job.config.layer)
-    data = job.dataset
-    made = example(**layer, fingerprint=data.fingerprint, train=len(data.train), **changes)
-    assert made.identity == job.identity
-    return made
-
-
-def test_a_plan_says_what_is_done_failed_and_left(tmp_path):
-    todo = small_jobs(tmp_path, ConvConfig(), SpatialBiasConfig(at=3), LRLCConfig(rank=2))
-    assert left(todo) == todo
-    assert not list(tmp_path.iterdir())
-    records.write(record_of(todo[0]), tmp_path)
-    records.write(record_of(todo[1], test=(0.5, None, 0.5), failed={"1": 3}), tmp_path)
-    found = state(todo)
-    assert [found.of(job) for job in todo] == [DONE, FAILED, LEFT]
-    assert left(todo) == todo[2:]
-
-
-def on_this_machine(record, epoch=0.5, **changes):
-    wall = {"wall_seconds": 25.0, "compile_seconds": 3.0, "median_epoch_seconds": epoch}
-    epochs = {name: figures * 40 for name, figures in record.epochs.items()}
-    config = record.config | {"seeds_at_once": 1}
-    machine = provenance.machine()
-    made = dataclasses.replace(record, time=wall, machine=machine, config=config, epochs=epochs)
-    return dataclasses.replace(made, **changes)
-
-
-def test_a_record_tells_its_pace_only_of_such_a_machine_and_way():
-    record, here = on_this_machine(example()), provenance.machine()
-    known = on_record(record, BASE, here)
-    assert (known.compiling, known.epoch, known.besides) == (3, 0.5, 2)
-    assert on_record(record, BASE, here | {"processor": "another"}) is None
-    assert on_record(record, dataclasses.replace(BASE, product_way="patches"), here) is None
-    assert on_record(record, dataclasses.replace(BASE, seeds_at_once=3), here) is None
-    assert on_record(example(), BASE, here) is None  # an old one, which does not say
-
-
-def test_a_run_on_record_is_estimated_as_it_went(tmp_path):
-    job = small_jobs(tmp_path, LRLCConfig(rank=2))[0]
-    work, conv = Work(700, 300), Sample(Work(1000, 0), Pace(2, 0.4, 0.1))
-    sample = Sample(work, Pace(3, 0.5, 2))
-    assert seconds_of(work, job, [sample], [conv]) == pytest.approx(3 + 40 * 0.5 + 2)
-
-
-def test_a_layer_is_scaled_where_it_stands_and_convolutions_where_they_stand(tmp_path):
-    job = small_jobs(tmp_path, LRLCConfig(rank=2), epochs=10)[0]
-    conv = Sample(Work(1000, 0), Pace(0, 1.0, 0))
-    everywhere = Sample(Work(0, 1000), Pace(5, 3.0, 0))
-    # 700 multiply-adds at 1 s per 1000, 300 at 3 s per 1000
-    assert seconds_of(Work(700, 300), job, [everywhere], [conv]) == pytest.approx(5 + 10 * 1.6)
-
-
-def test_the_multiply_adds_are_told_apart_by_what_stands_where(tmp_path):
-    conv, third, everywhere = (
-        work_of(job)
-        for job in small_jobs(
-            tmp_path, ConvConfig(), LRLCConfig(rank=2, at=3), LRLCConfig(rank=2, at="all")
-        )
-    )
-    assert conv.special == 0
-    assert third.special == 2 * 2 * 9 * 64 * 64
-    assert everywhere.conv == 0
-    assert conv.total == third.total == everywhere.total
-
-
-def test_the_largest_network_of_a_kind_that_is_soon_measured_stands_for_it(tmp_path, monkeypatch):
-    kinds = [LRLCConfig(at=at, rank=rank) for at in (3, "all") for rank in (2, 4, 30)]
-    todo = small_jobs(tmp_path, *kinds)
-    assert representative(todo, [work_of(job) for job in todo]).config.layer == kinds[4]
-    deep = small_jobs(tmp_path, *(InputDependentLRLCConfig(rank=r) for r in (2, 4, 30)))
-    works = [work_of(job) for job in deep]
-    assert representative(deep, works) is deep[2]
-    middle = pace.rough_step(deep[1].config, works[1].total)
-    monkeypatch.setattr(estimate, "LONG_STEP", 1.1 * middle)
-    assert representative(deep, works) is deep[1]
-    monkeypatch.setattr(estimate, "LONG_STEP", 0)
-    assert representative(deep, works) is deep[0]
-
-
-def test_a_short_epoch_is_measured_whole_and_of_a_long_one_a_few_steps(tmp_path):
-    (job,) = small_jobs(tmp_path, ConvConfig())
-    assert piece_of(job, 1000) == (job.dataset, 3)
-    piece, seeds = piece_of(job, 10**10)
-    assert (len(piece.train), seeds) == (2 * 50, 1)
-    assert len(piece.validation) == len(job.dataset.validation)  # fewer than a batch
-    together = dataclasses.replace(job, config=dataclasses.replace(job.config, seeds_at_once=2))
-    assert piece_of(together, 10**10)[1] == 2
-
-
-def test_a_pace_is_measured_and_leaves_nothing_on_disk(tmp_path):
-    (job,) = small_jobs(tmp_path, ConvConfig())
-    with jax.numpy_dtype_promotion("standard"):  # as optax mixes types
-        found = measured(job, work_of(job).total, CompileClock())
-    assert found.compiling > found.epoch > 0
-    assert found.besides >= 0
-    assert not list(tmp_path.iterdir())
-
-
-def test_what_is_on_record_is_not_measured(tmp_path, monkeypatch):
-    layers = [ConvConfig(), LRLCConfig(rank=2), LRLCConfig(rank=4), SpatialBiasConfig(at=3)]
-    todo = small_jobs(tmp_path, *layers)
-    for job, epoch in zip(todo[:2], (0.5, 1.0), strict=False):
-        records.write(on_this_machine(record_of(job), epoch), tmp_path)
-    asked_for = []
-
-    def pretend(job, *_):
-        asked_for.append(job.config.layer.name)
-        return Pace(1, 0.5, 0)
-
-    monkeypatch.setattr(estimate, "measured", pretend)
-    monkeypatch.setattr(estimate, "enable_cache", lambda **_: None)
-    found = forecast(state(todo))
-    assert asked_for == ["spatial_bias"]
-    assert (found.measured, found.on_record) == (1, 2)
-    # LRLC of another rank as the one on record, the spatial bias as it was measured
-    assert found.seconds == pytest.approx(3 + 40 * 1.0 + (1 + 40 * 0.5))
+    assert layer.simplest() is layer
 
 
 SMALL = {

@@ -1,0 +1,59 @@
+"""Which run: a hash of all settings that determine a run's results."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from lrlc_jax.experiments.config import Config
+from lrlc_jax.networks import PAPER_NETWORK
+
+# Part of every identity. Raise it with a change of the code that changes results, so that older
+# records no longer count as done.
+TRAINING_VERSION = 4
+
+
+def canonical(config: Config, fingerprint: str, train_size: int) -> dict[str, Any]:
+    """Everything that determines a run's results, and nothing else.
+
+    The source of the data, seeds that share a step, devices and trackers do not. The network is left
+    out where it is the paper's, translation where there is none; the split of the data is part of
+    their fingerprint.
+
+    Args:
+        config: the run.
+        fingerprint: of its data.
+        train_size: number of its training images.
+    """
+    protocol = dataclasses.asdict(config.protocol)
+    for name in config.protocol.NOT_IN_IDENTITY:
+        del protocol[name]
+    run: dict[str, Any] = {
+        "training": TRAINING_VERSION,
+        "dataset": {
+            "name": config.dataset.name,
+            "fingerprint": fingerprint,
+            "train_size": train_size,
+        },
+        "layer": config.layer.canonical(),
+        "protocol": protocol,
+    }
+    if config.dataset.translate is not None:
+        run["dataset"] |= {
+            "translate": config.dataset.translate,
+            "translate_train": config.dataset.translate_train,
+        }
+    if config.network != PAPER_NETWORK:
+        run["network"] = dataclasses.asdict(config.network)
+    return run
+
+
+def identity(run: Mapping[str, Any]) -> str:
+    """Hash of canonical settings, the same for every order of the keys.
+
+    >>> identity({"a": 1, "b": 2}) == identity({"b": 2, "a": 1})
+    True
+    """
+    text = json.dumps(run, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,0 +1,227 @@
+"""From a study to its runs, each with its data and its identity."""
+
+import dataclasses
+import functools
+import itertools
+import json
+import pathlib
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from lrlc_jax.data import Dataset, load
+from lrlc_jax.data.dataset import DatasetConfig
+from lrlc_jax.errors import InputError, unknown_name
+from lrlc_jax.experiments.config import Config, StudyConfig, layer_config, typed
+from lrlc_jax.experiments.identity import canonical, identity
+from lrlc_jax.layers.settings import LAYERS, LayerConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One run, with the data that it trains on."""
+
+    config: Config
+    dataset: Dataset
+
+    @functools.cached_property
+    def run(self) -> dict[str, Any]:
+        """The settings that determine the results (:func:`~.identity.canonical`)."""
+        return canonical(self.config, self.dataset.fingerprint, len(self.dataset.train))
+
+    @functools.cached_property
+    def identity(self) -> str:
+        """The hash of these settings."""
+        return identity(self.run)
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """A layer that a study asks for, and its run, which may have a simpler layer."""
+
+    study: StudyConfig
+    layer: LayerConfig
+    job: Job
+
+
+class Loader:
+    """Loads each data set once.
+
+    Args:
+        at_most_train: train on at most this many images, where ``dataset.train_size`` is not set.
+    """
+
+    def __init__(self, at_most_train: int | None = None) -> None:
+        self.at_most_train = at_most_train
+        self.datasets: dict[str, Dataset] = {}
+
+    def job(self, config: Config) -> Job:
+        """A run with its data.
+
+        Raises:
+            InputError: for bad data, or a batch that is larger than the training set.
+            RunError: if the data cannot be prepared.
+        """
+        key = repr(config.dataset)
+        if key not in self.datasets:
+            dataset = load(config.dataset)
+            if config.dataset.train_size is None and self.at_most_train is not None:
+                dataset = dataset.subset(min(self.at_most_train, dataset.full_train_size))
+            self.datasets[key] = dataset
+        dataset = self.datasets[key]
+        size, batch = len(dataset.train), config.protocol.batch_size
+        if batch > size:
+            raise InputError(
+                f"protocol.batch_size is {batch}, more than the {size} training images of "
+                f"{dataset.name}; set it to at most {size}."
+            )
+        return Job(config, dataset)
+
+
+def load_studies(configs: pathlib.Path) -> list[StudyConfig]:
+    """All studies of the configuration folder, sorted by name.
+
+    Raises:
+        InputError: for a file that is not a study.
+    """
+    found = []
+    for path in sorted((configs / "study").glob("*.yaml")):
+        try:
+            values = OmegaConf.to_container(OmegaConf.load(path))
+        except (OSError, YAMLError, OmegaConfBaseException) as error:
+            reason = " ".join(str(error).split())
+            raise InputError(f"Study {path} cannot be read: {reason}.") from None
+        if not isinstance(values, dict):
+            raise InputError(f"Study {path} is not a mapping of settings.")
+        settings = {str(name): value for name, value in values.items() if name != "defaults"}
+        found.append(typed(StudyConfig, settings, "study"))
+    return found
+
+
+def members(study: StudyConfig, menu: Sequence[StudyConfig]) -> list[StudyConfig]:
+    """The study and all that it includes, each once, without studies that have no runs themselves.
+
+    Raises:
+        InputError: for a study that is not in the menu, one that includes itself, or no runs.
+    """
+    known = {other.name: other for other in (*menu, study)}
+    found: dict[str, StudyConfig] = {}
+
+    def visit(name: str, path: tuple[str, ...]) -> None:
+        if name not in known:
+            raise unknown_name(f"study (included in study {path[-1]})", name, known)
+        if name in path:
+            raise InputError(f"Study {name} includes itself ({', '.join((*path, name))}).")
+        if known[name].runs:
+            found[name] = known[name]
+        for included in known[name].includes:
+            visit(included, (*path, name))
+
+    visit(study.name, ())
+    if not found:
+        raise InputError(f"Study {study.name} has no runs.")
+    return list(found.values())
+
+
+def asked(study: StudyConfig, options: Mapping[str, Any]) -> list[LayerConfig]:
+    """The layers of a study's own runs, each once.
+
+    Args:
+        study: the study.
+        options: settings for layers that have them and whose entry does not give them.
+
+    Raises:
+        InputError: for an unknown layer, setting or value in the study.
+    """
+    layers: list[LayerConfig] = []
+    for entry in study.runs:
+        name = str(entry.get("layer"))
+        if name not in LAYERS:
+            raise unknown_name(f"layer (in study {study.name})", name, LAYERS)
+        if "name" in entry:
+            raise InputError(f"An entry of study {study.name} has a name beside its layer {name}.")
+        fields = {field.name for field in dataclasses.fields(LAYERS[name])}
+        taken = {
+            option: value
+            for option, value in options.items()
+            if option in fields and option not in LayerConfig.STRUCTURE
+        }
+        lists = {k: v if isinstance(v, list) else [v] for k, v in entry.items() if k != "layer"}
+        for values in itertools.product(*lists.values()):
+            one = {**taken, "name": name, **dict(zip(lists, values, strict=True))}
+            layer = _layer(json.dumps(one))
+            if layer not in layers:
+                layers.append(layer)
+    if not layers:
+        raise InputError(f"Study {study.name} has no runs.")
+    return layers
+
+
+@functools.cache
+def _layer(settings: str) -> LayerConfig:
+    """A layer from JSON. Checking types takes long, and many studies ask for the same layers."""
+    return layer_config(json.loads(settings))
+
+
+def with_its_data(study: StudyConfig, base: Config, given: Collection[str] = ()) -> Config:
+    """``base`` with the settings of the data that the study fixes.
+
+    Args:
+        study: the study.
+        base: settings of a command.
+        given: names of settings on the command line, such as ``dataset.translate``.
+
+    Raises:
+        InputError: if ``base`` contradicts the study.
+    """
+    for name, value in study.dataset.items():
+        chosen = getattr(base.dataset, name)
+        free = chosen == getattr(DatasetConfig(), name) and f"dataset.{name}" not in given
+        if chosen != value and not free:
+            raise InputError(
+                f"dataset.{name} is {json.dumps(chosen)}, and study {study.name} sets it to "
+                f"{json.dumps(value)}; leave it out."
+            )
+    return dataclasses.replace(base, dataset=dataclasses.replace(base.dataset, **study.dataset))
+
+
+def plan(
+    study: StudyConfig,
+    base: Config,
+    menu: Sequence[StudyConfig] = (),
+    given: Collection[str] = (),
+) -> list[Entry]:
+    """All that a study and those that it includes ask for; several entries may share a run.
+
+    Args:
+        study: the study.
+        base: settings that its runs have in common; of its layer, only the options are used.
+        menu: studies that it may include.
+        given: see :func:`with_its_data`.
+
+    Raises:
+        InputError: for bad settings of a study, one that contradicts ``base``, or bad data.
+        RunError: if a data set cannot be prepared.
+    """
+    options = dataclasses.asdict(base.layer)
+    wanted = [
+        (member, layer, with_its_data(member, base, given))
+        for member in members(study, menu)
+        for layer in asked(member, options)
+    ]
+    loader = Loader(study.train_size)
+    return [
+        Entry(member, layer, loader.job(dataclasses.replace(config, layer=layer.simplest())))
+        for member, layer, config in wanted
+    ]
+
+
+def jobs(entries: Iterable[Entry]) -> list[Job]:
+    """The runs of entries, each once."""
+    found: dict[str, Job] = {}
+    for entry in entries:
+        found.setdefault(entry.job.identity, entry.job)
+    return list(found.values())
