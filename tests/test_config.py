@@ -1,64 +1,85 @@
-"""The menu of YAML files and the schema say the same, and bad values are refused by name."""
+"""The menu of YAML files and the settings of the package agree, and bad values are refused by name."""
 
 import dataclasses
 import re
 
 import pytest
+from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from lrlc_jax.builders import BUILDERS
-from lrlc_jax.data.dataset import DatasetConfig
 from lrlc_jax.errors import InputError
-from lrlc_jax.experiments.config import Config, layer_config, parse
-from lrlc_jax.experiments.layers import expand
-from lrlc_jax.experiments.menu import studies
-from lrlc_jax.experiments.plan import members
-from lrlc_jax.layers import combining, product
-from lrlc_jax.layers.local import STARTS
-from lrlc_jax.layers.settings import LAYERS, LRLCConfig
+from lrlc_jax.experiments.config import SECTIONS, Config, StudyConfig, layer_config, parse
+from lrlc_jax.experiments.study import load_studies
+from lrlc_jax.layers import LAYERS, LRLCConfig
 from lrlc_jax.networks import PAPER_NETWORK, NetworkConfig
-from lrlc_jax.tracking import TrackerConfig
-from lrlc_jax.training.train import PAPER_PROTOCOL, ProtocolConfig
+from lrlc_jax.training.train import PAPER_PROTOCOL
 from tests.conftest import ROOT
 
 CONFIGS = ROOT / "configs"
+SCHEMAS = {**SECTIONS, "study": StudyConfig}
+MENU = [
+    (path.parent.name, path.stem)
+    for group in ("layer", "dataset", "network", "protocol", "tracker")
+    for path in sorted((CONFIGS / group).glob("*.yaml"))
+]
 
 
-def menu(group):
-    return {
-        path.stem: OmegaConf.to_container(OmegaConf.load(path))
-        for path in sorted((CONFIGS / group).glob("*.yaml"))
-    }
+def composed(*overrides):
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONFIGS)):
+        return parse(OmegaConf.to_container(compose("config", overrides=list(overrides))))
+
+
+def choice(group, name):
+    return OmegaConf.to_container(OmegaConf.load(CONFIGS / group / f"{name}.yaml"))
+
+
+def test_without_overrides_a_command_has_the_defaults_of_the_package():
+    assert composed() == Config(layer=LRLCConfig())
 
 
 @pytest.mark.parametrize("name", LAYERS)
-def test_a_layer_in_the_menu_has_the_defaults_of_its_schema(name):
-    assert menu("layer")[name] == dataclasses.asdict(LAYERS[name]())
+def test_a_layer_of_the_menu_has_the_defaults_of_its_settings(name):
+    assert composed(f"layer={name}").layer == LAYERS[name]()
 
 
-def test_every_layer_has_a_menu_entry_and_a_builder():
-    assert set(LAYERS) == set(menu("layer")) == set(BUILDERS)
+@pytest.mark.parametrize(("group", "name"), MENU)
+def test_every_choice_is_valid_and_named_as_its_file(group, name):
+    section = getattr(composed(f"{group}={name}"), group)
+    if group not in ("dataset", "network"):
+        assert section.name == name
 
 
-def test_the_words_of_the_schema_are_those_of_the_layers():
-    assert set(LRLCConfig.CHOICES["sharing"]) == set(combining.SHARINGS)
-    assert set(LRLCConfig.CHOICES["normalization"]) == set(combining.NORMALIZATIONS)
-    assert set(LAYERS["locally_connected"].CHOICES["fan_in"]) == set(STARTS)
+@pytest.mark.parametrize(
+    ("group", "name"), [*MENU, *(("study", s.name) for s in load_studies(CONFIGS))]
+)
+def test_a_choice_names_only_what_it_changes(group, name):
+    values = choice(group, name)
+    schema = LAYERS[name] if group == "layer" else SCHEMAS[group]
+    defaults = dataclasses.asdict(schema())
+    for setting in values.keys() - {"defaults", "name"}:
+        assert values[setting] != defaults[setting], setting
 
 
-def test_the_default_choices_have_the_defaults_of_the_schema():
-    assert menu("protocol")["quick"] == dataclasses.asdict(ProtocolConfig())
-    assert menu("dataset")["digits"] == dataclasses.asdict(DatasetConfig())
-    assert menu("tracker")["none"] == dataclasses.asdict(TrackerConfig())
-    assert menu("network")["paper"] == dataclasses.asdict(NetworkConfig())
+def test_every_layer_and_every_data_set_is_in_the_menu():
+    assert {name for group, name in MENU if group == "layer"} == set(LAYERS)
+    names = {choice("dataset", name).get("name", name) for group, name in MENU if group == "dataset"}
+    assert names == set(SOURCES)
 
 
-def test_the_ways_of_a_product_are_those_that_there_are():
-    assert Config.WAYS == product.WAYS
+def test_translated_celeba_differs_from_celeba_in_nothing_else():
+    plain, translated = (composed(f"dataset={d}").dataset for d in ("celeba", "translated_celeba"))
+    assert translated == dataclasses.replace(plain, translate=48)
 
 
-def test_the_paper_network_is_the_papers_and_the_default():
-    assert NetworkConfig() == PAPER_NETWORK
+@pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.yaml")), ids=lambda p: p.stem)
+def test_a_config_opens_with_what_it_is_and_the_command_that_runs_it(path):
+    head = re.match(r"(?:#.*\n)+", path.read_text())
+    assert head
+    assert "python scripts/" in head.group()
+
+
+def test_the_papers_network_and_protocol_are_the_papers():
+    assert composed().network == NetworkConfig() == PAPER_NETWORK
     assert dataclasses.asdict(PAPER_NETWORK) == {
         "channels": 64,
         "kernel_size": 3,
@@ -69,41 +90,8 @@ def test_the_paper_network_is_the_papers_and_the_default():
         "batch_norm": True,
         "precision": "float32",
     }
-
-
-@pytest.mark.parametrize(
-    ("group", "name"),
-    [(g, n) for g in ("dataset", "network", "protocol", "tracker") for n in menu(g)],
-)
-def test_every_choice_is_valid(group, name):
-    assert parse({group: menu(group)[name]})
-
-
-def test_every_dataset_has_a_menu_entry():
-    assert {entry["name"] for entry in menu("dataset").values()} == set(DatasetConfig.SOURCES)
-
-
-def test_translated_celeba_differs_from_celeba_in_nothing_else():
-    plain, translated = menu("dataset")["celeba"], menu("dataset")["translated_celeba"]
-    assert translated == plain | {"translate": 48}
-
-
-def test_every_study_expands():
-    menu = studies(CONFIGS)
-    for study in menu:
-        assert all(expand(member, {}) for member in members(study, menu))
-
-
-@pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.yaml")), ids=lambda p: p.stem)
-def test_a_config_opens_with_what_it_is_and_the_command_that_runs_it(path):
-    head = re.match(r"(?:#.*\n)+", path.read_text())
-    assert head
-    assert "python scripts/" in head.group()
-
-
-def test_the_paper_protocol_is_the_papers():
-    assert menu("protocol")["paper"] == dataclasses.asdict(PAPER_PROTOCOL)
-    assert menu("protocol")["paper"] == {
+    assert composed("protocol=paper").protocol == PAPER_PROTOCOL
+    assert dataclasses.asdict(PAPER_PROTOCOL) == {
         "name": "paper",
         "epochs": 150,
         "warmup_epochs": 10,
