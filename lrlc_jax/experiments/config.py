@@ -51,6 +51,8 @@ class StudyConfig:
         includes: other studies, by name; each keeps a table of its own.
         dataset: settings of the data that the study sets itself, of those in ``SETS``.
         runs: each entry names a layer; a list of values stands for one run each.
+        tables: functions of :mod:`lrlc_jax.report.tables` that make the study's tables.
+        figures: functions of :mod:`lrlc_jax.report.figures` that draw its figures.
     """
 
     name: str = "quick"
@@ -59,6 +61,8 @@ class StudyConfig:
     includes: list[str] = dataclasses.field(default_factory=list)
     dataset: dict[str, Any] = dataclasses.field(default_factory=dict)
     runs: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    tables: list[str] = dataclasses.field(default_factory=lambda: ["accuracy"])
+    figures: list[str] = dataclasses.field(default_factory=lambda: ["accuracy_against_rank"])
 
     SETS: ClassVar[tuple[str, ...]] = ("translate", "translate_train")
 

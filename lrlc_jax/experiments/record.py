@@ -11,7 +11,7 @@ from typing import Any
 
 from lrlc_jax.data.names import in_files
 from lrlc_jax.errors import InputError
-from lrlc_jax.experiments.plan import data_name, identity
+from lrlc_jax.experiments.plan import data_name, identity, label
 from lrlc_jax.files import as_json, read_values, write_atomically
 
 SCHEMA = 1
@@ -65,6 +65,16 @@ class Record:
     final: dict[str, list[float | None]]
     schema: int = SCHEMA
     matched_parameters: int | None = None
+
+    @property
+    def label(self) -> str:
+        """Stand-in until the experiments are merged."""
+        return label(self.run["layer"])
+
+    @property
+    def notes(self) -> list[str]:
+        """Stand-in until the experiments are merged."""
+        return notes(self)
 
     @property
     def data_title(self) -> str:
@@ -269,6 +279,9 @@ def contents_of(results_dir: str | pathlib.Path) -> Contents:
     """
     place = folder(results_dir)
     return contents(sorted(place.glob("*.json")), sorted(aside(place).glob("*.json")))
+
+
+Records, read_records = Contents, contents_of  # stand-in until the experiments are merged
 
 
 def read_all(results_dir: str | pathlib.Path) -> list[Record]:
