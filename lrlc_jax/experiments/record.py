@@ -281,7 +281,8 @@ def contents_of(results_dir: str | pathlib.Path) -> Contents:
     return contents(sorted(place.glob("*.json")), sorted(aside(place).glob("*.json")))
 
 
-Records, read_records = Contents, contents_of  # stand-in until the experiments are merged
+Records = Contents  # stand-in until the experiments are merged
+read_records = contents_of
 
 
 def read_all(results_dir: str | pathlib.Path) -> list[Record]:
