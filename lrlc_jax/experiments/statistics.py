@@ -132,7 +132,7 @@ def compare(one: Record, other: Record) -> Comparison:
         return Comparison(EQUAL, "each metric of each seed and epoch is the same in every digit")
     samples = {name: (known(one.final[name]), known(other.final[name])) for name in TESTED}
     tests = {
-        name: test for name, (a, b) in samples.items() if (test := tested(name, a, b, one.data))
+        name: test for name, (a, b) in samples.items() if (test := p_value(name, a, b, one.data))
     }
     if not tests:
         return Comparison(WITHIN_NOISE, "every seed failed in both; there is nothing to test")
@@ -145,16 +145,16 @@ def compare(one: Record, other: Record) -> Comparison:
     return Comparison(
         DIFFERENT if smallest < LEVEL else WITHIN_NOISE,
         f"the smallest corrected p is {smallest:.2g} ({in_words(name)})",
-        test_phrase(tests),
+        tests_in_words(tests),
         p_values,
         least,
     )
 
 
-def tested(
+def p_value(
     metric: str, a: Sequence[float], b: Sequence[float], images: Mapping[str, int]
 ) -> tuple[str, float] | None:
-    """The test for a metric, by name, and its p without correction; None if there is no test.
+    """Name and uncorrected p of the test that suits a metric; None without one.
 
     Args:
         metric: name of the metric.
@@ -194,7 +194,7 @@ def in_words(metric: str) -> str:
     return metric.replace("_", " ")
 
 
-def test_phrase(tests: Mapping[str, tuple[str, float]]) -> str:
+def tests_in_words(tests: Mapping[str, tuple[str, float]]) -> str:
     """The tests and their metrics, in a phrase."""
     methods: dict[str, list[str]] = {}
     for name, (method, _) in tests.items():
