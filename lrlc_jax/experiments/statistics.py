@@ -145,7 +145,7 @@ def compare(one: Record, other: Record) -> Comparison:
     return Comparison(
         DIFFERENT if smallest < LEVEL else WITHIN_NOISE,
         f"the smallest corrected p is {smallest:.2g} ({in_words(name)})",
-        tests_in_words(tests),
+        methods_in_words(tests),
         p_values,
         least,
     )
@@ -154,13 +154,9 @@ def compare(one: Record, other: Record) -> Comparison:
 def p_value(
     metric: str, a: Sequence[float], b: Sequence[float], images: Mapping[str, int]
 ) -> tuple[str, float] | None:
-    """Name and uncorrected p of the test that suits a metric; None without one.
+    """Name and uncorrected p of the test that suits a metric; None if none does.
 
-    Args:
-        metric: name of the metric.
-        a: a value for each seed.
-        b: the same of the other record.
-        images: number of images in each split.
+    ``a`` and ``b`` have a value for each seed; ``images`` are counts by split.
     """
     if vary(a, b):
         return f"Welch's t-test over {len(a)} seeds", float(welch(a, b).pvalue)
@@ -194,7 +190,7 @@ def in_words(metric: str) -> str:
     return metric.replace("_", " ")
 
 
-def tests_in_words(tests: Mapping[str, tuple[str, float]]) -> str:
+def methods_in_words(tests: Mapping[str, tuple[str, float]]) -> str:
     """The tests and their metrics, in a phrase."""
     methods: dict[str, list[str]] = {}
     for name, (method, _) in tests.items():

@@ -194,7 +194,7 @@ def shown(
 
     An incomplete table is hidden if fuller tables contain all of its runs: studies share runs, so
     the records of one study look like a part of others. Of equally full tables, those of default
-    options count as fuller, and only runs that have a table's options count as its own.
+    options count as fuller.
 
     Args:
         results: all results.
@@ -204,25 +204,15 @@ def shown(
     def gaps(one: StudyResults) -> tuple[int, bool]:
         return len(one.runs) - len(one.records), bool(one.options)
 
-    def own(one: StudyResults) -> set[str]:
-        found = {record.identity for record in one.records}
-        if one.options:
-            found -= {run_identity(one.setting, layer) for layer in asked(one.study, {})}
-        return found
-
-    def elsewhere(one: StudyResults) -> set[str]:
-        return {
-            record.identity
-            for other in results
-            if gaps(other) < gaps(one)
-            for record in other.records
-        }
-
-    return [
-        one
-        for one in results
-        if one.runs.keys() == (requested or {}).get(one.study.name) or own(one) - elsewhere(one)
-    ]
+    kept = []
+    for one in results:
+        only_here = {record.identity for record in one.records}
+        for other in results:
+            if gaps(other) < gaps(one):
+                only_here -= other.runs.keys()
+        if only_here or one.runs.keys() == (requested or {}).get(one.study.name):
+            kept.append(one)
+    return kept
 
 
 def protocol_sentences(setting: Mapping[str, Any]) -> list[str]:

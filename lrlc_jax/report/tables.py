@@ -142,7 +142,7 @@ def caption(results: StudyResults) -> list[str]:
         lines.append(
             f"SUBSET: trained on {data['train']} of the {data['train_available']} training images."
         )
-    devices = sorted({device_name(record.machine) for record in results.records})
+    devices = sorted({device_name(one.machine) for one in results.records})
     lines += [
         *protocol_sentences(results.setting),
         "Accuracy: mean over seeds ± standard error, after the last epoch. Ranks are chosen by "

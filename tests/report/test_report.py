@@ -8,6 +8,8 @@ from types import SimpleNamespace
 
 import matplotlib.figure
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from lrlc_jax.data.dataset import DatasetConfig
 from lrlc_jax.errors import InputError
@@ -147,18 +149,18 @@ def test_runs_of_different_data_size_network_or_options_never_share_a_table():
         DatasetConfig("celeba", translate=48),
         DatasetConfig("celeba", translate=48, translate_train="fresh"),
     ]
-    settings = [
+    changes = [
         {},
         {"fingerprint": "beef"},
         {"train": 100},
         {"network": NetworkConfig(padding="same", blur=True)},
         *({"dataset": dataset, "fingerprint": str(i)} for i, dataset in enumerate(celeba)),
     ]
-    groups = [complete(**changes) for changes in settings]
+    groups = [complete(**change) for change in changes]
     conv, bias, *_ = groups[0]
     norm = [example(rank=rank, normalization="norm") for rank in (1, 2, 4)]
     results = results_of([*itertools.chain(*groups), *norm])
-    assert len({one.name for one in results}) == len(results) == len(settings) + 1
+    assert len({one.name for one in results}) == len(results) == len(changes) + 1
     found = sorted(sorted(one.runs) for one in results)
     expected = [*groups, [conv, bias, *norm]]
     assert found == sorted(sorted(record.identity for record in group) for group in expected)
@@ -284,6 +286,29 @@ def test_an_incomplete_table_is_hidden_if_fuller_tables_contain_all_of_its_runs(
     conv = [example("conv"), example("spatial_bias")]
     norm = [example(rank=rank, normalization="norm") for rank in (1, 2, 4)]
     assert only([*conv, *norm]).options == {"normalization": "norm"}
+
+
+OPTIONS = StudyConfig(
+    name="options",
+    runs=[{"layer": "lrlc", "at": [3], "normalization": ["softmax", "norm"], "rank": [2, 4]}],
+)
+POOL = [
+    *complete(),
+    *(example(rank=rank, normalization="norm") for rank in (1, 2, 4)),
+    *(example("conv", train=100), example(rank=2, train=100)),
+]
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.sampled_from(POOL), min_size=1, unique_by=lambda record: record.identity))
+def test_every_run_of_a_study_is_in_a_table(found):
+    studies = (STUDY, OPTIONS)
+    every = [one for study in studies for one in study_results(study, Records(found, {}))]
+    kept = shown(every)
+    assert {run.identity for one in kept for run in one.records} == {
+        run.identity for one in every for run in one.records
+    }
+    assert all(one in kept for one in every if not one.problems and not one.options)
 
 
 # Figures.
