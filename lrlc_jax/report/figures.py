@@ -71,22 +71,12 @@ def accuracy_against_rank(results: StudyResults) -> Figure | None:
         axes.set_xlabel("rank (black: chosen on validation data)")
         axes.set_ylabel("test accuracy, %")
         axes.set_title("\n".join(title(results)), fontsize=9)
-        if results.problems:
-            axes.text(
-                0.5,
-                0.98,
-                f"{len(results.problems)} OF {len(results.runs)} RUNS MISSING OR FAILED",
-                transform=axes.transAxes,
-                color="red",
-                ha="center",
-                va="top",
-            )
         figure.legend(loc="outside lower center", ncols=columns, frameon=False)
     return figure
 
 
 def title(results: StudyResults) -> list[str]:
-    """Lines on the data and the protocol, and on data or a network that is not the paper's."""
+    """Lines on the data, the protocol, differences from the paper, and missing runs."""
     data, protocol = results.records[0].data, results.setting["protocol"]
     subset = f" (SUBSET of {data['train_available']:,})"
     changes = network_differences(results.setting)
@@ -96,6 +86,7 @@ def title(results: StudyResults) -> list[str]:
         f"{protocol['epochs']} epochs, {protocol['seeds']} seeds",
         *results.records[0].notes,
         *([f"NOT THE PAPER'S NETWORK: {', '.join(changes)}"] if changes else []),
+        *([results.incomplete] if results.problems else []),
     ]
 
 

@@ -140,6 +140,12 @@ class StudyResults:
             if cell.problem
         ]
 
+    @property
+    def incomplete(self) -> str:
+        """Number of runs without a value, in capitals."""
+        count = f"{len(self.problems)} OF {len(self.runs)}"
+        return f"{count} RUNS ARE MISSING, FAILED OR IN CONFLICT"
+
 
 def study_results(study: StudyConfig, records: Records) -> list[StudyResults]:
     """Results of a study for each setting and each choice of options on record.

@@ -148,10 +148,7 @@ def caption(results: StudyResults) -> list[str]:
         "Accuracy: mean over seeds ± standard error, after the last epoch. Ranks are chosen by "
         f"validation accuracy. Trained on: {', '.join(devices)}.",
     ]
-    if results.problems:
-        count = f"{len(results.problems)} OF {len(results.runs)} RUNS"
-        lines.append(f"{count} ARE MISSING, FAILED OR IN CONFLICT.")
-    return lines
+    return [*lines, f"{results.incomplete}."] if results.problems else lines
 
 
 def is_subset(record: Record) -> bool:

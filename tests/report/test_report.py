@@ -129,6 +129,7 @@ def test_every_run_has_a_value_or_is_labelled_in_every_form(count):
             assert bool(row["test_mean"]) == (status == "ok")
         for text in forms(accuracy(results)).values():
             assert "MISSING" in text
+        assert f"{4 - count} OF 4 RUNS" in accuracy_against_rank(results).axes[0].get_title()
         for row, text in zip(results.rows, accuracy(results).rows, strict=True):
             missing = [cell for cell in row.cells if cell.record is None]
             assert text[-1].count("MISSING") == len(missing)
