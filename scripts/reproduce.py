@@ -5,22 +5,23 @@ from collections.abc import Sequence
 
 from lrlc_jax.cli import Arguments, run_script
 from lrlc_jax.errors import RunError
-from lrlc_jax.experiments.compare import (
-    DIFFERENT,
-    TESTED,
-    Comparison,
-    compare,
-    in_words,
-    known,
-    largest_difference,
-)
 from lrlc_jax.experiments.config import parse
 from lrlc_jax.experiments.execute import execute
 from lrlc_jax.experiments.plan import TRAINING_VERSION, label
 from lrlc_jax.experiments.provenance import differences, machine
 from lrlc_jax.experiments.record import Record, data_title, files_of, folder, read
 from lrlc_jax.experiments.reproduce import check, default_folder, override, settings_of
-from lrlc_jax.experiments.statistics import Estimate, estimate
+from lrlc_jax.experiments.statistics import (
+    DIFFERENT,
+    TESTED,
+    Comparison,
+    Estimate,
+    compare,
+    estimate,
+    in_words,
+    known,
+    largest_difference,
+)
 from lrlc_jax.report.tables import markdown_rows
 from lrlc_jax.tracking import make_tracker
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from lrlc_jax.cli import run_command
 from lrlc_jax.experiments.config import results_folder
-from lrlc_jax.experiments.menu import studies
+from lrlc_jax.experiments.study import load_studies
 from lrlc_jax.report.build import build
 from lrlc_jax.report.tables import markdown
 
@@ -14,17 +14,13 @@ CONFIGS = pathlib.Path(__file__).resolve().parents[1] / "configs"
 
 
 def tables(values: dict[str, Any], overrides: list[str]) -> int:
-    """Write the files, and print the studies' tables."""
+    """Write the files, and print the tables of the studies."""
     del overrides
-    report = build(studies(CONFIGS), results_folder(values["results_dir"]))
-    for table in report.tables:
-        print(markdown(table))
-        for problem in table.problems:
-            print(f"{table.name}: {problem}", file=sys.stderr)
-    for conflict in report.conflicts:
-        print(f"CONFLICT: {conflict}", file=sys.stderr)
-    for path in report.files:
-        print(path)
+    report = build(load_studies(CONFIGS), results_folder(values["results_dir"]))
+    print("\n".join(map(markdown, report.tables.values())))
+    for sentence in (*report.problems, *report.conflicts):
+        print(sentence, file=sys.stderr)
+    print("\n".join(map(str, report.files)))
     return 0
 
 

@@ -1,1 +1,1 @@
-"""Tables and figures, made from records and from nothing else."""
+"""Tables and figures, made from records."""

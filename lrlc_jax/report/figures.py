@@ -1,7 +1,11 @@
-"""Accuracy against rank, in the form of the paper's figures 3 to 5."""
+"""Figures of studies, and the style of all figures.
+
+A new figure is a function of :class:`~lrlc_jax.report.results.StudyResults` with the decorator
+:func:`study_figure`. A study names it in its YAML: ``figures: [accuracy_against_rank]``.
+"""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import Any
 
 import matplotlib as mpl
@@ -10,10 +14,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from lrlc_jax.experiments.plan import data_name
-from lrlc_jax.experiments.record import notes
 from lrlc_jax.experiments.statistics import estimate
-from lrlc_jax.report.rows import Row, StudyTable, network_differences
+from lrlc_jax.report.results import Row, StudyResults, network_differences
 
 COLORS = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#7F7F7F", "#8C6D31"]
 STYLE: dict[Any, Any] = {
@@ -24,98 +26,102 @@ STYLE: dict[Any, Any] = {
     "axes.prop_cycle": cycler(color=COLORS),
 }
 MARKERS = "osD^v<>P"
-WIDTH = 5.6  # of a figure, in inches
+WIDTH = 5.6  # inches
+
+StudyFigure = Callable[[StudyResults], Figure | None]
+FIGURES: dict[str, StudyFigure] = {}
 
 
-def accuracy_against_rank(table: StudyTable) -> Figure:
-    """Test accuracy over the rank, a line for each row of the table that has ranks.
+def study_figure(function: StudyFigure) -> StudyFigure:
+    """Register a figure under the name of its function; it returns None if it has no content."""
+    FIGURES[function.__name__] = function
+    return function
 
-    Error bars are standard errors; the rank that validation accuracy chose is black. Rows without
-    ranks are lines across, with their standard error as a band: dotted the convolution, dashed the
-    others, unless they are rank 1 of a row that has ranks.
+
+@study_figure
+def accuracy_against_rank(results: StudyResults) -> Figure | None:
+    """Test accuracy against rank, as in figures 3 to 5 of the paper: a curve for each ranked row.
+
+    Error bars are standard errors; the rank with the best validation accuracy is black. Rows
+    without ranks are horizontal lines, with a band of one standard error: dotted for the
+    convolution, dashed for others. A row that is rank 1 of a curve has no line.
     """
-    rows = [row for row in table.rows if row.ranked]
-    columns = legend_columns([row.name for row in (*rows, *across(table))])
-    lines = -(-len([*rows, *across(table)]) // columns)
+    curves = [row for row in results.rows if row.ranked]
+    on_curves = {cell.identity for row in curves for cell in row.cells}
+    lines = [
+        row
+        for row in results.rows
+        if not row.ranked and (is_reference(row) or row.cells[0].identity not in on_curves)
+    ]
+    if not curves:
+        return None
+    columns = legend_columns([row.name for row in (*curves, *lines)])
+    legend_height = 0.2 * -(-len([*curves, *lines]) // columns)
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH, 3.3 + 0.2 * lines), dpi=200, layout="constrained")
+        figure = Figure(figsize=(WIDTH, 3.3 + legend_height), dpi=200, layout="constrained")
         axes = figure.add_subplot()
-        for number, row in enumerate(rows):
-            color, marker = COLORS[number % len(COLORS)], MARKERS[number % len(MARKERS)]
-            _draw_row(axes, row, color, marker, shift=number - (len(rows) - 1) / 2)
-        for number, row in enumerate(across(table), start=len(rows)):
-            _draw_across(axes, row, COLORS[number % len(COLORS)])
-        ranks = sorted({cell.rank for row in rows for cell in row.cells if cell.rank})
+        for number, row in enumerate(curves):
+            draw_curve(axes, row, number, shift=number - (len(curves) - 1) / 2)
+        for number, row in enumerate(lines, start=len(curves)):
+            draw_line(axes, row, COLORS[number % len(COLORS)])
+        ranks = sorted({cell.rank for row in curves for cell in row.cells if cell.rank})
         axes.set_xscale("log", base=2)
         axes.set_xticks(ranks, [str(rank) for rank in ranks])
         axes.xaxis.set_minor_locator(NullLocator())
-        axes.set_xlabel("rank; black: chosen on validation data")
+        axes.set_xlabel("rank (black: chosen on validation data)")
         axes.set_ylabel("test accuracy, %")
-        changes = network_differences(table.setting.network)
-        data, protocol = table.records[0].data, table.setting.protocol
-        subset = f" (subset of {data['train_available']:,})"
-        other = "".join(f"\n{note}" for note in notes(table.records[0]))
-        other += f"\nNOT THE PAPER'S NETWORK: {', '.join(changes)}" if changes else ""
-        axes.set_title(
-            f"{data_name(table.setting.dataset)}: {data['train']:,}"
-            f"{subset if data['train'] != data['train_available'] else ''} training images, "
-            f"{protocol['epochs']} epochs, {protocol['seeds']} seeds{other}",
-            fontsize=9,
-        )
-        if table.problems:
-            axes.text(
-                0.5,
-                0.98,
-                f"{len(table.problems)} OF {len(table.runs)} RUNS MISSING OR FAILED",
-                transform=axes.transAxes,
-                color="red",
-                ha="center",
-                va="top",
-            )
+        axes.set_title("\n".join(title(results)), fontsize=9)
         figure.legend(loc="outside lower center", ncols=columns, frameon=False)
     return figure
 
 
-def legend_columns(names: Sequence[str]) -> int:
-    """As many columns of the names as the width of the figure holds."""
-    longest = max(map(len, names))
-    return max(1, int(WIDTH / (0.55 + 0.062 * longest)))  # inches: the mark, and a character
-
-
-def across(table: StudyTable) -> list[Row]:
-    """The rows that are lines across: the convolution, and those that are not rank 1 of others."""
-    ranked = {cell.run for row in table.rows if row.ranked for cell in row.cells}
+def title(results: StudyResults) -> list[str]:
+    """Lines on the data, the protocol, differences from the paper, and missing runs."""
+    data, protocol = results.records[0].data, results.setting["protocol"]
+    subset = f" (SUBSET of {data['train_available']:,})"
+    changes = network_differences(results.setting)
     return [
-        row
-        for row in table.rows
-        if not row.ranked and (is_reference(row) or row.cells[0].run not in ranked)
+        f"{results.data_title}: {data['train']:,}"
+        f"{subset if data['train'] != data['train_available'] else ''} training images, "
+        f"{protocol['epochs']} epochs, {protocol['seeds']} seeds",
+        *results.records[0].notes,
+        *([f"NOT THE PAPER'S NETWORK: {', '.join(changes)}"] if changes else []),
+        *([results.incomplete] if results.problems else []),
     ]
 
 
+def legend_columns(names: list[str]) -> int:
+    """Number of columns that fit the width of the figure."""
+    longest = max(map(len, names))
+    return max(1, int(WIDTH / (0.55 + 0.062 * longest)))  # inches of a marker and of a character
+
+
 def is_reference(row: Row) -> bool:
-    """Whether it is the plain convolution."""
+    """Whether a row is the plain convolution."""
     return row.cells[0].layer.name == "conv"
 
 
-def _draw_row(axes: Axes, row: Row, color: str, marker: str, shift: float) -> None:
-    """One line with its error bars; moved a little sideways, so that bars do not hide others."""
-    points = [(cell, test) for cell in row.cells if cell.rank and (test := cell.test())]
-    if not points:
-        return
-    xs = [cell.rank * 2 ** (0.05 * shift) for cell, _ in points if cell.rank]
-    ys = [100 * test.mean for _, test in points]
-    bars = [100 * (test.standard_error or 0) for _, test in points]
-    look: dict[str, Any] = {"color": color, "marker": marker, "markersize": 5, "mfc": "white"}
-    axes.errorbar(xs, ys, bars, label=row.name, capsize=2, lw=1.2, **look)
-    chosen = [i for i, (cell, _) in enumerate(points) if cell.record is row.chosen]
-    axes.plot(
-        [xs[i] for i in chosen], [ys[i] for i in chosen], marker, ms=6, zorder=4, color="black"
-    )
+def draw_curve(axes: Axes, row: Row, number: int, shift: float) -> None:
+    """Draw a ranked row with error bars, shifted sideways so that bars do not overlap."""
+    color, marker = COLORS[number % len(COLORS)], MARKERS[number % len(MARKERS)]
+    points = []
+    for cell in row.cells:
+        test = estimate(cell.record.final["test_accuracy"]) if cell.record else None
+        if cell.rank and test:
+            x = cell.rank * 2 ** (0.05 * shift)
+            points.append((x, 100 * test.mean, 100 * (test.standard_error or 0)))
+            if cell is row.chosen:
+                axes.plot(x, 100 * test.mean, marker, ms=6, zorder=4, color="black")
+    if points:
+        xs, ys, bars = zip(*points, strict=True)
+        look: dict[str, Any] = {"color": color, "marker": marker, "markersize": 5, "mfc": "white"}
+        axes.errorbar(xs, ys, bars, label=row.name, capsize=2, lw=1.2, **look)
 
 
-def _draw_across(axes: Axes, row: Row, color: str) -> None:
-    """A row without ranks."""
-    test = estimate(row.chosen.final["test_accuracy"]) if row.chosen else None
+def draw_line(axes: Axes, row: Row, color: str) -> None:
+    """Draw a row without ranks."""
+    record = row.cells[0].record
+    test = estimate(record.final["test_accuracy"]) if record else None
     if test is None:
         return
     mean, error = 100 * test.mean, 100 * (test.standard_error or 0)
@@ -125,15 +131,20 @@ def _draw_across(axes: Axes, row: Row, color: str) -> None:
 
 
 def png(figure: Figure) -> bytes:
-    """The figure as PNG, the same bytes for the same records."""
+    """The figure as PNG; the same bytes for the same content."""
     out = io.BytesIO()
     figure.savefig(out, format="png", metadata={"Software": None})
     return out.getvalue()
 
 
 def pdf(figure: Figure) -> bytes:
-    """The figure as PDF, the same bytes for the same records."""
+    """The figure as PDF; the same bytes for the same content."""
     out = io.BytesIO()
     nothing = {"Creator": None, "Producer": None, "CreationDate": None}
     figure.savefig(out, format="pdf", metadata=nothing)
     return out.getvalue()
+
+
+def forms(figure: Figure) -> dict[str, bytes]:
+    """Content of each form of a figure, by the ending of its file."""
+    return {"png": png(figure), "pdf": pdf(figure)}

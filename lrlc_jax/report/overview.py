@@ -1,100 +1,101 @@
-"""A plan as text: what a study is, and how far each of its rows is."""
+"""Text of a dry run: the plan of a study, the status of its runs, and the time left."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from lrlc_jax.data import Dataset
-from lrlc_jax.experiments.config import Config, StudyConfig
-from lrlc_jax.experiments.jobs import Job
-from lrlc_jax.experiments.plan import Entry, canonical, run_before_data
-from lrlc_jax.experiments.state import DONE, FAILED, LEFT, State
+from lrlc_jax.experiments.config import StudyConfig
+from lrlc_jax.experiments.identity import canonical
+from lrlc_jax.experiments.record import Record
+from lrlc_jax.experiments.study import Entry
 from lrlc_jax.layers.settings import RankedLayerConfig
 from lrlc_jax.progress import counted, duration
-from lrlc_jax.report.rows import device_name, protocol_in_words, row_name
+from lrlc_jax.report.results import device_name, protocol_sentences
 
 if TYPE_CHECKING:  # it needs jax
     from lrlc_jax.experiments.estimate import Forecast
 
+DONE, FAILED, LEFT = "done", "FAILED", "left"
 
-def overview(study: StudyConfig, entries: Sequence[Entry], state: State) -> list[str]:
-    """Lines that say what is planned, with one for each row of the study's tables.
+
+def overview(
+    study: StudyConfig, entries: Sequence[Entry], records: Mapping[str, Record]
+) -> list[str]:
+    """Lines of the plan: protocol, data, and the status of each row of the study's tables.
 
     Args:
         study: the study.
-        entries: all that it asks for.
-        state: of its runs.
+        entries: of the study, at least one.
+        records: of its runs, by identity.
     """
-    config = state.jobs[0].config
     lines = [f"{study.name}: {study.title}" if study.title else study.name]
-    lines += in_words(config)
-    runs = {run_before_data(job.config): job for job in state.jobs}
-    datasets = {id(job.dataset): job.dataset for job in state.jobs}
-    for dataset in datasets.values():
-        of_dataset = [entry for entry in entries if runs[entry.run].dataset is dataset]
-        lines += ["", f"Data: {data_in_words(dataset)}."]
-        lines += [f"  {line}" for line in rows(of_dataset, runs, state)]
-    counts = [f"{len(state.those(s))} {s.lower()}" for s in (DONE, FAILED, LEFT)]
-    return [*lines, "", f"{counted(len(state.jobs), 'run')}: {', '.join(counts)}."]
+    lines += protocol_sentences(canonical(entries[0].job.config, "", 0))
+    for dataset in {id(entry.job.dataset): entry.job.dataset for entry in entries}.values():
+        lines += ["", f"Data: {data_sentence(dataset)}"]
+        own = [entry for entry in entries if entry.job.dataset is dataset]
+        lines += [f"  {line}" for line in row_lines(own, records)]
+    runs = {entry.job.identity: status(entry, records) for entry in entries}
+    counts = [f"{list(runs.values()).count(word)} {word.lower()}" for word in (DONE, FAILED, LEFT)]
+    return [*lines, "", f"{counted(len(runs), 'run')}: {', '.join(counts)}."]
 
 
-def time_left(forecast: "Forecast") -> str:
-    """How long what is left takes, and how that is known."""
-    grounds = []
-    if forecast.measured:
-        grounds.append(
-            f"training steps and validation of {counted(forecast.measured, 'network')}, measured "
-            "just now, one for each kind of layer and data set"
-        )
-    if forecast.on_record:
-        grounds.append(f"the times of {counted(forecast.on_record, 'run')} on record")
-    return (
-        f"About {duration(forecast.seconds)} for what is left, one run after the other on this "
-        f"machine ({device_name(forecast.machine)}); estimated from {' and '.join(grounds)}."
-    )
+def status(entry: Entry, records: Mapping[str, Record]) -> str:
+    """``done``, ``FAILED`` (on record, with failed seeds), or ``left``."""
+    record = records.get(entry.job.identity)
+    if record is None:
+        return LEFT
+    return FAILED if record.failed else DONE
 
 
-def in_words(config: Config) -> list[str]:
-    """How the runs are trained."""
-    run = canonical(config, "", 0)
-    return protocol_in_words(run["protocol"], run.get("network"))
-
-
-def data_in_words(dataset: Dataset) -> str:
-    """What data are called, and how many images they have.
-
-    A subset is in capitals, as in tables.
-    """
+def data_sentence(dataset: Dataset) -> str:
+    """Name of the data and number of images, with a subset in capitals."""
     size, full = len(dataset.train), dataset.full_train_size
-    part = "" if size == full else f" (a SUBSET of {full})"
+    subset = "" if size == full else f" (a SUBSET of {full})"
     return (
-        f"{dataset.title}, {size}{part} training, {len(dataset.validation)} validation and "
-        f"{len(dataset.test)} test images"
+        f"{dataset.title}, {size}{subset} training, {len(dataset.validation)} validation and "
+        f"{len(dataset.test)} test images."
     )
 
 
-def rows(entries: Sequence[Entry], runs: Mapping[str, Job], state: State) -> list[str]:
-    """A line for each row, with the ranks that are done, failed, or left."""
-    found: dict[str, dict[int | None, str]] = {}
+def row_lines(entries: Sequence[Entry], records: Mapping[str, Record]) -> list[str]:
+    """A line for each row of a table, with the status of its ranks."""
+    rows: dict[str, dict[int | None, str]] = {}
     for entry in entries:
         layer = entry.layer
         rank = layer.rank if isinstance(layer, RankedLayerConfig) else None
-        found.setdefault(row_name(layer), {})[rank] = state.of(runs[entry.run])
-    width = max(map(len, found))
-    return [f"{name.ljust(width)}  {status(ranks)}" for name, ranks in found.items()]
+        rows.setdefault(layer.row, {})[rank] = status(entry, records)
+    width = max(map(len, rows))
+    return [f"{name.ljust(width)}  {by_status(ranks)}" for name, ranks in rows.items()]
 
 
-def status(ranks: Mapping[int | None, str]) -> str:
-    """How far the ranks of a row are; those of a row without ranks are ``None``.
+def by_status(ranks: Mapping[int | None, str]) -> str:
+    """Ranks of a row by status; a row without ranks has the rank None.
 
-    >>> status({1: "done", 2: "left", 4: "FAILED", 8: "left"})
+    >>> by_status({1: "done", 2: "left", 4: "FAILED", 8: "left"})
     'rank 1 done; 4 FAILED; 2, 8 left'
-    >>> status({None: "left"})
+    >>> by_status({None: "left"})
     'left'
     """
     if None in ranks:
         return ranks[None]
     groups = []
     for word in (DONE, FAILED, LEFT):
-        if those := [str(rank) for rank, own in ranks.items() if own == word]:
+        if those := [str(rank) for rank, found in ranks.items() if found == word]:
             groups.append(f"{', '.join(those)} {word}")
     return f"rank {'; '.join(groups)}"
+
+
+def time_left(forecast: "Forecast") -> str:
+    """Time to train the remaining runs, and the basis of the estimate."""
+    basis = []
+    if forecast.measured:
+        basis.append(
+            f"training steps and validation of {counted(forecast.measured, 'network')}, measured "
+            "now, one for each kind of layer and data set"
+        )
+    if forecast.on_record:
+        basis.append(f"the times of {counted(forecast.on_record, 'run')} on record")
+    return (
+        f"About {duration(forecast.seconds)} for the remaining runs, one after another on this "
+        f"machine ({device_name(forecast.machine)}); estimated from {' and '.join(basis)}."
+    )

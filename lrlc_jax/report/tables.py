@@ -1,65 +1,184 @@
-"""Tables as Markdown, CSV and LaTeX."""
+"""Tables of studies, and their form in Markdown, CSV and LaTeX.
+
+A new table is a function of :class:`~lrlc_jax.report.results.StudyResults` with the decorator
+:func:`study_table`. A study names it in its YAML: ``tables: [accuracy]``.
+"""
 
 import csv
+import dataclasses
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
-from lrlc_jax.experiments.plan import data_name, label
-from lrlc_jax.experiments.record import Record, data_title
-from lrlc_jax.experiments.statistics import Estimate, estimate
-from lrlc_jax.report.rows import StudyTable, caption, network_differences
+from lrlc_jax.experiments.record import Record, Records
+from lrlc_jax.experiments.statistics import estimate
+from lrlc_jax.report.results import (
+    Cell,
+    Row,
+    StudyResults,
+    device_name,
+    network_differences,
+    protocol_sentences,
+    setting_of,
+)
 
-HEADER = ("Layer", "Rank", "Parameters", "Train, %", "Validation, %", "Test, %", "Note")
-NOTHING = "-"
+EMPTY = "-"
+SPLITS = ("train", "validation", "test")
+ACCURACIES = ("Train, %", "Validation, %", "Test, %")
 
 
-def cells(table: StudyTable) -> list[tuple[str, ...]]:
-    """The text of each row. A row with a missing or failed run says so in its note."""
-    rows: list[tuple[str, ...]] = []
-    for row in table.rows:
-        record = row.chosen
-        if record is None:
-            rows.append((row.name, *[NOTHING] * (len(HEADER) - 2), row.note))
-            continue
-        rank = str(record.run["layer"].get("rank", 1)) if row.ranked else NOTHING
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """A table for people and for programs.
+
+    Attributes:
+        title: in one line.
+        caption: sentences.
+        header: titles of the columns.
+        rows: text of each row.
+        values: lines of the CSV file in full precision; a missing value is None.
+        alignment: of the columns, ``l`` or ``r`` each.
+    """
+
+    title: str
+    caption: Sequence[str]
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    values: Sequence[Mapping[str, object]] = ()
+    alignment: str = ""
+
+
+StudyTable = Callable[[StudyResults], Table]
+TABLES: dict[str, StudyTable] = {}
+
+
+def study_table(function: StudyTable) -> StudyTable:
+    """Register a table under the name of its function."""
+    TABLES[function.__name__] = function
+    return function
+
+
+@study_table
+def accuracy(results: StudyResults) -> Table:
+    """Mean accuracy of each row at the rank with the best validation accuracy."""
+    return Table(
+        title=f"{results.study.title or results.study.name}: {results.data_title}",
+        caption=caption(results),
+        header=("Layer", "Rank", "Parameters", *ACCURACIES, "Note"),
+        rows=[accuracy_row(row) for row in results.rows],
+        values=[run_values(row, cell) for row in results.rows for cell in row.cells],
+        alignment="lrrrrrl",
+    )
+
+
+def accuracy_row(row: Row) -> list[str]:
+    """Text of a row. A row with missing or failed runs has a note."""
+    if row.chosen is None or row.chosen.record is None:
+        return [row.name, *[EMPTY] * 5, row.note]
+    record, rank = row.chosen.record, row.chosen.rank
+    note = f"INCOMPLETE: {row.note}" if row.note else ""
+    rank_text = str(rank) if rank else EMPTY
+    return [row.name, rank_text, parameters(record), *accuracies(record), note]
+
+
+def run_values(row: Row, cell: Cell) -> dict[str, object]:
+    """Every metric of a run at the end of training, as mean and standard error over seeds."""
+    record = cell.record
+    values: dict[str, object] = {
+        "row": row.name,
+        "rank": cell.rank,
+        "chosen": cell is row.chosen,
+        "status": cell.problem or "ok",
+        "identity": cell.identity,
+    }
+    if record is None:
+        return values
+    values |= {
+        "parameters": record.parameters,
+        "matched_parameters": record.matched_parameters,
+        "train_images": record.data["train"],
+        "seeds": len(record.seeds),
+        "failed_seeds": len(record.failed),
+    }
+    for metric, by_seed in record.final.items():
+        mean, column = estimate(by_seed), metric.removesuffix("_accuracy")
+        values[f"{column}_mean"] = mean and mean.mean
+        values[f"{column}_se"] = mean and mean.standard_error
+    return values
+
+
+def all_runs(records: Records) -> Table:
+    """Every record, whether or not a study asks for its run."""
+    rows = []
+    for record in sorted(records.records, key=lambda record: record.file_name):
+        data, protocol = record.data, record.run["protocol"]
+        subset = f" (SUBSET of {data['train_available']})" if is_subset(record) else ""
         rows.append(
-            (
-                row.name,
-                rank,
-                parameters(record),
-                *(mean.percent() if mean else NOTHING for mean in accuracies(record)),
-                f"INCOMPLETE: {row.note}" if row.note else "",
-            )
+            [
+                record.data_title,
+                f"{data['train']}{subset}",
+                ", ".join([record.label, *network_differences(setting_of(record))]),
+                f"{protocol['epochs']} x {protocol['batch_size']}",
+                str(len(record.seeds)),
+                *accuracies(record),
+                record.identity,
+            ]
         )
-    return rows
+    settings = ("Data", "Training images", "Layer", "Epochs x batch", "Seeds")
+    conflicts = [f"CONFLICT: {sentence}" for sentence in records.sentences]
+    return Table("All runs on record", conflicts, (*settings, *ACCURACIES, "Identity"), rows)
 
 
-def accuracies(record: Record) -> list[Estimate | None]:
-    """Means at the end of training: on the training images, for validation, and the test."""
-    return [estimate(record.final[f"{name}_accuracy"]) for name in ("train", "validation", "test")]
+def caption(results: StudyResults) -> list[str]:
+    """Sentences on the data, the protocol, missing runs, and differences from the paper."""
+    record, data = results.records[0], results.records[0].data
+    fingerprint = results.setting["dataset"]["fingerprint"]
+    lines = [
+        f"Data: {results.data_title}, {data['train']} training, {data['validation']} validation "
+        f"and {data['test']} test images (fingerprint {fingerprint})."
+    ]
+    if record.notes:
+        lines.append(f"NOT THE PUBLISHED DATA SET: {'; '.join(record.notes)}.")
+    if is_subset(record):
+        lines.append(
+            f"SUBSET: trained on {data['train']} of the {data['train_available']} training images."
+        )
+    devices = sorted({device_name(one.machine) for one in results.records})
+    lines += [
+        *protocol_sentences(results.setting),
+        "Accuracy: mean over seeds ± standard error, after the last epoch. Ranks are chosen by "
+        f"validation accuracy. Trained on: {', '.join(devices)}.",
+    ]
+    return [*lines, f"{results.incomplete}."] if results.problems else lines
+
+
+def is_subset(record: Record) -> bool:
+    """Whether a run was trained on a part of its training images."""
+    return bool(record.data["train"] != record.data["train_available"])
+
+
+def accuracies(record: Record) -> list[str]:
+    """Accuracy on each split in percent, with its standard error; or the failed seeds."""
+    failed = f"FAILED seeds: {', '.join(record.failed)}"
+    means = [estimate(record.final[f"{split}_accuracy"]) for split in SPLITS]
+    return [mean.percent() if mean else failed for mean in means]
 
 
 def parameters(record: Record) -> str:
-    """Trainable numbers; of a wide convolution, beside those of the LRLC that it stands for."""
+    """Number of parameters; for a wide convolution, also that of LRLC, which it matches."""
     matched = record.matched_parameters
     return f"{record.parameters:,}" + (f" (LRLC: {matched:,})" if matched else "")
 
 
-def markdown(table: StudyTable) -> str:
-    """The table with its caption, for reading."""
-    lines = [f"# {table.study.title or table.study.name}: {data_name(table.setting.dataset)}", ""]
-    lines += [f"{sentence}  " for sentence in caption(table)]
-    if table.problems:
-        lines += [
-            "",
-            f"**{len(table.problems)} OF {len(table.runs)} RUNS ARE MISSING OR FAILED.**",
-        ]
-    lines += ["", *markdown_rows(HEADER, cells(table))]
-    return "\n".join(lines) + "\n"
+def markdown(table: Table) -> str:
+    """The table with title and caption, a line for each sentence."""
+    lines = [f"# {table.title}", ""]
+    if table.caption:
+        lines += [*(f"{sentence}  " for sentence in table.caption), ""]
+    return "\n".join([*lines, *markdown_rows(table.header, table.rows)]) + "\n"
 
 
 def markdown_rows(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of a Markdown table whose columns are aligned in the source too."""
+    """Lines of a Markdown table, with columns aligned in the source too."""
     widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
 
     def line(row: Sequence[str]) -> str:
@@ -69,89 +188,33 @@ def markdown_rows(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[
     return [line(header), rule, *map(line, rows)]
 
 
-def comma_separated(table: StudyTable) -> str:
-    """The table for programs: every run a line, chosen or not, in full precision."""
+def comma_separated(table: Table) -> str:
+    """The values as CSV; a missing value is empty."""
     out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(
-        [
-            "row",
-            "rank",
-            "chosen",
-            "parameters",
-            "matched_parameters",
-            "train_mean",
-            "train_se",
-            "validation_mean",
-            "validation_se",
-            "test_mean",
-            "test_se",
-            "seeds",
-            "failed_seeds",
-            "status",
-            "train_images",
-            "identity",
-        ]
-    )
-    line: list[object]
-    for row in table.rows:
-        for cell in row.cells:
-            record = cell.record
-            status = cell.problem or "ok"
-            if record is None:
-                line = [row.name, cell.rank, False, *[None] * 10, status, None, None]
-            else:
-                line = [row.name, cell.rank, record is row.chosen]
-                line += [record.parameters, record.matched_parameters]
-                line += [number for mean in accuracies(record) for number in _numbers(mean)]
-                line += [len(record.seeds), len(record.failed), status]
-                line += [record.data["train"], record.identity]
-            writer.writerow(["" if value is None else value for value in line])
+    columns = dict.fromkeys(column for line in table.values for column in line)
+    writer = csv.DictWriter(out, list(columns), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(table.values)
     return out.getvalue()
 
 
-def _numbers(value: Estimate | None) -> tuple[float | None, float | None]:
-    return (value.mean, value.standard_error) if value else (None, None)
-
-
-def latex(table: StudyTable) -> str:
-    r"""The table for a paper, in plain ``tabular`` with ``\hline``."""
+def latex(table: Table) -> str:
+    r"""The table as plain ``tabular`` with ``\hline``; title and caption are comments."""
 
     def escape(text: str) -> str:
         for character in "&%#_":
             text = text.replace(character, "\\" + character)
         return text.replace(" ± ", r" $\pm$ ")
 
-    lines = [f"% {sentence}" for sentence in caption(table)]
-    lines += [r"\begin{tabular}{lrrrrrl}", r"\hline"]
-    lines += [" & ".join(map(escape, HEADER)) + r" \\", r"\hline"]
-    lines += [" & ".join(map(escape, row)) + r" \\" for row in cells(table)]
-    lines += [r"\hline", r"\end{tabular}"]
+    def line(cells: Sequence[str]) -> str:
+        return " & ".join(map(escape, cells)) + r" \\"
+
+    lines = [f"% {sentence}" for sentence in (table.title, *table.caption)]
+    lines += [rf"\begin{{tabular}}{{{table.alignment}}}", r"\hline", line(table.header), r"\hline"]
+    lines += [*map(line, table.rows), r"\hline", r"\end{tabular}"]
     return "\n".join(lines) + "\n"
 
 
-def all_runs(records: Sequence[Record]) -> str:
-    """Every record there is, whether or not a study asks for it, as Markdown."""
-    rows = []
-    for record in sorted(records, key=lambda r: r.file_name):
-        data, protocol = record.data, record.run["protocol"]
-        network = record.run.get("network")
-        size = f"{data['train']}"
-        if data["train"] != data["train_available"]:
-            size += f" (SUBSET of {data['train_available']})"
-        failed = f"FAILED seeds: {', '.join(record.failed)}"
-        rows.append(
-            (
-                data_title(record),
-                size,
-                ", ".join([label(record.run["layer"]), *network_differences(network)]),
-                f"{protocol['epochs']} x {protocol['batch_size']}",
-                str(len(record.seeds)),
-                *(mean.percent() if mean else failed for mean in accuracies(record)),
-                record.identity,
-            )
-        )
-    settings = ("Data", "Training images", "Layer", "Epochs x batch", "Seeds")
-    header = (*settings, "Train, %", "Validation, %", "Test, %", "Identity")
-    lines = ["# All runs on record", "", *markdown_rows(header, rows)]
-    return "\n".join(lines) + "\n"
+def forms(table: Table) -> dict[str, str]:
+    """Content of each form of a table, by the ending of its file."""
+    return {"md": markdown(table), "csv": comma_separated(table), "tex": latex(table)}

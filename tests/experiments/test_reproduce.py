@@ -5,25 +5,23 @@ import runpy
 
 import numpy as np
 import pytest
-from scipy import stats
 
 from lrlc_jax.data.dataset import DatasetConfig
 from lrlc_jax.data.order import BY_PERSON
 from lrlc_jax.errors import InputError
 from lrlc_jax.experiments import record as records
-from lrlc_jax.experiments.compare import (
+from lrlc_jax.experiments.config import Config, parse
+from lrlc_jax.experiments.plan import canonical, identity
+from lrlc_jax.experiments.provenance import differences
+from lrlc_jax.experiments.reproduce import default_folder, override, settings_of
+from lrlc_jax.experiments.statistics import (
     DIFFERENT,
     EQUAL,
     WITHIN_NOISE,
     compare,
     holm,
     largest_difference,
-    welch,
 )
-from lrlc_jax.experiments.config import Config, parse
-from lrlc_jax.experiments.plan import canonical, identity
-from lrlc_jax.experiments.provenance import differences
-from lrlc_jax.experiments.reproduce import default_folder, override, settings_of
 from lrlc_jax.layers.settings import LAYERS
 from lrlc_jax.networks import NetworkConfig
 from lrlc_jax.training.train import ProtocolConfig
@@ -241,14 +239,6 @@ def test_figures_without_any_variance_are_compared_as_what_they_are():
     assert compare(perfect, with_final(perfect, train_loss=[0.1, 0.1, 0.2])).p["test_loss"] == 1
 
 
-def test_the_p_of_welchs_test_is_that_of_scipy():
-    rng = np.random.default_rng(0)
-    for sizes in ((2, 2), (3, 10), (10, 10)):
-        a, b = (rng.normal(size=size) for size in sizes)
-        expected = stats.ttest_ind(a, b, equal_var=False).pvalue
-        assert welch(a.tolist(), b.tolist()) == pytest.approx(expected, rel=1e-9)
-
-
 def test_the_difference_that_is_said_to_be_found_is_found_and_a_smaller_one_is_not():
     rng = np.random.default_rng(0)
     one = with_final(example(), test_accuracy=rng.normal(0.9, 0.01, 3).tolist())
@@ -284,6 +274,7 @@ def drawn(rng, base, shift=0.0):
     )
 
 
+@pytest.mark.slow
 def test_noise_alone_is_called_different_in_1_of_100_cases_and_a_shift_is_found():
     rng = np.random.default_rng(1)
     base = example(test=(0.9,) * 10, validation=(0.9,) * 10)

@@ -1,23 +1,29 @@
-"""Tables and figures say what the records say, and say loudly what they lack."""
+"""Tables and figures hold the values of the records, and label every gap and difference."""
 
 import csv
 import dataclasses
 import io
+import itertools
+from types import SimpleNamespace
 
+import matplotlib.figure
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from lrlc_jax.data.dataset import DatasetConfig
 from lrlc_jax.errors import InputError
-from lrlc_jax.experiments import record as records
+from lrlc_jax.experiments import record as record_files
 from lrlc_jax.experiments.config import Config, StudyConfig
-from lrlc_jax.experiments.menu import studies
-from lrlc_jax.experiments.plan import plan
-from lrlc_jax.layers.settings import LRLCConfig
+from lrlc_jax.experiments.record import Records, read_records
+from lrlc_jax.experiments.statistics import EQUAL, compare
+from lrlc_jax.experiments.study import asked, load_studies
 from lrlc_jax.networks import NetworkConfig
 from lrlc_jax.report.build import build
-from lrlc_jax.report.figures import accuracy_against_rank
-from lrlc_jax.report.studies import informative, study_tables
-from lrlc_jax.report.tables import all_runs, comma_separated, latex, markdown
+from lrlc_jax.report.figures import FIGURES, accuracy_against_rank, study_figure
+from lrlc_jax.report.overview import overview
+from lrlc_jax.report.results import shown, study_results
+from lrlc_jax.report.tables import TABLES, Table, accuracy, all_runs, forms, markdown, study_table
 from tests.conftest import ROOT
 from tests.experiments.examples import example
 
@@ -30,9 +36,11 @@ STUDY = StudyConfig(
         {"layer": "lrlc", "at": [3], "rank": [1, 2, 4]},
     ],
 )
+MENU = {study.name: study for study in load_studies(ROOT / "configs")}
 
 
 def complete(**changes):
+    """A record of each run of STUDY."""
     return [
         example("conv", **changes),
         example("spatial_bias", validation=(0.7, 0.7, 0.7), test=(0.71, 0.72, 0.73), **changes),
@@ -41,32 +49,47 @@ def complete(**changes):
     ]
 
 
-def only(found):
-    (table,) = study_tables(STUDY, found)
-    return table
+def results_of(found, *studies, requested=None):
+    """Results that get a table."""
+    records = Records(list(found), {})
+    every = [one for study in studies or [STUDY] for one in study_results(study, records)]
+    return shown(every, requested)
 
 
-def line(text, start):
+def only(found, *studies):
+    (results,) = results_of(found, *studies)
+    return results
+
+
+def line(results, start):
+    """The cells of a row of the Markdown table."""
+    text = markdown(accuracy(results))
     (found,) = [row for row in text.splitlines() if row.startswith(f"| {start}")]
     return [cell.strip() for cell in found.strip("|").split("|")]
 
 
+def csv_lines(results):
+    return list(csv.DictReader(io.StringIO(forms(accuracy(results))["csv"])))
+
+
 def test_the_table_holds_mean_and_standard_error_at_the_chosen_rank():
-    row = line(markdown(only(complete())), "LRLC")
     # mean 60 %; sample deviation 10 %, over the root of 3 seeds
-    figures = ["100.00 ± 0.00", "95.00 ± 0.00", "60.00 ± 5.77"]
-    assert row == ["LRLC (third layer)", "2", "1,020", *figures, ""]
+    values = ["100.00 ± 0.00", "95.00 ± 0.00", "60.00 ± 5.77"]
+    results = only(complete())
+    assert line(results, "LRLC") == ["LRLC (third layer)", "2", "1,020", *values, ""]
+    chosen = {r["rank"]: r["chosen"] for r in csv_lines(results) if r["row"].startswith("LRLC")}
+    assert chosen == {"1": "False", "2": "True", "4": "False"}
+    assert float(csv_lines(results)[-1]["test_mean"]) == pytest.approx(0.9)
 
 
 def test_rank_1_may_be_chosen_and_is_the_spatial_bias():
     found = complete()
     found[1] = example("spatial_bias", validation=(0.99, 0.99, 0.99), test=(0.4, 0.4, 0.4))
-    row = line(markdown(only(found)), "LRLC")
-    assert row[1] == "1"
-    assert row[5] == "40.00 ± 0.00"
+    row = line(only(found), "LRLC")
+    assert (row[1], row[5]) == ("1", "40.00 ± 0.00")
 
 
-def test_rank_1_is_the_simpler_network_that_it_is_and_stands_in_each_row_that_lists_it():
+def test_rank_1_has_the_run_of_the_simplest_layer_in_each_row():
     runs = [
         {"layer": "wide_conv", "at": 3, "rank": [1, 2]},
         {"layer": "lrlc", "at": 3, "sharing": ["row_column", "full"], "rank": [1, 2]},
@@ -79,291 +102,391 @@ def test_rank_1_is_the_simpler_network_that_it_is_and_stands_in_each_row_that_li
         *(example(name, rank=2) for name in ("wide_conv", "lrlc", "lrlc_input_dependent")),
         example(rank=2, sharing="full"),
     ]
-    (table,) = study_tables(StudyConfig(name="ones", runs=runs), found)
-    assert not table.problems
-    assert len(table.runs) == len(found)
-    assert {row.name: row.cells[0].test().mean for row in table.rows} == {
-        "Wide convolution (third layer)": pytest.approx(0.1),
-        "LRLC (third layer)": pytest.approx(0.2),
-        "LRLC (third layer), sharing full": pytest.approx(0.3),
-        "Input-dependent LRLC (third layer)": pytest.approx(0.3),
-    }
-    lines = list(csv.DictReader(io.StringIO(comma_separated(table))))
-    assert [r["rank"] for r in lines] == ["1", "2"] * 4
+    results = only(found, StudyConfig(name="ones", runs=runs))
+    assert not results.problems
+    assert results.runs.keys() == {record.identity for record in found}
+    lines = csv_lines(results)
+    assert [row["rank"] for row in lines] == ["1", "2"] * 4
+    assert {r["row"]: float(r["test_mean"]) for r in lines if r["rank"] == "1"} == pytest.approx(
+        {
+            "Wide convolution (third layer)": 0.1,
+            "LRLC (third layer)": 0.2,
+            "LRLC (third layer), sharing full": 0.3,
+            "Input-dependent LRLC (third layer)": 0.3,
+        }
+    )
 
 
-def test_a_missing_run_is_said_loudly():
-    table = only([r for r in complete() if r.run["layer"].get("rank") != 4])
-    text = markdown(table)
-    assert "INCOMPLETE: rank 4 MISSING" in line(text, "LRLC")[-1]
-    assert "**1 OF 4 RUNS ARE MISSING OR FAILED.**" in text
-    assert "MISSING" in comma_separated(table)
-    assert "MISSING" in latex(table)
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_every_run_has_a_value_or_is_labelled_in_every_form(count):
+    for found in itertools.combinations(complete(), count):
+        results = only(found)
+        assert len(results.problems) == 4 - count
+        known = {record.identity for record in found}
+        for row in csv_lines(results):
+            status = "ok" if row["identity"] in known else "MISSING"
+            assert row["status"] == status
+            assert bool(row["test_mean"]) == (status == "ok")
+        for text in forms(accuracy(results)).values():
+            assert "MISSING" in text
+        assert f"{4 - count} OF 4 RUNS" in accuracy_against_rank(results).axes[0].get_title()
+        for row, text in zip(results.rows, accuracy(results).rows, strict=True):
+            missing = [cell for cell in row.cells if cell.record is None]
+            assert text[-1].count("MISSING") == len(missing)
+            assert (text[5] == "-") == (len(missing) == len(row.cells))
 
 
-def test_a_row_without_any_run_has_no_number():
-    table = only([example("conv")])
-    assert line(markdown(table), "LRLC")[1:6] == ["-"] * 5
-
-
-def test_a_failed_run_is_said_loudly_and_never_chosen():
+def test_a_failed_run_is_labelled_and_never_chosen():
     found = complete()
     found[2] = example(rank=2, validation=(1.0, None, 1.0), test=(0.5, None, 0.7), failed={"1": 3})
-    table = only(found)
-    row = line(markdown(table), "LRLC")
+    row = line(only(found), "LRLC")
     assert row[1] == "4"
     assert "rank 2 FAILED (1 of 3 seeds: 1)" in row[-1]
 
 
-def test_runs_of_different_data_or_size_never_meet():
-    found = complete() + complete(fingerprint="beef") + complete(train=100)
-    tables = study_tables(STUDY, found)
-    assert len(tables) == 3
-    assert len({table.name for table in tables}) == 3
-    assert not any(table.problems for table in tables)
-
-
-def test_a_subset_and_another_protocol_are_labelled():
-    text = markdown(only(complete(train=100)))
-    assert "SUBSET: trained on 100 of the 400 training images." in text
-    assert "NOT THE PAPER'S PROTOCOL: epochs 40 instead of 150" in text
-
-
-def test_runs_with_other_options_get_a_table_of_their_own_that_shares_the_baseline():
-    conv = [example("conv"), example("spatial_bias")]
-    norm = [example(rank=r, normalization="norm") for r in (1, 2, 4)]
-    table = only(conv + norm)
-    assert not table.problems
-    assert "LRLC (third layer), normalization norm" in markdown(table)
-    both = study_tables(STUDY, conv + norm + [example(rank=r) for r in (2, 4)])
-    assert len(both) == 2
-
-
-def test_every_ranked_layer_chooses_among_the_ranks_that_the_study_lists():
-    kinds = ("wide_conv", "lrlc_input_dependent")
-    runs = [*STUDY.runs, *({"layer": kind, "at": [3], "rank": [2, 4]} for kind in kinds)]
-    found = complete()
-    for kind in kinds:
-        for rank in (2, 4):
-            score = (rank / 10,) * 3
-            found.append(example(kind, rank=rank, validation=score, test=score))
-    found[4:] = [
-        dataclasses.replace(r, matched_parameters=777)
-        if r.run["layer"]["name"] == "wide_conv"
-        else r
-        for r in found[4:]
+def test_runs_of_different_data_size_network_or_options_never_share_a_table():
+    celeba = [
+        DatasetConfig("celeba"),
+        DatasetConfig("celeba", translate=48),
+        DatasetConfig("celeba", translate=48, translate_train="fresh"),
     ]
-    (table,) = study_tables(dataclasses.replace(STUDY, runs=runs), found)
-    text = markdown(table)
-    assert line(text, "Wide convolution")[1:3] == ["4", "1,040 (LRLC: 777)"]
-    assert line(text, "Input-dependent")[1:3] == ["4", "1,040"]
-    assert [len(row.cells) for row in table.rows if row.ranked] == [3, 2, 2]
+    changes = [
+        {},
+        {"fingerprint": "beef"},
+        {"train": 100},
+        {"network": NetworkConfig(padding="same", blur=True)},
+        *({"dataset": dataset, "fingerprint": str(i)} for i, dataset in enumerate(celeba)),
+    ]
+    groups = [complete(**change) for change in changes]
+    conv, bias, *_ = groups[0]
+    norm = [example(rank=rank, normalization="norm") for rank in (1, 2, 4)]
+    results = results_of([*itertools.chain(*groups), *norm])
+    assert len({one.name for one in results}) == len(results) == len(changes) + 1
+    found = sorted(sorted(one.runs) for one in results)
+    expected = [*groups, [conv, bias, *norm]]
+    assert found == sorted(sorted(record.identity for record in group) for group in expected)
+    assert not any(one.problems for one in results)
+    assert sum("-in-48-" in one.name for one in results) == 2
+    titles = {accuracy(one).title for one in results if one.setting["dataset"]["name"] == "celeba"}
+    assert len(titles) == 3
 
 
-def test_another_network_is_another_table_and_labelled():
-    found = complete() + complete(network=NetworkConfig(padding="same", blur=True))
-    tables = study_tables(STUDY, found)
-    assert len(tables) == 2
-    texts = [markdown(table) for table in tables]
-    assert sum("NOT THE PAPER'S NETWORK" in text for text in texts) == 1
-    assert any("padding same instead of valid, blur True instead of False" in t for t in texts)
-    assert "padding same" in all_runs(found)
+def test_options_of_layers_other_than_lrlc_have_tables_of_their_own_too():
+    study = StudyConfig(runs=[{"layer": "conv"}, {"layer": "locally_connected", "at": [3]}])
+    found = [
+        example("conv"),
+        *(example("locally_connected", fan_in=f) for f in ("keras", "position")),
+    ]
+    assert [one.problems for one in results_of(found, study)] == [[], []]
 
 
-def test_options_of_any_layer_keep_tables_apart():
-    runs = [{"layer": "conv"}, {"layer": "locally_connected", "at": [3]}]
-    study = dataclasses.replace(STUDY, runs=runs)
-    found = [example("conv"), example("locally_connected")]
-    found.append(example("locally_connected", fan_in="position"))
-    tables = study_tables(study, found)
-    assert len(tables) == 2
-    assert not any(table.problems for table in tables)
+def test_differences_from_the_paper_and_from_the_published_data_are_labelled_everywhere():
+    notes = ["PARTIAL: 13 of 202 images", "split by person, not the official split"]
+    network = NetworkConfig(padding="same", blur=True)
+    found = complete(dataset=DatasetConfig("celeba"), notes=notes, train=100, network=network)
+    results = only(found)
+    figure_title = accuracy_against_rank(results).axes[0].get_title()
+    network_words = ["padding same instead of valid", "blur True instead of False"]
+    table = forms(accuracy(results))
+    for text in (table["md"], table["tex"], markdown(all_runs(Records(found, {}))), figure_title):
+        for words in (*notes, *network_words, "SUBSET"):
+            assert words in text
+    for text in (table["md"], table["tex"]):
+        assert "NOT THE PAPER'S PROTOCOL: epochs 40 instead of 150" in text
 
 
-def tables_of_all(found, wanted=None):
-    """The tables of every study in the menu that these records are good for."""
-    menu = studies(ROOT / "configs")
-    return informative([t for study in menu for t in study_tables(study, found)], wanted)
+def test_a_wide_convolution_also_has_the_parameter_count_that_it_matches():
+    wide = dataclasses.replace(example("wide_conv"), matched_parameters=777)
+    study = StudyConfig(runs=[{"layer": "wide_conv", "at": 3, "rank": [4]}])
+    assert line(only([wide], study), "Wide")[2] == "1,040 (LRLC: 777)"
 
 
-def records_of(study, **options):
-    """Records of all that a study in the menu asks for, with options of the layers."""
-    menu = studies(ROOT / "configs")
-    base = Config(layer=LRLCConfig(**options))
-    (chosen,) = [one for one in menu if one.name == study]
-    made = []
-    for config in plan(chosen, base, menu):
-        layer = dataclasses.asdict(config.layer)
-        data = "moved" if config.dataset.translate else "f00d"
-        made.append(example(**layer, dataset=config.dataset, fingerprint=data))
-    return made
+def test_latex_has_the_columns_of_its_header_in_every_row():
+    study = dataclasses.replace(STUDY, title="A & B_c at 5 %")
+    text = forms(accuracy(only(complete(), study)))["tex"]
+    rows = [row for row in text.splitlines() if row.endswith(r"\\")]
+    assert {row.count(" & ") for row in rows} == {6}
+    assert r"60.00 $\pm$ 5.77" in text
+    assert all("%" not in row.replace(r"\%", "") for row in rows)
+    assert text.count(r"\begin{tabular}") == text.count(r"\end{tabular}") == 1
 
 
-def names_of(tables):
-    return {(t.study.name, t.setting.dataset.get("translate")) for t in tables}
+def test_further_metrics_of_a_record_are_kept_and_only_shared_metrics_are_compared():
+    plain = example("conv")
+    final = plain.final | {"test_top5": [0.9, 0.91, 0.92]}
+    more = dataclasses.replace(plain, final=final)
+    study = StudyConfig(runs=[{"layer": "conv"}])
+    assert float(csv_lines(only([more], study))[0]["test_top5_mean"]) == pytest.approx(0.91)
+    assert compare(plain, more).verdict == EQUAL
 
 
-def test_the_papers_records_fill_the_papers_tables_and_look_like_no_others():
-    found = tables_of_all(records_of("paper"))
+# The choice of tables.
+
+
+def layers_of(name, options):
+    """Layers of a study and of the studies that it includes, each with its study."""
+    study = MENU[name]
+    own = [(study, layer.simplest()) for layer in (asked(study, options) if study.runs else [])]
+    return own + [pair for included in study.includes for pair in layers_of(included, options)]
+
+
+def records_of(name, **options):
+    """A record of each run of a study of the menu, with options of the layers."""
+    found = {}
+    for study, layer in layers_of(name, options):
+        data = {"dataset": DatasetConfig(**study.dataset)} if study.dataset else {}
+        fingerprint = "moved" if study.dataset else "f00d"
+        record = example(**dataclasses.asdict(layer), **data, fingerprint=fingerprint)
+        found[record.identity] = record
+    return list(found.values())
+
+
+def test_the_papers_records_fill_the_papers_tables_and_no_others():
+    found = results_of(records_of("paper"), *MENU.values())
     of_data = {"table1", "table2", "table3", "figure3", "figure4", "figure5"}
     of_data |= {f"supplement_{name}" for name in ("start", "sharing", "wide")}
     of_translated = {"supplement_translated", "table3", "figure5"}
-    assert names_of(found) == {(n, None) for n in of_data} | {(n, 48) for n in of_translated}
-    assert not any(table.problems or table.chosen_options for table in found)
+    assert {(one.study.name, one.setting["dataset"].get("translate")) for one in found} == {
+        *((name, None) for name in of_data),
+        *((name, 48) for name in of_translated),
+    }
+    assert not any(one.problems or one.options for one in found)
 
 
-def test_a_study_that_asks_for_two_values_of_an_option_has_both_in_one_table():
-    records = records_of("supplement_start")
-    (table,) = [t for t in tables_of_all(records) if t.study.name == "supplement_start"]
-    rows = {row.name: [cell.rank for cell in row.cells] for row in table.rows}
+def test_a_study_of_two_values_of_an_option_has_both_in_one_table():
+    found = results_of(records_of("supplement_start"), *MENU.values())
+    (results,) = [one for one in found if one.study.name == "supplement_start"]
+    rows = {row.name: [cell.rank for cell in row.cells] for row in results.rows}
     assert rows["LRLC (third layer)"] == rows["LRLC (third layer), weights_init random"]
     assert len(rows) == 3
-    assert not table.problems
+    assert not results.problems
 
 
-def test_a_study_done_with_other_options_is_a_table_though_another_study_asks_for_its_runs_too():
-    alone = records_of("table3", weights_init="random")
-    (table,) = [t for t in tables_of_all(alone) if t.study.name == "table3"]
-    assert table.chosen_options == {"weights_init": "random"}
-    assert not table.problems
-    assert "supplement_start" not in {t.study.name for t in tables_of_all(alone)}
-    # Beside what the paper asks for, nothing tells that somebody did so, but the command itself.
-    beside = {r.identity: r for r in records_of("paper") + alone}.values()
-    assert not any(t.chosen_options for t in tables_of_all(list(beside)))
-    wanted = {"table3": {r.identity for r in alone}}
-    kept = [t for t in tables_of_all(list(beside), wanted) if t.chosen_options]
-    assert [(t.study.name, t.problems) for t in kept] == [("table3", [])]
+def test_a_study_with_other_options_has_a_table_unless_another_study_asks_for_them_itself():
+    random = records_of("table3", weights_init="random")
+    found = results_of(random, *MENU.values())
+    (results,) = [one for one in found if one.study.name == "table3"]
+    assert (results.options, results.problems) == ({"weights_init": "random"}, [])
+    assert "supplement_start" not in {one.study.name for one in found}
+
+    both = {record.identity: record for record in records_of("paper") + random}.values()
+    assert not any(one.options for one in results_of(both, *MENU.values()))
+    requested = {"table3": {record.identity for record in random}}
+    found = results_of(both, *MENU.values(), requested=requested)
+    assert [one.study.name for one in found if one.options] == ["table3"]
 
 
-def test_a_study_has_no_table_of_other_data_than_it_sets():
-    plain = [r for r in records_of("paper") if "translate" not in r.run["dataset"]]
-    assert "supplement_translated" not in {t.study.name for t in tables_of_all(plain)}
+def test_an_incomplete_table_is_hidden_if_fuller_tables_contain_all_of_its_runs():
+    more = {"layer": "lrlc", "at": [1], "rank": 2}
+    larger = StudyConfig(name="larger", runs=[*STUDY.runs, more])
+    assert [one.study.name for one in results_of(complete(), larger, STUDY)] == ["small"]
+    found = results_of([*complete(), example(at=1, rank=2)], larger, STUDY)
+    assert [(one.study.name, one.problems) for one in found] == [("larger", []), ("small", [])]
+    part = results_of([*complete()[:3], example(at=1, rank=2)], larger, STUDY)
+    assert [(one.study.name, len(one.problems)) for one in part] == [("larger", 1), ("small", 1)]
+    conv = [example("conv"), example("spatial_bias")]
+    norm = [example(rank=rank, normalization="norm") for rank in (1, 2, 4)]
+    assert only([*conv, *norm]).options == {"normalization": "norm"}
 
 
-def drawn(table):
-    """What a figure of accuracy against rank shows: lines across and curves by their name."""
-    axes = accuracy_against_rank(table).axes[0]
-    lines = {line.get_label(): line for line in axes.lines}
+OPTIONS = StudyConfig(
+    name="options",
+    runs=[{"layer": "lrlc", "at": [3], "normalization": ["softmax", "norm"], "rank": [2, 4]}],
+)
+POOL = [
+    *complete(),
+    *(example(rank=rank, normalization="norm") for rank in (1, 2, 4)),
+    *(example("conv", train=100), example(rank=2, train=100)),
+]
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.sampled_from(POOL), min_size=1, unique_by=lambda record: record.identity))
+def test_every_run_of_a_study_is_in_a_table(found):
+    studies = (STUDY, OPTIONS)
+    every = [one for study in studies for one in study_results(study, Records(found, {}))]
+    kept = shown(every)
+    assert {run.identity for one in kept for run in one.records} == {
+        run.identity for one in every for run in one.records
+    }
+    assert all(one in kept for one in every if not one.problems and not one.options)
+
+
+# Figures.
+
+
+def drawn(results):
+    """Lines and curves of a figure by name, and the ranks in black."""
+    axes = accuracy_against_rank(results).axes[0]
+    lines = {line.get_label(): line.get_linestyle() for line in axes.lines}
     curves = {c.get_label(): c.lines[0].get_xdata() for c in axes.containers}
-    chosen = [line for line in axes.lines if line.get_label() not in curves and line.get_marker()]
-    return lines, curves, chosen
+    black = [
+        line for line in axes.lines if line.get_color() == "black" and line.get_marker() != "None"
+    ]
+    return lines, curves, [round(float(line.get_xdata()[0])) for line in black]
 
 
-def test_a_figure_has_a_curve_for_each_row_with_ranks_and_a_line_across_for_each_without():
-    (table,) = [t for t in tables_of_all(records_of("figure4")) if t.study.name == "figure4"]
-    lines, curves, _ = drawn(table)
+def test_a_figure_has_a_curve_for_each_ranked_row_and_a_line_for_each_other():
+    found = results_of(records_of("figure4"), MENU["figure4"])
+    lines, curves, _ = drawn(*found)
     assert {name: len(xs) for name, xs in curves.items()} == {
         "LRLC (third layer)": 12,
         "Wide convolution (third layer)": 12,
     }
-    assert lines["Convolution"].get_linestyle() == ":"
-    across = {name for name, line in lines.items() if line.get_linestyle() == "--"}
+    assert lines["Convolution"] == ":"
     places = ("first", "second", "third")
-    assert across == {"CoordConv", *(f"Locally connected ({place} layer)" for place in places)}
+    assert {name for name, style in lines.items() if style == "--"} == {
+        "CoordConv",
+        *(f"Locally connected ({place} layer)" for place in places),
+    }
 
 
-def test_what_is_rank_1_of_a_curve_is_not_a_line_across():
-    assert set(drawn(only(complete()))[0]) >= {"Convolution"}
-    assert "Convolution + spatial bias (third layer)" not in drawn(only(complete()))[0]
+def test_rank_1_of_a_curve_is_no_line_and_the_chosen_rank_is_black():
+    lines, _, black = drawn(only(complete()))
+    assert "Convolution" in lines
+    assert "Convolution + spatial bias (third layer)" not in lines
+    assert black == [2]
 
 
-def test_the_chosen_rank_is_black():
-    *_, chosen = drawn(only(complete()))
-    black = [line for line in chosen if line.get_color() == "black" and len(line.get_xdata()) == 1]
-    assert [round(float(line.get_xdata()[0])) for line in black] == [2]
+# Files.
 
 
-def test_csv_has_every_run_in_full():
-    rows = list(csv.DictReader(io.StringIO(comma_separated(only(complete())))))
-    assert [(r["row"], r["rank"], r["chosen"]) for r in rows if r["row"].startswith("LRLC")] == [
-        ("LRLC (third layer)", "1", "False"),
-        ("LRLC (third layer)", "2", "True"),
-        ("LRLC (third layer)", "4", "False"),
-    ]
-    assert float(rows[-1]["test_mean"]) == pytest.approx(0.9)
-
-
-def test_latex_is_balanced_and_escaped():
-    text = latex(only(complete()))
-    body = [row for row in text.splitlines() if row.endswith(r"\\")]
-    assert all(row.count("&") == 6 for row in body)
-    assert r"60.00 $\pm$ 5.77" in text
-    assert "Validation, \\%" in text
-    assert text.count(r"\begin{tabular}") == text.count(r"\end{tabular}") == 1
+def write(folder, found):
+    return [record_files.write(record, folder) for record in found][-1]
 
 
 def contents(folder):
     return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
-def test_building_twice_gives_the_same_bytes(tmp_path):
-    for record in complete():
-        records.write(record, tmp_path)
-    build([STUDY], str(tmp_path))
+def test_the_same_records_give_the_same_bytes_and_a_bad_record_changes_nothing(tmp_path):
+    last = write(tmp_path, complete())
+    report = build([STUDY], str(tmp_path))
     first = contents(tmp_path)
-    assert {p.suffix for p in first} == {".json", ".md", ".csv", ".tex", ".png", ".pdf"}
+    assert {path.suffix for path in first} == {".json", ".md", ".csv", ".tex", ".png", ".pdf"}
+    assert {path.relative_to(tmp_path) for path in report.files} == {
+        path for path in first if path.suffix != ".json"
+    }
     build([STUDY], str(tmp_path))
     assert contents(tmp_path) == first
-
-
-def test_a_bad_record_leaves_everything_as_it_was(tmp_path):
-    for record in complete():
-        path = records.write(record, tmp_path)
-    build([STUDY], str(tmp_path))
-    path.write_text("{")
-    before = contents(tmp_path)
-    with pytest.raises(InputError, match="not valid JSON"):
+    last.write_text("{")
+    with pytest.raises(InputError):
         build([STUDY], str(tmp_path))
-    assert contents(tmp_path) == before
+    assert contents(tmp_path) == first | {last.relative_to(tmp_path): b"{"}
 
 
-def test_records_of_one_study_are_not_an_unfinished_other(tmp_path):
-    larger = StudyConfig(name="larger", runs=[*STUDY.runs, {"layer": "lrlc", "at": [1], "rank": 2}])
-    for record in complete():
-        records.write(record, tmp_path)
-    (table,) = build([larger, STUDY], str(tmp_path)).tables
-    assert table.study is STUDY
-    records.write(example(at=1, rank=2), tmp_path)
-    found = build([larger, STUDY], str(tmp_path)).tables
-    assert {table.study.name for table in found} == {"larger", "small"}
-    (gap,) = build([larger], str(tmp_path)).tables
-    assert not gap.problems
+def test_a_registered_table_and_figure_that_a_study_names_are_written(tmp_path, monkeypatch):
+    monkeypatch.setitem(TABLES, "sizes", None)  # removed again after the test
+    monkeypatch.setitem(FIGURES, "empty_axes", None)
+    monkeypatch.setitem(FIGURES, "nothing", None)
+
+    @study_table
+    def sizes(results):
+        rows = [[row.name, str(row.cells[0].record.parameters)] for row in results.rows]
+        return Table(
+            "Sizes", [], ("Layer", "Size"), rows, [{"row": name} for name, _ in rows], "lr"
+        )
+
+    @study_figure
+    def empty_axes(results):
+        assert results.study.name == "small"
+        figure = matplotlib.figure.Figure()
+        figure.add_subplot()
+        return figure
+
+    @study_figure
+    def nothing(results):
+        del results
+
+    write(tmp_path, complete())
+    study = dataclasses.replace(STUDY, tables=["sizes"], figures=["empty_axes", "nothing"])
+    names = [path.name for path in build([study], str(tmp_path)).files]
+    (name,) = {name.partition("-sizes")[0] for name in names if "-sizes" in name}
+    expected = [f"{name}-sizes.{ending}" for ending in ("md", "csv", "tex")]
+    expected += [f"{name}-empty_axes.{ending}" for ending in ("png", "pdf")]
+    assert sorted(names) == sorted(["all-runs.md", *expected])
+    assert "| Convolution " in (tmp_path / "tables" / f"{name}-sizes.md").read_text()
 
 
-def test_a_study_with_gaps_is_shown_where_no_other_table_has_its_runs(tmp_path):
-    for record in complete()[:3]:
-        records.write(record, tmp_path)
-    (table,) = build([STUDY], str(tmp_path)).tables
-    assert len(table.problems) == 1
+@pytest.mark.parametrize("kind", ["tables", "figures"])
+def test_an_unknown_table_or_figure_is_refused_with_the_nearest_name(tmp_path, kind):
+    write(tmp_path, complete())
+    (valid,) = getattr(STUDY, kind)
+    with pytest.raises(InputError) as caught:
+        build([dataclasses.replace(STUDY, **{kind: [valid[:-1]]})], str(tmp_path))
+    assert all(repr(name) in str(caught.value) for name in (valid, valid[:-1]))
 
 
-def test_nothing_on_record_is_said(tmp_path):
+def entries_of(study, setting=None):
+    """Entries of a study as a command has them."""
+    records = Records(complete(**(setting or {})), {})
+    (results,) = study_results(study, records)
+    dataset = SimpleNamespace(
+        title="digits", train=range(400), full_train_size=500, validation=range(9), test=range(7)
+    )
+    return [
+        SimpleNamespace(
+            study=study,
+            layer=cell.layer,
+            job=SimpleNamespace(identity=cell.identity, config=Config(), dataset=dataset),
+        )
+        for cell in results.cells
+    ]
+
+
+def test_the_tables_of_a_command_are_always_shown(tmp_path):
+    small = dataclasses.replace(STUDY, figures=[])
+    runs = [*STUDY.runs, {"layer": "lrlc", "at": 1, "rank": 2}]
+    larger = dataclasses.replace(small, name="larger", runs=runs)
+    write(tmp_path, complete() + complete(fingerprint="beef"))
+    report = build([larger, small], str(tmp_path), entries_of(small))
+    assert len(report.tables) == 2
+    assert len(report.requested) == 1
+    report = build([larger, small], str(tmp_path), entries_of(larger))
+    (name,) = report.requested
+    assert name.startswith("larger-")
+    assert len(report.tables) == 3
+    assert ["MISSING" in problem for problem in report.problems] == [True]
+
+
+def test_a_run_with_conflicting_records_has_no_value(tmp_path):
     with pytest.raises(InputError, match="no records"):
         build([STUDY], str(tmp_path))
-
-
-def test_what_is_not_all_of_the_data_or_not_as_published_is_said_everywhere():
-    notes = ["PARTIAL: 13 of 202 images", "split by person, not the official split"]
-    found = complete(dataset=DatasetConfig("celeba"), notes=notes, fingerprint="part")
-    (table,) = study_tables(STUDY, found)
-    for text in (markdown(table), latex(table), all_runs(found)):
-        for note in notes:
-            assert note in text
-    title = accuracy_against_rank(table).axes[0].get_title()
-    assert all(note in title for note in notes)
-
-
-def test_translated_data_are_other_data():
-    plain = complete(dataset=DatasetConfig("celeba"))
-    moved = complete(dataset=DatasetConfig("celeba", translate=48), fingerprint="moved")
-    fresh = complete(
-        dataset=DatasetConfig("celeba", translate=48, translate_train="fresh"), fingerprint="new"
+    conv, *others = complete()
+    write(tmp_path, [conv, example("conv", test=(0.1, 0.2, 0.3)), *others])
+    report = build([dataclasses.replace(STUDY, figures=[])], str(tmp_path))
+    (table,) = report.tables.values()
+    assert "CONFLICT (2 different records)" in markdown(table)
+    assert not any(
+        "test_mean" in values for values in table.values if values["row"] == "Convolution"
     )
-    tables = study_tables(STUDY, [*plain, *moved, *fresh])
-    names = ["celeba", *["celeba translated in 48x48 noise"] * 2]
-    titles = sorted(markdown(table).splitlines()[0] for table in tables)
-    assert [title.removeprefix("# A small study: ").split(",")[0] for title in titles] == names
-    assert titles[-1].endswith("noise, anew in each epoch")
-    assert len({table.name for table in tables}) == 3
-    assert {"-in-48-" in table.name for table in tables} == {True, False}
-    assert len({record.file_name for record in [*plain, *moved, *fresh]}) == 3 * len(plain)
+    assert len(report.conflicts) == len(report.problems) == 1
+    assert "CONFLICT" in report.conflicts[0]
+    assert "CONFLICT" in (tmp_path / "tables" / "all-runs.md").read_text()
+
+
+def test_published_tables_are_those_of_the_published_records():
+    published = ROOT / "results" / "published"
+    records = read_records(published)
+    every = [one for study in MENU.values() for one in study_results(study, records)]
+    tables = [all_runs(records), *map(accuracy, shown(every))]
+
+    def rows(text):
+        return [row for row in text.splitlines() if row.startswith("|")]
+
+    found = sorted(rows(path.read_text()) for path in (published / "tables").glob("*.md"))
+    assert found == sorted(rows(markdown(table)) for table in tables)
+
+
+# The dry run.
+
+
+def test_the_overview_counts_each_run_once_and_shows_the_status_of_each_rank():
+    conv, bias, two, _ = complete()
+    two = dataclasses.replace(two, failed={"1": 2})
+    lines = overview(STUDY, entries_of(STUDY), {r.identity: r for r in (conv, bias, two)})
+    rows = {line.strip().partition("  ")[0]: line.split("  ")[-1].strip() for line in lines}
+    assert rows["LRLC (third layer)"] == "rank 1 done; 2 FAILED; 4 left"
+    assert rows["Convolution"] == "done"
+    assert lines[-1] == "4 runs: 2 done, 1 failed, 1 left."
+    assert any("SUBSET of 500" in line for line in lines)
