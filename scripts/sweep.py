@@ -12,7 +12,7 @@ from lrlc_jax.experiments.estimate import forecast
 from lrlc_jax.experiments.execute import execute
 from lrlc_jax.experiments.record import find
 from lrlc_jax.experiments.study import Entry, jobs, load_studies, plan
-from lrlc_jax.report.build import build
+from lrlc_jax.report.build import build, check
 from lrlc_jax.report.overview import overview, time_left
 from lrlc_jax.report.tables import markdown
 from lrlc_jax.tracking import make_tracker
@@ -35,6 +35,7 @@ def sweep(values: dict[str, Any], overrides: list[str]) -> None:
         raise InputError(f"dry_run is {dry_run!r}; set it to true or false.")
     study = typed(StudyConfig, values.pop("study"), "study")
     config, menu = parse(values), load_studies(CONFIGS)
+    check([study, *menu])
     entries = plan(study, config, menu, given)
     if dry_run:
         show(study, entries)
@@ -46,13 +47,16 @@ def sweep(values: dict[str, Any], overrides: list[str]) -> None:
     if outcome.stopped:
         return
     if outcome.records:
-        report = build(study, entries, menu, config.results_dir, tracker)
-        if worker is None:  # several workers end with the same tables
-            for table in report.own:
+        planned = {entry.study.name: entry.study for entry in entries}
+        studies = {other.name: other for other in menu} | planned
+        report = build(list(studies.values()), config.results_dir, entries)
+        for name, table in report.requested.items():
+            tracker.finish_study(name, table.caption, table.header, table.rows)
+            if worker is None:  # several workers end with the same tables
                 print(markdown(table))
         print("\n".join(str(path) for path in report.files))
         for conflict in report.conflicts:
-            print(f"CONFLICT: {conflict}", file=sys.stderr)
+            print(conflict, file=sys.stderr)
         known = len(outcome.records) - outcome.trained
         print(f"{outcome.trained} runs trained now, {known} were on record.")
     outcome.refuse_failures()
@@ -60,9 +64,11 @@ def sweep(values: dict[str, Any], overrides: list[str]) -> None:
 
 def show(study: StudyConfig, entries: Sequence[Entry]) -> None:
     """Print the plan of a study, and the time for the runs that are left. Nothing is written."""
-    found = {job.identity: find(job.identity, job.config.results_dir) for job in jobs(entries)}
-    print("\n".join(overview(study, entries, found)), flush=True)
-    left = [job for job in jobs(entries) if found[job.identity] is None]
+    runs = jobs(entries)
+    found = {job.identity: find(job.identity, job.config.results_dir) for job in runs}
+    known = {run: record for run, record in found.items() if record}
+    print("\n".join(overview(study, entries, known)), flush=True)
+    left = [job for job in runs if job.identity not in known]
     if left:
         print(time_left(forecast(left)))
 
