@@ -8,6 +8,7 @@ from omegaconf import OmegaConf
 
 from lrlc_jax.builders import BUILDERS
 from lrlc_jax.data.dataset import DatasetConfig
+from lrlc_jax.data.sources import SOURCES
 from lrlc_jax.errors import InputError
 from lrlc_jax.experiments.config import Config, layer_config, parse
 from lrlc_jax.experiments.layers import expand
@@ -80,7 +81,7 @@ def test_every_choice_is_valid(group, name):
 
 
 def test_every_dataset_has_a_menu_entry():
-    assert {entry["name"] for entry in menu("dataset").values()} == set(DatasetConfig.SOURCES)
+    assert {entry["name"] for entry in menu("dataset").values()} == set(SOURCES)
 
 
 def test_translated_celeba_differs_from_celeba_in_nothing_else():

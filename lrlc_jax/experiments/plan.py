@@ -8,7 +8,7 @@ from typing import Any
 
 from lrlc_jax.data import Dataset
 from lrlc_jax.data.dataset import DatasetConfig
-from lrlc_jax.data.names import in_words
+from lrlc_jax.data.dataset import data_title as in_words
 from lrlc_jax.errors import InputError, unknown_name
 from lrlc_jax.experiments.config import Config, StudyConfig, layer_config
 from lrlc_jax.experiments.layers import PLACE, asked, simplest

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from types import NoneType
 from typing import Any
 
-from lrlc_jax.data.names import in_files
+from lrlc_jax.data.dataset import data_slug as in_files
 from lrlc_jax.errors import InputError
 from lrlc_jax.experiments.plan import data_name, identity
 from lrlc_jax.files import as_json, read_values, write_atomically

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from lrlc_jax.data.names import in_files
+from lrlc_jax.data.dataset import data_slug as in_files
 from lrlc_jax.experiments.config import StudyConfig
 from lrlc_jax.experiments.layers import PLACE, expand, simplest
 from lrlc_jax.experiments.plan import data_name, identity, label, layer_settings

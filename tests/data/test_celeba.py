@@ -1,6 +1,7 @@
-"""CelebA from folders and zips: the same faces, the right split, and a word on what is missing."""
+"""CelebA in every published form: equal faces and splits, and notes on missing data."""
 
 import lzma
+import sys
 import zipfile
 from types import SimpleNamespace
 
@@ -8,27 +9,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lrlc_jax.data.dataset import DatasetConfig
+from lrlc_jax.data import DatasetConfig
+from lrlc_jax.data.cache import read_source
+from lrlc_jax.data.formats import photographs as faces
 from lrlc_jax.data.order import by_person, divide
-from lrlc_jax.data.sources import celeba, celeba_files, celeba_lists, decode, faces, tfds
+from lrlc_jax.data.sources import celeba
 from lrlc_jax.errors import InputError
 from tests.conftest import shared
-from tests.data.examples import (
-    COUNT,
-    config,
-    jpeg,
-    lists,
-    name,
-    photographs,
-    write,
-)
+from tests.data.examples import COUNT, config, jpeg, lists, name, photographs, write
 
 pytestmark = pytest.mark.usefixtures("small_celeba")
 
 
-def prepared(path, work, **settings):
-    work.mkdir(exist_ok=True)
-    return celeba.prepare(config(path, **settings), work)
+def prepared(path, work):
+    return read_source(config(path), work)
 
 
 def pack(path, files):
@@ -170,11 +164,11 @@ def test_a_split_that_cannot_be_is_refused(tmp_path):
 
 def test_several_processes_make_the_same_and_go_on(tmp_path, monkeypatch):
     folder = write(tmp_path / "a", lists() | photographs())
-    monkeypatch.setattr(decode, "CHUNK", 20)
-    monkeypatch.setattr(celeba, "cores", lambda: 2)
+    monkeypatch.setattr(faces, "CHUNK", 20)
+    monkeypatch.setattr(faces, "cores", lambda: 2)
     work = tmp_path / "work"
     first = prepared(folder, work)
-    chunks = sorted((work / "chunks").glob("*.npz"))
+    chunks = sorted(work.glob("*.npz"))
     assert len(chunks) == 3
     kept = chunks[0].stat().st_mtime_ns
     chunks[1].unlink()
@@ -182,7 +176,7 @@ def test_several_processes_make_the_same_and_go_on(tmp_path, monkeypatch):
     again = prepared(folder, work)
     assert again.fingerprint == first.fingerprint
     assert chunks[0].stat().st_mtime_ns == kept
-    monkeypatch.setattr(celeba, "cores", lambda: 1)
+    monkeypatch.setattr(faces, "cores", lambda: 1)
     assert prepared(folder, tmp_path / "alone").fingerprint == first.fingerprint
 
 
@@ -209,11 +203,6 @@ def few_rows(folder):
     path.write_text("\n".join(path.read_text().splitlines()[:-5]) + "\n")
 
 
-def other_count(folder):
-    path = folder / "list_attr_celeba.txt"
-    path.write_text(path.read_text().replace("60\n", "59\n", 1))
-
-
 def no_column(folder):
     path = folder / "list_attr_celeba.txt"
     path.write_text(path.read_text().replace("Male", "Mole", 1))
@@ -227,6 +216,11 @@ def damaged_row(folder):
 def flipped(folder):
     path = folder / "list_attr_celeba.txt"
     path.write_text(path.read_text().replace(f"{name(9)}  1  1", f"{name(9)}  1 -1", 1))
+
+
+def renamed(folder):
+    path = folder / "list_attr_celeba.txt"
+    path.write_text(path.read_text().replace(name(9), "000099.jpg", 1))
 
 
 def wrong_checksum(folder):
@@ -259,19 +253,19 @@ def empty_lists(folder):
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        (truncated, r"000003\.jpg is not a whole picture"),
+        (truncated, r"000003\.jpg is a damaged picture"),
         (other_size, r"000003\.jpg has 80x80 pixels"),
-        (few_rows, "says that it has 60 rows and has 55, where CelebA has 60"),
-        (other_count, "says that it has 59 rows and has 60"),
-        (no_column, "has no column Male"),
-        (damaged_row, r"Row 9 of list_attr_celeba\.txt"),
-        (flipped, "of 19 of 60 photographs, where CelebA does of 20 of 60"),
-        (wrong_checksum, r"list_eval_partition\.txt in .* is not the file that was published"),
+        (few_rows, r"list_attr_celeba\.txt in .* of 55 photographs"),
+        (no_column, r"list_attr_celeba\.txt in .* with Male"),
+        (damaged_row, r"list_attr_celeba\.txt in .* is damaged"),
+        (flipped, r"list_attr_celeba\.txt in .* 19 of 60 photographs with Male, CelebA 20 of 60"),
+        (renamed, r"list_attr_celeba\.txt in .* is damaged"),
+        (wrong_checksum, r"list_eval_partition\.txt in .* is not the published file"),
         (no_partition, r"lacks list_eval_partition\.txt"),
-        (no_photographs, "holds no photographs"),
-        (unknown_photograph, r"does not have 000061\.jpg"),
+        (no_photographs, "contains no photographs"),
+        (unknown_photograph, r"000061\.jpg"),
         (broken_link, r"000003\.jpg cannot be read \(No such file"),
-        (empty_lists, "says that it has no rows"),
+        (empty_lists, r"list_attr_celeba\.txt in .* 0 of 0"),
     ],
 )
 def test_what_is_wrong_is_named(tmp_path, damage, words):
@@ -284,13 +278,13 @@ def test_what_is_wrong_is_named(tmp_path, damage, words):
 def test_no_photograph_is_found_twice(tmp_path):
     folder = write(tmp_path / "a", lists() | photographs())
     (folder / "loop").symlink_to(folder)
-    assert len(list(celeba_files.walk(folder))) == COUNT + 3
+    assert len(list(celeba.walk(folder))) == COUNT + 3
 
 
 def test_a_bad_zip_is_named(tmp_path):
     folder = write(tmp_path / "a", lists())
     path = pack(folder / "img.zip", {"../000001.jpg": jpeg(1)})
-    with pytest.raises(InputError, match=r"points outside of it \(\.\./000001\.jpg\)"):
+    with pytest.raises(InputError, match=r"outside of its folder \(\.\./000001\.jpg\)"):
         prepared(folder, tmp_path / "work")
     path.write_bytes(b"PK nothing")
     with pytest.raises(InputError, match=r"img\.zip is damaged or no zip"):
@@ -300,7 +294,7 @@ def test_a_bad_zip_is_named(tmp_path):
     path.write_bytes(content[: start + 500] + b"damage" + content[start + 506 :])
     with pytest.raises(InputError, match=r"000030\.jpg in .*img\.zip cannot be read"):
         prepared(folder, tmp_path / "work")
-    with pytest.raises(InputError, match="where there is nothing"):
+    with pytest.raises(InputError, match=r"dataset\.path is .*none"):
         prepared(tmp_path / "none", tmp_path / "work")
 
 
@@ -314,12 +308,13 @@ def test_the_lists_of_the_real_data_say_what_is_known_of_them(monkeypatch):
     male = lzma.decompress((folder / "male.csv.xz").read_bytes()).decode().splitlines()[1:]
     rows = "".join(f"{k} {2 * int(v) - 1}\n" for k, v in (row.split(",") for row in male))
     files["list_attr_celeba.txt"] = f"{len(male)}\nMale\n{rows}".encode()
-    found = celeba_lists.read_lists(files, "there")
-    assert np.bincount(list(found.parts.values())).tolist() == list(celeba.COUNTS.values())
-    assert len(set(found.persons.values())) == 10_177
+    labels, parts, persons = np.transpose(list(celeba.read_lists(files, "there").values()))
+    assert sum(labels) == celeba.LABELLED
+    assert np.bincount(parts).tolist() == list(celeba.COUNTS.values())
+    assert len(set(persons)) == 10_177
     first = lzma.decompress((folder / "list_attr_celeba_first20000.txt.xz").read_bytes())
-    with pytest.raises(InputError, match="says that it has 202599 rows and has 20000"):
-        celeba_lists.read_lists(files | {"list_attr_celeba.txt": first}, "there")
+    with pytest.raises(InputError, match=r"of 20,000 photographs .* of 202,599"):
+        celeba.read_lists(files | {"list_attr_celeba.txt": first}, "there")
 
 
 class Builder:
@@ -331,6 +326,9 @@ class Builder:
         self.info = SimpleNamespace(
             splits={n: SimpleNamespace(num_examples=len(v)) for n, v in self.numbers.items()}
         )
+
+    def is_prepared(self):
+        return True
 
     def as_data_source(self, split, decoders):
         assert set(decoders) == {"image"}
@@ -345,10 +343,12 @@ class Builder:
 
 
 def from_tfds(work, monkeypatch, builder):
-    tfds.photographs.cache_clear()
-    monkeypatch.setattr(tfds, "prepared", lambda *_, **__: builder)
-    work.mkdir()
-    return celeba.prepare(DatasetConfig("celeba", "tfds"), work)
+    celeba.encoded_examples.cache_clear()
+    module = SimpleNamespace(
+        builder=lambda *_, **__: builder, decode=SimpleNamespace(SkipDecoding=object)
+    )
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", module)
+    return read_source(DatasetConfig("celeba", "tfds"), work)
 
 
 def test_tensorflow_datasets_give_the_same_data(tmp_path, monkeypatch):
@@ -357,5 +357,5 @@ def test_tensorflow_datasets_give_the_same_data(tmp_path, monkeypatch):
     assert theirs.fingerprint == ours.fingerprint
     for part, split in ours.splits.items():
         np.testing.assert_array_equal(split.persons, theirs.splits[part].persons)
-    with pytest.raises(InputError, match=r"train part of celeb_a .* has 39 images where 40"):
+    with pytest.raises(InputError, match=r"train of celeb_a .* 39 images instead of 40"):
         from_tfds(tmp_path / "few", monkeypatch, Builder(lost=1))

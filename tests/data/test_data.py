@@ -1,4 +1,4 @@
-"""The same images are the same data set, whatever source and order they came in."""
+"""Order, splits and fingerprint do not depend on the source; MNIST and the digits."""
 
 import gzip
 import hashlib
@@ -8,12 +8,16 @@ import pathlib
 import numpy as np
 import pytest
 
-from lrlc_jax.data import Split, load
-from lrlc_jax.data.dataset import DatasetConfig, fingerprint
+from lrlc_jax.data import DatasetConfig, Split, load
+from lrlc_jax.data.cache import read_source
+from lrlc_jax.data.dataset import fingerprint
 from lrlc_jax.data.order import build, stratified_order
-from lrlc_jax.data.sources import FINGERPRINTS, mnist
+from lrlc_jax.data.sources import SOURCES, mnist
 from lrlc_jax.errors import InputError
 from tests.conftest import shared
+from tests.data.examples import declare, made_up
+
+MNIST = SOURCES["mnist"].fingerprint
 
 
 def random_split(count, seed=0):
@@ -23,16 +27,8 @@ def random_split(count, seed=0):
 
 
 def built(train, test=None, test_size=0):
-    return build(
-        "x",
-        "s",
-        {"train": train} | ({"test": test} if test else {}),
-        num_classes=3,
-        levels=255,
-        scaled_to=(0.0, 1.0),
-        validation_size=20,
-        test_size=test_size,
-    )
+    splits = {"train": train} | ({"test": test} if test else {})
+    return build(*made_up(splits, validation_size=20, test_size=test_size))
 
 
 def rows(split):
@@ -112,8 +108,7 @@ def test_mnist_from_its_files(tmp_path):
     for _ in ("from the files", "prepared"):
         data = load(config)
         assert (len(data.train), len(data.validation), len(data.test)) == (55_200, 4_800, 10_000)
-        assert data.fingerprint == FINGERPRINTS["mnist"]
-        assert fingerprint(*data.splits.values()) == FINGERPRINTS["mnist"]
+        assert data.fingerprint == fingerprint(*data.splits.values()) == MNIST
 
 
 def test_mnist_from_tensorflow_datasets_is_the_same(tmp_path):
@@ -121,14 +116,15 @@ def test_mnist_from_tensorflow_datasets_is_the_same(tmp_path):
     if importlib.util.find_spec("tensorflow") is None:
         pytest.skip("TensorFlow, which prepares data sets, is not installed")
     config = DatasetConfig("mnist", "tfds", str(tmp_path), manual_dir=str(folder))
-    assert mnist.prepare(config, tmp_path).fingerprint == FINGERPRINTS["mnist"]
+    assert read_source(config, tmp_path).fingerprint == MNIST
 
 
 @pytest.fixture
 def mnist_files(tmp_path, monkeypatch):
-    """Files of zeros, with their sums in place of the published ones."""
-    for name in ("train", "t10k"):
-        count = {"train": 60_000, "t10k": 10_000}[name]
+    """Small files of zeros, with their checksums in place of the published ones."""
+    monkeypatch.setattr(mnist, "COUNTS", {"train": 60, "test": 10})
+    declare(monkeypatch, "mnist", validation_size=5, fingerprint=None)
+    for name, count in (("train", 60), ("t10k", 10)):
         for kind, shape in (("images-idx3", (count, 28, 28)), ("labels-idx1", (count,))):
             header = bytes((0, 0, 8, len(shape))) + b"".join(n.to_bytes(4, "big") for n in shape)
             content = header + bytes(int(np.prod(shape)))
@@ -147,8 +143,8 @@ def test_files_may_be_unpacked_and_named_as_programs_do(mnist_files, rename, pac
         if not packed:
             new.with_suffix("").write_bytes(gzip.decompress(new.read_bytes()))
             new.unlink()
-    found = mnist.prepare(DatasetConfig("mnist", "files", str(mnist_files)), tmp_path)
-    assert (len(found.train), len(found.test)) == (55_200, 10_000)
+    found = read_source(DatasetConfig("mnist", "files", str(mnist_files)), tmp_path)
+    assert (len(found.train), len(found.validation), len(found.test)) == (55, 5, 10)
 
 
 def missing(folder):
@@ -190,22 +186,22 @@ def changed(folder):
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        (missing, "holds neither t10k-labels-idx1-ubyte.gz nor"),
-        (truncated_gzip, "cannot be read"),
-        (truncated_idx, "truncated or damaged"),
-        (swapped, "says that it holds 10000 bytes where 60000 are expected"),
-        (not_idx, "not an idx file"),
-        (empty, "not an idx file"),
-        (changed, "t10k-labels-idx1-ubyte.gz is not the file that was published"),
+        (missing, "contains neither t10k-labels-idx1-ubyte.gz nor"),
+        (truncated_gzip, "train-images-idx3-ubyte.gz cannot be read"),
+        (truncated_idx, "train-images-idx3-ubyte is not the published file"),
+        (swapped, "train-labels-idx1-ubyte.gz is not the published file"),
+        (not_idx, "train-labels-idx1-ubyte.gz is not the published file"),
+        (empty, "train-labels-idx1-ubyte.gz is not the published file"),
+        (changed, "t10k-labels-idx1-ubyte.gz is not the published file"),
     ],
 )
 def test_a_damaged_file_is_named(mnist_files, damage, words):
     damage(mnist_files)
     with pytest.raises(InputError, match=words):
-        mnist.prepare(DatasetConfig("mnist", "files", str(mnist_files)), mnist_files)
+        read_source(DatasetConfig("mnist", "files", str(mnist_files)), mnist_files)
 
 
 @pytest.mark.parametrize("path", [None, "/does/not/exist"])
 def test_a_missing_folder_is_named(path):
     with pytest.raises(InputError, match=r"dataset\.path"):
-        mnist.prepare(DatasetConfig("mnist", "files", path), pathlib.Path())
+        read_source(DatasetConfig("mnist", "files", path), pathlib.Path())
