@@ -42,7 +42,7 @@ def load(config: DatasetConfig) -> Dataset:
         RunError: if the data cannot be written to the cache.
     """
     if SOURCES[config.name].builtin:
-        dataset = read_source(config, pathlib.Path())
+        dataset = read_source(config)
     else:
         dataset = divide(cached(config) or prepare(config), config.split)
     dataset = dataset.subset(config.train_size)
@@ -51,19 +51,15 @@ def load(config: DatasetConfig) -> Dataset:
     return translate(dataset, config.translate, fresh=config.translate_train == "fresh")
 
 
-def read_source(config: DatasetConfig, work: pathlib.Path) -> Dataset:
-    """The data set from its source.
-
-    Args:
-        config: names the data set, its source and its location.
-        work: folder for intermediate results.
+def read_source(config: DatasetConfig) -> Dataset:
+    """The data set from its source, without the cache.
 
     Raises:
         InputError: if files are missing, damaged, or not the published ones.
     """
     source = SOURCES[config.name]
     path = None if config.path is None else pathlib.Path(config.path).expanduser()
-    raw = source.readers[config.source](Location(path, config.manual_dir, work))
+    raw = source.readers[config.source](Location(path, config.manual_dir))
     dataset = build(source, config.source, raw)
     if source.fingerprint not in (None, dataset.fingerprint):
         raise InputError(
@@ -122,7 +118,7 @@ def absolute(path: str | None) -> str | None:
 
 
 def prepare(config: DatasetConfig, *, rebuild: bool = False) -> Dataset:
-    """Prepare a data set in the cache, atomically; an interrupted preparation continues.
+    """Prepare a data set in the cache, atomically.
 
     Args:
         config: names the data set, its source and its location.
@@ -134,22 +130,12 @@ def prepare(config: DatasetConfig, *, rebuild: bool = False) -> Dataset:
     """
     folder = cache_path(config)
     with disk_errors(folder), exclusive(folder) as work:
-        chunks, new, old = (work / name for name in ("chunks", "new", "old"))
         # Another process may have prepared it between our look and our lock.
         if rebuild or cached(config) is None:
-            for leftover in (new, old):
-                shutil.rmtree(leftover, ignore_errors=True)
-            dataset = read_source(config, chunks)
-            try:
-                write(dataset, new, absolute(config.path))
-            except BaseException:
-                shutil.rmtree(new, ignore_errors=True)
-                raise
+            write(read_source(config), work / "new", absolute(config.path))
             if folder.exists():
-                folder.rename(old)
-            new.rename(folder)
-        for leftover in (chunks, old):
-            shutil.rmtree(leftover, ignore_errors=True)
+                folder.rename(work / "old")
+            (work / "new").rename(folder)
     return cached(config) or prepare(config)
 
 
@@ -171,7 +157,7 @@ def disk_errors(folder: pathlib.Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def exclusive(folder: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A working folder beside the folder, for one process at a time; removed if it is empty.
+    """An empty working folder beside the folder, for one process at a time.
 
     Raises:
         RunError: if another process has it.
@@ -184,12 +170,21 @@ def exclusive(folder: pathlib.Path) -> Iterator[pathlib.Path]:
             "when it is done."
         )
     try:
+        clear(work)  # after a killed process
         yield work
     finally:
-        with contextlib.suppress(OSError):  # not empty, or taken over by the next process
+        with contextlib.suppress(OSError):  # the next process may be there already
+            clear(work)
             (work / "lock").unlink()
             work.rmdir()
         os.close(lock)
+
+
+def clear(work: pathlib.Path) -> None:
+    """Remove everything but the lock."""
+    for entry in work.iterdir():
+        if entry.is_dir():
+            shutil.rmtree(entry, ignore_errors=True)
 
 
 def write(dataset: Dataset, folder: pathlib.Path, path: str | None) -> None:

@@ -124,13 +124,19 @@ def by_person(dataset: Dataset) -> Dataset:
     Raises:
         InputError: if the persons are unknown, or a split would be empty.
     """
-    pool = merge(list(dataset.splits.values()))
-    if pool.persons is None:
+    splits = [split for split in dataset.splits.values() if len(split)]
+    known = [split.persons for split in splits if split.persons is not None]
+    if len(known) < len(splits):
         raise InputError(
             f"A split of {dataset.name} by person needs identity_CelebA.txt; add it to the images "
             "and prepare the data again, or use dataset.split=official."
         )
-    places = np.array([hash_of_person(int(person)) for person in pool.persons])
+    pool = Split(
+        np.concatenate([split.images for split in splits]),
+        np.concatenate([split.labels for split in splits]),
+        np.concatenate(known),
+    )
+    places = np.array([hash_of_person(person) for person in np.concatenate(known).tolist()])
     masks = {
         "train": places >= 2 * HELD_OUT,
         "validation": (places >= HELD_OUT) & (places < 2 * HELD_OUT),
@@ -149,15 +155,3 @@ def hash_of_person(person: int) -> float:
     """Pseudorandom number between 0 and 1."""
     digest = hashlib.blake2b(person.to_bytes(4, "little"), key=PERSON_KEY, digest_size=6).digest()
     return int.from_bytes(digest, "little") / 2**48
-
-
-def merge(splits: list[Split]) -> Split:
-    """The examples of several splits; persons only if every split with images has them."""
-    splits = [split for split in splits if len(split)]
-    persons = [split.persons for split in splits]
-    known = [numbers for numbers in persons if numbers is not None]
-    return Split(
-        np.concatenate([split.images for split in splits]),
-        np.concatenate([split.labels for split in splits]),
-        np.concatenate(known) if len(known) == len(persons) else None,
-    )

@@ -40,12 +40,10 @@ class Split:
 
 
 class RawData(NamedTuple):
-    """The result of a reader.
+    """The result of a reader: the published splits, with their examples in any order.
 
-    Attributes:
-        splits: the published splits by name, in any order of examples.
-        complete: False if published images are missing.
-        notes: deviations from the published data, a phrase each.
+    ``complete`` is False if published images are missing; ``notes`` are phrases on deviations from
+    the published data.
     """
 
     splits: Mapping[str, Split]
@@ -55,24 +53,13 @@ class RawData(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Location:
-    """The place of a data set's files.
-
-    Attributes:
-        path: ``dataset.path``; None if it is not set.
-        manual_dir: ``dataset.manual_dir``, the original files for tensorflow-datasets.
-        work: folder for intermediate results, from which an interrupted reader continues. It may
-            not exist yet.
-    """
+    """The place of a data set's files: ``dataset.path`` and ``dataset.manual_dir``."""
 
     path: pathlib.Path | None = None
     manual_dir: str | None = None
-    work: pathlib.Path = pathlib.Path()
 
     def files(self, content: str) -> pathlib.Path:
-        """``path``, for a reader that needs it.
-
-        Args:
-            content: description of the expected files, for the error.
+        """``path``, for a reader that needs it; ``content`` describes the expected files.
 
         Raises:
             InputError: if the path is not set or does not exist.
@@ -90,16 +77,16 @@ class Source:
 
     Attributes:
         name: ``dataset.name``.
-        readers: the reader for each allowed value of ``dataset.source``. The reader named
-            ``builtin`` needs no files; its result is not cached.
+        readers: the reader for each allowed value of ``dataset.source``. The reader ``builtin``
+            needs no files; its result is not cached.
         num_classes: number of classes.
         levels: largest possible pixel value.
         scaled_to: network inputs for the pixel values 0 and ``levels``.
         validation_size: training images held out for validation if there is no such split.
         test_size: training images held out for testing if there is no such split.
         fingerprint: of the complete data set, if known; any other is refused.
-        class_names: names of the classes; empty if these are numbers.
-        persons: the readers may know the persons in the images; allows ``dataset.split=person``.
+        class_names: names of the classes; empty: their numbers.
+        persons: persons may be known, which allows ``dataset.split=person``.
         private: single images must not be published.
     """
 

@@ -159,7 +159,6 @@ def test_too_small_a_disk_is_found_before_it_is_full(settings, monkeypatch, tmp_
     monkeypatch.setattr(os, "statvfs", lambda _: small)
     with pytest.raises(RunError, match=r"needs .* prepared data, and its disk has 0 MiB free"):
         load(settings)
-    assert not os.listdir(settings.cache_dir + "/celeba.part/chunks/")[1:]
     (tmp_path / "new").mkdir()
     with pytest.raises(RunError, match="needs 0 MiB for prepared data"):
         cache.write(load(DatasetConfig()), tmp_path / "new" / "digits", None)
@@ -177,7 +176,7 @@ def test_a_disk_that_takes_no_more_leaves_nothing(settings, monkeypatch, number)
         with pytest.raises(RunError, match=rf"\({os.strerror(number)}\); .*dataset\.cache_dir"):
             load(settings)
     assert cached(settings) is None
-    assert os.listdir(cache_path(settings).with_suffix(".part")) == ["chunks"]
+    assert not os.listdir(settings.cache_dir)
     assert load(settings)
 
 
@@ -187,8 +186,9 @@ def test_a_folder_that_cannot_be_made_is_named(settings):
         load(settings)
 
 
-def test_a_process_killed_at_any_step_leaves_nothing_or_all(settings):
-    program = ["-m", "tests.data.dies_at_every_step", settings.path, settings.cache_dir]
+def test_a_process_killed_at_any_step_leaves_nothing_or_all(tmp_path):
+    files = write(tmp_path / "files", lists() | photographs([1, 41, 51]))
+    program = ["-m", "tests.data.dies_at_every_step", str(files), str(tmp_path / "cache")]
     answer = subprocess.run(
         [sys.executable, *program], capture_output=True, text=True, cwd=ROOT, check=False
     )

@@ -21,8 +21,8 @@ from tests.data.examples import COUNT, config, jpeg, lists, name, photographs, w
 pytestmark = pytest.mark.usefixtures("small_celeba")
 
 
-def prepared(path, work):
-    return read_source(config(path), work)
+def prepared(path):
+    return read_source(config(path))
 
 
 def pack(path, files):
@@ -50,7 +50,7 @@ def forms(folder):
 
 
 def test_every_form_is_the_same_data(tmp_path):
-    found = [prepared(form, tmp_path / f"work{i}") for i, form in enumerate(forms(tmp_path))]
+    found = [prepared(form) for form in forms(tmp_path)]
     assert len(found) == 6
     assert len({dataset.fingerprint for dataset in found}) == 1
     dataset = found[0]
@@ -61,7 +61,7 @@ def test_every_form_is_the_same_data(tmp_path):
 
 
 def test_labels_persons_and_splits_stay_with_their_faces(tmp_path):
-    dataset = prepared(write(tmp_path / "a", lists() | photographs()), tmp_path / "work")
+    dataset = prepared(write(tmp_path / "a", lists() | photographs()))
     parts = ["train"] * 40 + ["validation"] * 10 + ["test"] * 10
     for number, part in enumerate(parts, start=1):
         expected, _ = faces.face(jpeg(number), "")
@@ -73,7 +73,7 @@ def test_labels_persons_and_splits_stay_with_their_faces(tmp_path):
 
 def test_part_of_the_photographs_is_said_to_be_that(tmp_path):
     some = photographs([*range(1, 31), *range(41, 46)], half=range(1, 11))
-    dataset = prepared(write(tmp_path / "a", lists() | some), tmp_path / "work")
+    dataset = prepared(write(tmp_path / "a", lists() | some))
     assert not dataset.complete
     assert dataset.notes == (
         "PARTIAL: 35 of 60 images",
@@ -91,7 +91,7 @@ def test_of_two_pictures_the_one_at_full_size_is_taken(tmp_path):
     for order in ("ab", "ba"):
         files = {f"{order[0]}/{name(1)}": full, f"{order[1]}/{name(1)}": half}
         folder = write(tmp_path / order, lists() | files)
-        dataset = prepared(folder, tmp_path / f"work {order}")
+        dataset = prepared(folder)
         np.testing.assert_array_equal(dataset.train.images[0], faces.face(full, "")[0])
         assert dataset.notes == ("PARTIAL: 1 of 60 images",)
 
@@ -114,7 +114,7 @@ def test_a_face_is_the_authors_within_one_grey_level():
 
 
 def test_no_person_is_in_two_parts(tmp_path):
-    official = prepared(write(tmp_path / "a", lists() | photographs()), tmp_path / "work")
+    official = prepared(write(tmp_path / "a", lists() | photographs()))
     divided = by_person(official)
     persons = [set(split.persons.tolist()) for split in divided.splits.values()]
     assert all(persons)
@@ -126,15 +126,15 @@ def test_no_person_is_in_two_parts(tmp_path):
 
 def test_more_photographs_move_nobody_to_another_part(tmp_path):
     some = {n: c for n, c in photographs().items() if n != name(7)}
-    few = by_person(prepared(write(tmp_path / "a", lists() | some), tmp_path / "w"))
-    all_ = by_person(prepared(write(tmp_path / "b", lists() | photographs()), tmp_path / "v"))
+    few = by_person(prepared(write(tmp_path / "a", lists() | some)))
+    all_ = by_person(prepared(write(tmp_path / "b", lists() | photographs())))
     for part, split in few.splits.items():
         assert set(split.persons.tolist()) <= set(all_.splits[part].persons.tolist())
 
 
 def test_partial_data_are_split_by_person_where_too_little_is_held_out(tmp_path, monkeypatch):
     some = photographs(range(1, COUNT))
-    dataset = prepared(write(tmp_path / "a", lists() | some), tmp_path / "work")
+    dataset = prepared(write(tmp_path / "a", lists() | some))
     assert divide(dataset, None).notes[-1] == "split by person, not the official split"
     assert divide(dataset, "official") is dataset
     monkeypatch.setattr("lrlc_jax.data.order.ENOUGH", 9)
@@ -143,49 +143,31 @@ def test_partial_data_are_split_by_person_where_too_little_is_held_out(tmp_path,
 
 
 def test_complete_data_are_split_officially(tmp_path):
-    dataset = prepared(write(tmp_path / "a", lists() | photographs()), tmp_path / "work")
+    dataset = prepared(write(tmp_path / "a", lists() | photographs()))
     assert divide(dataset, None) is dataset
     assert len(divide(dataset, "person").train) != 40
 
 
 def test_a_split_that_cannot_be_is_refused(tmp_path):
     some = photographs(range(1, 41))
-    dataset = prepared(write(tmp_path / "a", lists() | some), tmp_path / "work")
+    dataset = prepared(write(tmp_path / "a", lists() | some))
     with pytest.raises(InputError, match=r"40 training, 0 validation and 0 test .*split=person"):
         divide(dataset, "official")
     nobody = {k: v for k, v in lists().items() if k != "identity_CelebA.txt"}
-    unknown = prepared(write(tmp_path / "b", nobody | some), tmp_path / "other")
+    unknown = prepared(write(tmp_path / "b", nobody | some))
     with pytest.raises(InputError, match=r"identity_CelebA\.txt"):
         divide(unknown, None)
-    one = prepared(write(tmp_path / "c", lists() | photographs([1])), tmp_path / "third")
+    one = prepared(write(tmp_path / "c", lists() | photographs([1])))
     with pytest.raises(InputError, match="too few persons"):
         divide(one, None)
 
 
-def test_several_processes_make_the_same_and_go_on(tmp_path, monkeypatch):
+def test_several_processes_make_the_same(tmp_path, monkeypatch):
     folder = write(tmp_path / "a", lists() | photographs())
+    alone = prepared(folder)
     monkeypatch.setattr(faces, "CHUNK", 20)
     monkeypatch.setattr(faces, "cores", lambda: 2)
-    work = tmp_path / "work"
-    first = prepared(folder, work)
-    chunks = sorted(work.glob("*.npz"))
-    assert len(chunks) == 3
-    kept = chunks[0].stat().st_mtime_ns
-    chunks[1].unlink()
-    chunks[2].write_bytes(chunks[2].read_bytes()[:-1000])
-    again = prepared(folder, work)
-    assert again.fingerprint == first.fingerprint
-    assert chunks[0].stat().st_mtime_ns == kept
-    monkeypatch.setattr(faces, "cores", lambda: 1)
-    assert prepared(folder, tmp_path / "alone").fingerprint == first.fingerprint
-
-
-def test_other_photographs_do_not_take_over_what_was_done(tmp_path):
-    folder = write(tmp_path / "a", lists() | photographs())
-    prepared(folder, tmp_path / "work")
-    (folder / name(3)).write_bytes(jpeg(99))
-    changed = prepared(folder, tmp_path / "work")
-    assert changed.fingerprint == prepared(folder, tmp_path / "new").fingerprint
+    assert prepared(folder).fingerprint == alone.fingerprint
 
 
 def truncated(folder):
@@ -264,7 +246,7 @@ def empty_lists(folder):
         (no_partition, r"lacks list_eval_partition\.txt"),
         (no_photographs, "contains no photographs"),
         (unknown_photograph, r"000061\.jpg"),
-        (broken_link, r"000003\.jpg cannot be read \(No such file"),
+        (broken_link, r"000003\.jpg"),
         (empty_lists, r"list_attr_celeba\.txt in .* 0 of 0"),
     ],
 )
@@ -272,7 +254,7 @@ def test_what_is_wrong_is_named(tmp_path, damage, words):
     folder = write(tmp_path / "a", lists() | photographs())
     damage(folder)
     with pytest.raises(InputError, match=words):
-        prepared(folder, tmp_path / "work")
+        prepared(folder)
 
 
 def test_no_photograph_is_found_twice(tmp_path):
@@ -285,17 +267,17 @@ def test_a_bad_zip_is_named(tmp_path):
     folder = write(tmp_path / "a", lists())
     path = pack(folder / "img.zip", {"../000001.jpg": jpeg(1)})
     with pytest.raises(InputError, match=r"outside of its folder \(\.\./000001\.jpg\)"):
-        prepared(folder, tmp_path / "work")
+        prepared(folder)
     path.write_bytes(b"PK nothing")
-    with pytest.raises(InputError, match=r"img\.zip is damaged or no zip"):
-        prepared(folder, tmp_path / "work")
+    with pytest.raises(InputError, match=r"img\.zip cannot be read"):
+        prepared(folder)
     content = pack(path, photographs()).read_bytes()
     start = content.index(jpeg(30))
     path.write_bytes(content[: start + 500] + b"damage" + content[start + 506 :])
     with pytest.raises(InputError, match=r"000030\.jpg in .*img\.zip cannot be read"):
-        prepared(folder, tmp_path / "work")
+        prepared(folder)
     with pytest.raises(InputError, match=r"dataset\.path is .*none"):
-        prepared(tmp_path / "none", tmp_path / "work")
+        prepared(tmp_path / "none")
 
 
 def test_the_lists_of_the_real_data_say_what_is_known_of_them(monkeypatch):
@@ -342,20 +324,20 @@ class Builder:
         ]
 
 
-def from_tfds(work, monkeypatch, builder):
+def from_tfds(monkeypatch, builder):
     celeba.encoded_examples.cache_clear()
     module = SimpleNamespace(
         builder=lambda *_, **__: builder, decode=SimpleNamespace(SkipDecoding=object)
     )
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", module)
-    return read_source(DatasetConfig("celeba", "tfds"), work)
+    return read_source(DatasetConfig("celeba", "tfds"))
 
 
 def test_tensorflow_datasets_give_the_same_data(tmp_path, monkeypatch):
-    theirs = from_tfds(tmp_path / "theirs", monkeypatch, Builder())
-    ours = prepared(write(tmp_path / "a", lists() | photographs()), tmp_path / "ours")
+    theirs = from_tfds(monkeypatch, Builder())
+    ours = prepared(write(tmp_path / "a", lists() | photographs()))
     assert theirs.fingerprint == ours.fingerprint
     for part, split in ours.splits.items():
         np.testing.assert_array_equal(split.persons, theirs.splits[part].persons)
     with pytest.raises(InputError, match=r"train of celeb_a .* 39 images instead of 40"):
-        from_tfds(tmp_path / "few", monkeypatch, Builder(lost=1))
+        from_tfds(monkeypatch, Builder(lost=1))

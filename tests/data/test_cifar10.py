@@ -75,7 +75,7 @@ def pack(path, files):
 
 
 def read(path):
-    return read_source(DatasetConfig("cifar10", "files", str(path)), path)
+    return read_source(DatasetConfig("cifar10", "files", str(path)))
 
 
 def form(files, binary, folder=""):
@@ -140,7 +140,7 @@ def test_arrays_lists_and_bytes_are_read(small):
 def test_what_is_not_cifar10_is_refused_in_one_sentence(small, tmp_path):
     files = form(small, True)
     with pytest.raises(InputError, match=r"needs dataset\.path: cifar-10-binary\.tar\.gz"):
-        read_source(DatasetConfig("cifar10", "files"), tmp_path)
+        read_source(DatasetConfig("cifar10", "files"))
     with pytest.raises(InputError, match=r"dataset\.path is .*none"):
         read(tmp_path / "none")
     write(tmp_path / "a", {k: v for k, v in files.items() if k != "data_batch_3.bin"})

@@ -3,7 +3,6 @@
 import gzip
 import hashlib
 import importlib.util
-import pathlib
 
 import numpy as np
 import pytest
@@ -116,7 +115,7 @@ def test_mnist_from_tensorflow_datasets_is_the_same(tmp_path):
     if importlib.util.find_spec("tensorflow") is None:
         pytest.skip("TensorFlow, which prepares data sets, is not installed")
     config = DatasetConfig("mnist", "tfds", str(tmp_path), manual_dir=str(folder))
-    assert read_source(config, tmp_path).fingerprint == MNIST
+    assert read_source(config).fingerprint == MNIST
 
 
 @pytest.fixture
@@ -136,14 +135,14 @@ def mnist_files(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("rename", [lambda n: n, lambda n: n.replace("-idx", ".idx")])
 @pytest.mark.parametrize("packed", [True, False])
-def test_files_may_be_unpacked_and_named_as_programs_do(mnist_files, rename, packed, tmp_path):
+def test_files_may_be_unpacked_and_named_as_programs_do(mnist_files, rename, packed):
     for path in list(mnist_files.iterdir()):
         new = path.with_name(rename(path.name))
         path.rename(new)
         if not packed:
             new.with_suffix("").write_bytes(gzip.decompress(new.read_bytes()))
             new.unlink()
-    found = read_source(DatasetConfig("mnist", "files", str(mnist_files)), tmp_path)
+    found = read_source(DatasetConfig("mnist", "files", str(mnist_files)))
     assert (len(found.train), len(found.validation), len(found.test)) == (55, 5, 10)
 
 
@@ -198,10 +197,10 @@ def changed(folder):
 def test_a_damaged_file_is_named(mnist_files, damage, words):
     damage(mnist_files)
     with pytest.raises(InputError, match=words):
-        read_source(DatasetConfig("mnist", "files", str(mnist_files)), mnist_files)
+        read_source(DatasetConfig("mnist", "files", str(mnist_files)))
 
 
 @pytest.mark.parametrize("path", [None, "/does/not/exist"])
 def test_a_missing_folder_is_named(path):
     with pytest.raises(InputError, match=r"dataset\.path"):
-        read_source(DatasetConfig("mnist", "files", path), pathlib.Path())
+        read_source(DatasetConfig("mnist", "files", path))

@@ -1,18 +1,15 @@
-"""Aligned CelebA photographs to 32x32 faces, in several processes; an interrupted call resumes."""
+"""Aligned CelebA photographs to 32x32 faces, in several processes."""
 
 import concurrent.futures
+import contextlib
 import functools
-import hashlib
 import io
 import multiprocessing
 import multiprocessing.connection
 import os
-import pathlib
-import shutil
 import signal
 import threading
-import zipfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, NamedTuple, TypeAlias
 
@@ -21,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from lrlc_jax.errors import InputError, RunError
-from lrlc_jax.files import cores, require_space
+from lrlc_jax.files import cores
 from lrlc_jax.progress import Counter
 
 Floats = NDArray[np.floating]
@@ -33,8 +30,7 @@ ROWS, COLS = (40, 178), (20, 158)  # crop at full size
 COEFFICIENT = -0.75  # of the cubic kernel
 STEPS = 1024  # kernel table entries between two pixels
 
-CHUNK = 1024  # photographs per task of a process; a kill loses at most one task per process
-RULE = "faces 1"  # change it with the computation of a face
+CHUNK = 1024  # photographs per task of a process
 FACE = np.dtype(
     [("image", "u1", (SIDE, SIDE, 3)), ("label", "<i4"), ("person", "<i4"), ("half", "?")]
 )
@@ -53,13 +49,12 @@ class Photograph(NamedTuple):
 Reader: TypeAlias = Callable[[Sequence[Any]], Iterable[Photograph]]
 
 
-def decode(read: Reader, keys: Sequence[Any], work: pathlib.Path) -> NDArray[Any]:
-    """The faces of all photographs.
+def decode(read: Reader, keys: Sequence[Any]) -> NDArray[Any]:
+    """The faces of all photographs, decoded in a process for each core.
 
     Args:
         read: reader of the photographs. It is pickled for other processes.
-        keys: of the photographs; equal keys mean equal photographs.
-        work: folder for finished chunks; those of an interrupted call are reused.
+        keys: of the photographs.
 
     Returns:
         A structured array ``(len(keys),)`` of type ``FACE``; ``half`` marks photographs at half
@@ -69,51 +64,33 @@ def decode(read: Reader, keys: Sequence[Any], work: pathlib.Path) -> NDArray[Any
         InputError: for an unreadable photograph.
         RunError: if a process is killed.
     """
-    plan = hashlib.sha256(repr((RULE, CHUNK, list(keys))).encode()).hexdigest()
-    planned = work / "plan"
-    if not planned.is_file() or planned.read_text() != plan:
-        shutil.rmtree(work, ignore_errors=True)
-        work.mkdir(parents=True)
-        planned.write_text(plan)
-    chunks = {work / f"{i:08d}.npz": keys[i : i + CHUNK] for i in range(0, len(keys), CHUNK)}
-    todo = {path: some for path, some in chunks.items() if load_chunk(path) is None}
-    left = sum(map(len, todo.values()))
-    require_space(work, (left + len(keys)) * FACE.itemsize)  # missing chunks, and the result
-    with Counter("decoding photographs", len(keys), done=len(keys) - left) as progress:
-        if min(cores(), len(todo)) > 1:
-            in_processes(read, todo, progress.advance)
-        else:
-            for path, some in todo.items():
-                decode_chunk(read, some, path)
-                progress.advance(len(some))
-    faces, start = np.empty(len(keys), FACE), 0
-    for path in chunks:  # one at a time: all of them are half a gigabyte
-        chunk = load_chunk(path)
-        if chunk is None:
-            raise RunError(f"{path} was damaged by another program; repeat the command.")
-        faces[start : start + len(chunk)] = chunk
-        start += len(chunk)
+    chunks = [keys[start : start + CHUNK] for start in range(0, len(keys), CHUNK)]
+    faces, done = np.empty(len(keys), FACE), 0
+    with (
+        Counter("decoding photographs", len(keys)) as progress,
+        processes(min(cores(), len(chunks))) as parallel_map,
+    ):
+        for chunk in parallel_map(functools.partial(decode_chunk, read), chunks):
+            faces[done : done + len(chunk)] = chunk
+            done += len(chunk)
+            progress.advance(len(chunk))
     return faces
 
 
-def in_processes(
-    read: Reader, todo: dict[pathlib.Path, Sequence[Any]], advance: Callable[[int], None]
-) -> None:
-    """Decode chunks in a process for each core."""
+@contextlib.contextmanager
+def processes(count: int) -> Iterator[Callable[..., Iterable[Any]]]:
+    """``map`` over several processes, or in this one if ``count`` is 1."""
+    if count == 1:
+        yield map
+        return
     executor = concurrent.futures.ProcessPoolExecutor(
-        min(cores(), len(todo)), multiprocessing.get_context("spawn"), initializer=start_process
+        count, multiprocessing.get_context("spawn"), initializer=start_process
     )
     try:
-        futures = {
-            executor.submit(decode_chunk, read, some, path): len(some)
-            for path, some in todo.items()
-        }
-        for future in concurrent.futures.as_completed(futures):
-            future.result()
-            advance(futures[future])
+        yield executor.map
     except BrokenProcessPool:
         raise RunError(
-            "A decoding process was killed, perhaps for lack of memory; the same command resumes."
+            "A decoding process was killed, perhaps for lack of memory; repeat the command."
         ) from None
     finally:
         executor.shutdown(cancel_futures=True)
@@ -132,26 +109,13 @@ def start_process() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def decode_chunk(read: Reader, keys: Sequence[Any], path: pathlib.Path) -> None:
-    """Write the faces of some photographs into a file, atomically."""
+def decode_chunk(read: Reader, keys: Sequence[Any]) -> NDArray[Any]:
+    """The faces of some photographs."""
     faces = np.empty(len(keys), FACE)
     for i, photograph in enumerate(read(keys)):
         image, half = face(photograph.jpeg, photograph.what)
         faces[i] = image, photograph.label, photograph.person, half
-    part = path.with_suffix(".part")
-    with part.open("wb") as file:
-        np.savez(file, faces=faces)  # a zip has a checksum of its content
-    part.replace(path)
-
-
-def load_chunk(path: pathlib.Path) -> NDArray[Any] | None:
-    """The faces of a finished chunk; None if it is missing or damaged."""
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            faces: NDArray[Any] = arrays["faces"]
-            return faces
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        return None
+    return faces
 
 
 def face(jpeg: bytes, what: str) -> tuple[NDArray[np.uint8], bool]:

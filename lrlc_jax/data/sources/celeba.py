@@ -1,5 +1,6 @@
 """CelebA: 202,599 faces of 10,177 persons, classified by gender (Liu et al., 2015)."""
 
+import contextlib
 import functools
 import io
 import os
@@ -46,7 +47,7 @@ def from_files(location: Location) -> RawData:
     )
     found = find(path)
     keys = [(place, label, person) for place, (label, _, person) in found]
-    return read(read_photographs, keys, [part for _, (_, part, _) in found], location.work)
+    return read(read_photographs, keys, [part for _, (_, part, _) in found])
 
 
 def from_tfds(location: Location) -> RawData:
@@ -54,17 +55,15 @@ def from_tfds(location: Location) -> RawData:
     tfds.open_builder("celeb_a", COUNTS, location)
     keys = [(split, i) for split, count in COUNTS.items() for i in range(count)]
     parts = np.repeat(np.arange(len(SPLITS)), list(COUNTS.values()))
-    return read(functools.partial(read_examples, location.path), keys, parts, location.work)
+    return read(functools.partial(read_examples, location.path), keys, parts)
 
 
-def read(
-    reader: Reader, keys: Sequence[Any], parts: Sequence[int] | NDArray[Any], work: pathlib.Path
-) -> RawData:
+def read(reader: Reader, keys: Sequence[Any], parts: Sequence[int] | NDArray[Any]) -> RawData:
     """The faces of the available photographs under the official split.
 
     ``parts`` has the split of each photograph: 0 training, 1 validation, 2 test.
     """
-    faces, parts = decode(reader, keys, work), np.asarray(parts)
+    faces, parts = decode(reader, keys), np.asarray(parts)
     masks = {name: parts == i for i, name in enumerate(SPLITS)}
     counts = {name: int(np.sum(mask)) for name, mask in masks.items()}
     complete, half = len(keys) == COUNT, int(np.sum(faces["half"]))
@@ -140,8 +139,9 @@ def find(path: pathlib.Path) -> list[tuple[Place, Row]]:
             damaged.
     """
     found: dict[str, list[Place]] = {}
-    for name, place in walk(path):
-        found.setdefault(name, []).append(place)
+    with readable(path):
+        for name, place in walk(path):
+            found.setdefault(name, []).append(place)
     if path.is_file():
         for name in LISTS:
             beside = path.with_name(name)
@@ -156,19 +156,22 @@ def find(path: pathlib.Path) -> list[tuple[Place, Row]]:
     return [(largest(places), rows[name]) for name, places in sorted(found.items())]
 
 
-def wanted(name: str) -> bool:
-    """Whether a file is a photograph or a list."""
-    return name in LISTS or PHOTOGRAPH.fullmatch(name) is not None
-
-
 def walk(path: pathlib.Path) -> Iterator[tuple[str, Place]]:
-    """Photographs and lists in a folder, in its zips, or in a zip, by name."""
+    """Photographs and lists in a folder and its zips, or in a zip, by name."""
+
+    def wanted(name: str) -> bool:
+        return name in LISTS or PHOTOGRAPH.fullmatch(name) is not None
+
     if path.is_file():
-        yield from members(path)
+        for member in open_zip(str(path), path.stat().st_mtime_ns).infolist():
+            check_inside(member.filename, path)
+            name = pathlib.PurePosixPath(member.filename).name
+            if wanted(name):
+                yield name, Place(str(path), member.filename, member.file_size)
         return
 
     def refuse(error: OSError) -> None:
-        raise InputError(f"{error.filename} cannot be read ({error.strerror}).")
+        raise error
 
     seen = set()
     for folder, folders, names in os.walk(path, onerror=refuse, followlinks=True):
@@ -179,36 +182,26 @@ def walk(path: pathlib.Path) -> Iterator[tuple[str, Place]]:
         seen.add(real)
         folders.sort()
         for name in sorted(names):
-            file = os.path.join(folder, name)
-            if name.endswith(".zip"):
-                yield from members(pathlib.Path(file))
+            file = pathlib.Path(folder, name)
+            if file.suffix == ".zip":
+                with readable(file):
+                    yield from walk(file)
             elif wanted(name):
-                try:
-                    yield name, Place("", file, os.path.getsize(file))
-                except OSError as error:
-                    refuse(error)
+                yield name, Place("", str(file), file.stat().st_size)
 
 
-def members(path: pathlib.Path) -> Iterator[tuple[str, Place]]:
-    """Photographs and lists in a zip, by name."""
-    for member in open_zip(str(path)).infolist():
-        check_inside(member.filename, path)
-        name = pathlib.PurePosixPath(member.filename).name
-        if wanted(name):
-            yield name, Place(str(path), member.filename, member.file_size)
-
-
-def open_zip(path: str) -> zipfile.ZipFile:
-    """A zip, which stays open until its file changes."""
+@contextlib.contextmanager
+def readable(file: pathlib.Path | str) -> Iterator[None]:
+    """Turn exceptions of damaged files into an :class:`InputError`."""
     try:
-        return cached_zip(path, os.stat(path).st_mtime_ns)
-    except (zipfile.BadZipFile, OSError) as error:
-        raise InputError(f"{path} is damaged or no zip ({error}); download it again.") from None
+        yield
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError) as error:
+        raise InputError(f"{file} cannot be read ({error}); download it again.") from None
 
 
 @functools.lru_cache(maxsize=8)
-def cached_zip(path: str, changed: int) -> zipfile.ZipFile:
-    """A zip as of its last change."""
+def open_zip(path: str, changed: int) -> zipfile.ZipFile:
+    """A zip as of its last change; it stays open for the next member."""
     del changed
     return zipfile.ZipFile(path)
 
@@ -216,13 +209,10 @@ def cached_zip(path: str, changed: int) -> zipfile.ZipFile:
 def read_file(place: Place) -> bytes:
     """The content of a file."""
     archive, file, _ = place
-    try:
-        return open_zip(archive).read(file) if archive else pathlib.Path(file).read_bytes()
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError) as error:
-        raise InputError(
-            f"{file}{f' in {archive}' if archive else ''} cannot be read ({error}); download it "
-            "again."
-        ) from None
+    with readable(f"{file} in {archive}" if archive else file):
+        if archive:
+            return open_zip(archive, os.stat(archive).st_mtime_ns).read(file)
+        return pathlib.Path(file).read_bytes()
 
 
 def largest(places: Sequence[Place]) -> Place:
