@@ -25,12 +25,12 @@ def prepare_data(values: dict[str, Any], overrides: list[str]) -> int:
     started = time.monotonic()
     folder = cache_path(config)
     if SOURCES[config.name].builtin:
-        print(f"{config.name} comes with a dependency; it needs no preparation.")
+        print(f"{config.name} comes with a dependency; there is nothing to prepare.")
     elif values["rebuild"] or cached(config) is None:
         prepare(config, rebuild=values["rebuild"])
         print(f"Prepared in {folder} in {duration(time.monotonic() - started)}.")
     else:
-        print(f"Already in {folder}, undamaged; rebuild=true prepares it again.")
+        print(f"Already in {folder}, and whole; rebuild=true prepares it again.")
     print("\n".join(summary(load(config))))
     return 0
 

@@ -30,7 +30,7 @@ ROWS, COLS = (40, 178), (20, 158)  # crop at full size
 COEFFICIENT = -0.75  # of the cubic kernel
 STEPS = 1024  # kernel table entries between two pixels
 
-CHUNK = 1024  # photographs per task of a process
+CHUNK = 256  # photographs per task of a process
 FACE = np.dtype(
     [("image", "u1", (SIDE, SIDE, 3)), ("label", "<i4"), ("person", "<i4"), ("half", "?")]
 )
