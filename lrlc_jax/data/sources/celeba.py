@@ -65,13 +65,7 @@ def read(reader: Reader, keys: Sequence[Any], parts: Sequence[int] | NDArray[Any
     """
     faces, parts = decode(reader, keys), np.asarray(parts)
     masks = {name: parts == i for i, name in enumerate(SPLITS)}
-    counts = {name: int(np.sum(mask)) for name, mask in masks.items()}
     complete, half = len(keys) == COUNT, int(np.sum(faces["half"]))
-    if complete and counts != COUNTS:
-        raise InputError(
-            f"CelebA's official split has {', '.join(map(str, COUNTS.values()))} images, this one "
-            f"{', '.join(map(str, counts.values()))}; download it again."
-        )
     notes = [] if complete else [f"PARTIAL: {len(keys):,} of {COUNT:,} images"]
     if half:
         notes.append(f"{half:,} images made from photographs at half size")
@@ -114,17 +108,10 @@ Row: TypeAlias = tuple[int, int, int]  # of the lists: label, official split, pe
 
 
 class Place(NamedTuple):
-    """A file on disk or in a zip.
+    """A file on disk, or in the zip ``archive``."""
 
-    Attributes:
-        archive: path of the zip; empty for a file on disk.
-        file: path of the file.
-        size: in bytes; distinguishes versions of a file.
-    """
-
-    archive: str
+    archive: str | None
     file: str
-    size: int
 
 
 def find(path: pathlib.Path) -> list[tuple[Place, Row]]:
@@ -141,12 +128,13 @@ def find(path: pathlib.Path) -> list[tuple[Place, Row]]:
     found: dict[str, list[Place]] = {}
     with readable(path):
         for name, place in walk(path):
-            found.setdefault(name, []).append(place)
+            if name in LISTS or PHOTOGRAPH.fullmatch(name):
+                found.setdefault(name, []).append(place)
     if path.is_file():
         for name in LISTS:
             beside = path.with_name(name)
             if name not in found and beside.is_file():
-                found[name] = [Place("", str(beside), 0)]
+                found[name] = [Place(None, str(beside))]
     rows = read_lists({n: read_file(found.pop(n)[0]) for n in LISTS if n in found}, str(path))
     if not found:
         raise InputError(f"{path} contains no photographs of CelebA (000001.jpg and so on).")
@@ -157,17 +145,11 @@ def find(path: pathlib.Path) -> list[tuple[Place, Row]]:
 
 
 def walk(path: pathlib.Path) -> Iterator[tuple[str, Place]]:
-    """Photographs and lists in a folder and its zips, or in a zip, by name."""
-
-    def wanted(name: str) -> bool:
-        return name in LISTS or PHOTOGRAPH.fullmatch(name) is not None
-
+    """All files in a folder and its zips, or in a zip, by name."""
     if path.is_file():
-        for member in open_zip(str(path), path.stat().st_mtime_ns).infolist():
-            check_inside(member.filename, path)
-            name = pathlib.PurePosixPath(member.filename).name
-            if wanted(name):
-                yield name, Place(str(path), member.filename, member.file_size)
+        for member in open_zip(str(path), path.stat().st_mtime_ns).namelist():
+            check_inside(member, path)
+            yield pathlib.PurePosixPath(member).name, Place(str(path), member)
         return
 
     def refuse(error: OSError) -> None:
@@ -186,8 +168,8 @@ def walk(path: pathlib.Path) -> Iterator[tuple[str, Place]]:
             if file.suffix == ".zip":
                 with readable(file):
                     yield from walk(file)
-            elif wanted(name):
-                yield name, Place("", str(file), file.stat().st_size)
+            else:
+                yield name, Place(None, str(file))
 
 
 @contextlib.contextmanager
@@ -208,7 +190,7 @@ def open_zip(path: str, changed: int) -> zipfile.ZipFile:
 
 def read_file(place: Place) -> bytes:
     """The content of a file."""
-    archive, file, _ = place
+    archive, file = place
     with readable(f"{file} in {archive}" if archive else file):
         if archive:
             return open_zip(archive, os.stat(archive).st_mtime_ns).read(file)
