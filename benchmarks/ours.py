@@ -19,7 +19,7 @@ from benchmarks import work
 from benchmarks.cases import EPOCH, INFERENCE, RUN, Case
 from benchmarks.timing import repeats_for, seconds_of
 from lrlc_jax.conversion import for_inference
-from lrlc_jax.data.load import load
+from lrlc_jax.data import load
 from lrlc_jax.errors import InputError
 from lrlc_jax.experiments.config import layer_config, parse
 from lrlc_jax.experiments.execute import execute

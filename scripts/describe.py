@@ -7,30 +7,19 @@ from typing import Any
 from lrlc_jax.analysis.images import measure
 from lrlc_jax.cli import run_command
 from lrlc_jax.data import load
-from lrlc_jax.data.names import in_files
+from lrlc_jax.data.dataset import data_slug
 from lrlc_jax.errors import InputError, at_least
 from lrlc_jax.experiments import provenance
 from lrlc_jax.experiments.config import parse
 from lrlc_jax.experiments.record import prepare
 from lrlc_jax.files import as_json, write_atomically
-from lrlc_jax.report.figures import png
-from lrlc_jax.report.images import (
-    contact_sheet,
-    correlation_plot,
-    figures_of,
-    mean_and_deviation,
-    numbers_of,
-    summary,
-)
+from lrlc_jax.report.images import plots, statistics_lines, statistics_values, summary
 
 CONFIGS = pathlib.Path(__file__).resolve().parents[1] / "configs"
 
-# Data whose single images must not be passed on; git ignores files of such a name.
-PRIVATE = {"celeba": ".local"}
-
 
 def describe(values: dict[str, Any], overrides: list[str]) -> int:
-    """Measure the training images, and write what was found."""
+    """Measure the training images, and write statistics and pictures."""
     del overrides
     config = parse({"dataset": values["dataset"], "results_dir": values["results_dir"]})
     at_least("sample", values["sample"], 2)
@@ -39,17 +28,12 @@ def describe(values: dict[str, Any], overrides: list[str]) -> int:
     if len(dataset.train) < 2:
         raise InputError("dataset.train_size is 1; statistics need at least 2 training images.")
     statistics = measure(dataset, values["sample"])
-    print("\n".join([*summary(dataset), *figures_of(statistics)]))
-    name = in_files(dataset.name, dataset.canvas)
+    print("\n".join([*summary(dataset), *statistics_lines(statistics)]))
+    name = data_slug(dataset.name, dataset.canvas)
     name += f"-n{len(dataset.train)}-{dataset.fingerprint[:6]}"
     folder = pathlib.Path(config.results_dir).expanduser() / "data" / name
-    private = PRIVATE.get(dataset.name, "")
-    contents: dict[str, str | bytes] = {
-        "statistics.json": as_json(numbers_of(dataset, statistics) | {"code": provenance.code()}),
-        "correlation.png": png(correlation_plot(dataset, statistics)),
-        f"mean_and_deviation{private}.png": png(mean_and_deviation(dataset, statistics)),
-        f"contact_sheet{private}.png": png(contact_sheet(dataset)),
-    }
+    measured = statistics_values(dataset, statistics) | {"code": provenance.code()}
+    contents = {"statistics.json": as_json(measured).encode(), **plots(dataset, statistics)}
     for file, content in contents.items():
         write_atomically(folder / file, content)
         print(folder / file)

@@ -1,4 +1,4 @@
-"""Prepare a data set once for every later run, and say what it is (``--help``)."""
+"""Prepare a data set once for every later run, and summarize it (``--help``)."""
 
 import pathlib
 import time
@@ -6,8 +6,8 @@ from typing import Any
 
 from lrlc_jax.cli import run_command
 from lrlc_jax.data import load
-from lrlc_jax.data.prepare import folder, prepare, stored
-from lrlc_jax.data.sources import BUILTIN
+from lrlc_jax.data.cache import cache_path, cached, prepare
+from lrlc_jax.data.sources import SOURCES
 from lrlc_jax.errors import InputError
 from lrlc_jax.experiments.config import parse
 from lrlc_jax.progress import duration
@@ -17,20 +17,20 @@ CONFIGS = pathlib.Path(__file__).resolve().parents[1] / "configs"
 
 
 def prepare_data(values: dict[str, Any], overrides: list[str]) -> int:
-    """Prepare the data set, unless it is prepared; print counts and fingerprint."""
+    """Prepare the data set if necessary; print counts and fingerprint."""
     del overrides
     config = parse({"dataset": values["dataset"]}).dataset
     if not isinstance(values["rebuild"], bool):
         raise InputError(f"rebuild is {values['rebuild']!r}; it must be true or false.")
     started = time.monotonic()
-    place = folder(config)
-    if config.name in BUILTIN:
+    folder = cache_path(config)
+    if SOURCES[config.name].builtin:
         print(f"{config.name} comes with a dependency; there is nothing to prepare.")
-    elif values["rebuild"] or stored(config) is None:
+    elif values["rebuild"] or cached(config) is None:
         prepare(config, rebuild=values["rebuild"])
-        print(f"Prepared in {place} in {duration(time.monotonic() - started)}.")
+        print(f"Prepared in {folder} in {duration(time.monotonic() - started)}.")
     else:
-        print(f"Already in {place}, and whole; rebuild=true prepares it again.")
+        print(f"Already in {folder}, and whole; rebuild=true prepares it again.")
     print("\n".join(summary(load(config))))
     return 0
 

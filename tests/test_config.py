@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 from lrlc_jax.errors import InputError
 from lrlc_jax.experiments.config import SECTIONS, Config, StudyConfig, layer_config, parse
 from lrlc_jax.experiments.study import load_studies
+from lrlc_jax.data.sources import SOURCES
 from lrlc_jax.layers import LAYERS, LRLCConfig
 from lrlc_jax.networks import PAPER_NETWORK, NetworkConfig
 from lrlc_jax.training.train import PAPER_PROTOCOL

@@ -1,1 +1,1 @@
-"""Measures that do not train anything: of images."""
+"""Measurements without training: statistics of images."""

@@ -1,4 +1,4 @@
-"""What images are like: moments, correlation against distance, and how aligned they are."""
+"""Statistics of images: moments, correlation against distance, and alignment."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -10,25 +10,25 @@ from lrlc_jax.data import Dataset
 
 Floats = NDArray[np.float64]
 
-CHUNK = 2048  # images taken as floating-point numbers at a time
-TINY = 1e-9  # a variance that is nothing but rounding
+CHUNK = 2048  # images converted to floating point at a time
+TINY = 1e-9  # variance below which it is only rounding error
 
 
 @dataclasses.dataclass(frozen=True)
 class ImageStatistics:
-    """Of the training images, with pixels between 0 and 1.
+    """Statistics of the training images, with pixels between 0 and 1.
 
     Attributes:
-        count: images that the moments are of.
-        mean: of each channel, over images and positions.
-        deviation: the same.
-        mean_image: ``(rows, cols, channels)``, over images.
-        deviation_image: the same.
-        alignment: the share of the variance of all pixels that the mean image accounts for: 0
-            where every position looks alike on average, 1 where all images are equal.
-        sample: images that the correlations are of, the first of the training images.
-        correlation_down: of two pixels in a column, against their distance from 0 on; channels are
-            averaged.
+        count: number of images for the moments.
+        mean: mean of each channel ``(channels,)``, over images and positions.
+        deviation: standard deviation of each channel ``(channels,)``.
+        mean_image: mean over images ``(rows, cols, channels)``.
+        deviation_image: standard deviation over images ``(rows, cols, channels)``.
+        alignment: share of the pixels' variance that the mean image explains: 0 if all positions
+            have the same mean, 1 if all images are equal.
+        sample: number of images for the correlations, the first of the training images.
+        correlation_down: correlation of two pixels in a column against their distance, from 0;
+            mean over channels.
         correlation_across: the same in a row.
     """
 
@@ -44,14 +44,18 @@ class ImageStatistics:
 
     @property
     def neighbours(self) -> float:
-        """The correlation of two pixels side by side, or one above the other."""
+        """Correlation of adjacent pixels, mean of both directions."""
         return float(self.correlation_down[1] + self.correlation_across[1]) / 2
 
 
 def measure(dataset: Dataset, sample: int) -> ImageStatistics:
-    """The statistics of a data set's training images, of which there are at least two.
+    """The statistics of a data set's training images, at least two.
 
-    The deviations are those of a sample (n - 1).
+    Standard deviations divide by n - 1.
+
+    Args:
+        dataset: the data set.
+        sample: number of images for the correlations, at most.
     """
     images, levels = dataset.train.images, dataset.levels
     count = len(images)
@@ -61,7 +65,7 @@ def measure(dataset: Dataset, sample: int) -> ImageStatistics:
     mean = mean_image.mean(axis=(0, 1))
     scatter = ((mean_image - mean) ** 2).mean(axis=(0, 1))
     total = within.mean(axis=(0, 1)) * (count - 1) / count + scatter
-    # The mean image of a few images varies over positions even where nothing is aligned.
+    # The mean of a few unaligned images varies over positions too: subtract that.
     between = scatter - within.mean(axis=(0, 1)) / count
     size = min(sample, count)
     return ImageStatistics(
@@ -78,17 +82,16 @@ def measure(dataset: Dataset, sample: int) -> ImageStatistics:
 
 
 def chunks(images: NDArray[np.uint8], levels: int) -> Iterator[Floats]:
-    """Some images at a time, with pixels between 0 and 1."""
+    """Chunks of images, with pixels between 0 and 1."""
     for start in range(0, len(images), CHUNK):
         yield images[start : start + CHUNK] / np.float64(levels)
 
 
 def correlation(images: NDArray[np.uint8], axis: int) -> Floats:
-    """Pearson's correlation of pixels at each distance along an axis, from 0 to its length less 1.
+    """Pearson's correlation of pixels at each distance along an axis, from 0 to its length - 1.
 
-    Over all images and all pairs of positions at that distance; the mean over the channels that
-    vary. The last distances have few pairs; where none of them varies, the figure is not
-    a number.
+    It covers all images and all pairs of positions at that distance, and is the mean over the
+    channels with any variance; NaN if there is none.
 
     Args:
         images: ``(n, rows, cols, channels)``.
@@ -100,11 +103,11 @@ def correlation(images: NDArray[np.uint8], axis: int) -> Floats:
     """
     length, channels = images.shape[axis], images.shape[3]
     products, sums = np.zeros((channels, length, length)), np.zeros((channels, length))
-    shift = images.mean(axis=(0, 1, 2))  # sums of squares lose fewer digits around it
+    shift = images.mean(axis=(0, 1, 2))  # sums of squares around it lose fewer digits
     for start in range(0, len(images), CHUNK):
         pixels = images[start : start + CHUNK] - shift
         lines = np.moveaxis(pixels, (3, axis), (0, 1)).reshape(channels, length, -1)
-        products += lines @ lines.transpose(0, 2, 1)  # of every pair of positions on the axis
+        products += lines @ lines.transpose(0, 2, 1)  # every pair of positions on the axis
         sums += lines.sum(axis=2)
     per_line = images[..., 0].size / length
     squares = np.diagonal(products, axis1=1, axis2=2)

@@ -1,6 +1,7 @@
-"""Data sets as uint8 arrays, the same whatever source they came from."""
+"""Data sets as uint8 arrays, equal for every source."""
 
-from lrlc_jax.data.dataset import Dataset, Split
-from lrlc_jax.data.load import load
+from lrlc_jax.data.cache import load
+from lrlc_jax.data.dataset import Dataset, DatasetConfig
+from lrlc_jax.data.source import Split
 
-__all__ = ["Dataset", "Split", "load"]
+__all__ = ["Dataset", "DatasetConfig", "Split", "load"]

@@ -1,47 +1,208 @@
-"""A prepared data set on disk: arrays, and a manifest by which every byte is verified."""
+"""Data sets by name: prepared once by one process, kept on disk, every byte verified."""
 
+import contextlib
 import dataclasses
 import datetime
+import errno
 import hashlib
 import importlib.metadata
 import json
 import os
 import pathlib
+import shutil
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 import lrlc_jax
-from lrlc_jax.data.dataset import SPLITS, Dataset, Split
-from lrlc_jax.errors import InputError
-from lrlc_jax.files import require_space
+from lrlc_jax.data.dataset import Dataset, DatasetConfig
+from lrlc_jax.data.order import build, divide
+from lrlc_jax.data.source import SPLITS, Location, Split
+from lrlc_jax.data.sources import SOURCES
+from lrlc_jax.data.translate import translate
+from lrlc_jax.errors import InputError, RunError
+from lrlc_jax.files import cache_folder, locked, require_space, sha256_of, write_atomically
 
 FORMAT = 1
 MANIFEST = "manifest.json"
-MADE_BY = ("numpy", "pillow")  # what a prepared image may depend on, besides our own code
+LIBRARIES = ("numpy", "pillow")  # prepared images may depend on their versions
 
 
 class DamagedError(Exception):
-    """A prepared data set is not what its manifest says; the message says where."""
+    """Cached data differ from their manifest; the message names the file."""
+
+
+def load(config: DatasetConfig) -> Dataset:
+    """The configured data set, with ``train_size`` training images. It is prepared if necessary.
+
+    Raises:
+        InputError: if files are missing or damaged, or there are too few images.
+        RunError: if the data cannot be written to the cache.
+    """
+    if SOURCES[config.name].builtin:
+        dataset = read_source(config)
+    else:
+        dataset = divide(cached(config) or prepare(config), config.split)
+    dataset = dataset.subset(config.train_size)
+    if config.translate is None:
+        return dataset
+    return translate(dataset, config.translate, fresh=config.translate_train == "fresh")
+
+
+def read_source(config: DatasetConfig) -> Dataset:
+    """The data set from its source, without the cache.
+
+    Raises:
+        InputError: if files are missing, damaged, or not the published ones.
+    """
+    source = SOURCES[config.name]
+    path = None if config.path is None else pathlib.Path(config.path).expanduser()
+    raw = source.readers[config.source](Location(path, config.manual_dir))
+    dataset = build(source, config.source, raw)
+    if source.fingerprint not in (None, dataset.fingerprint):
+        raise InputError(
+            f"The {config.name} from this source is not the published one (its fingerprint is "
+            f"{dataset.fingerprint}, not {source.fingerprint}); download it again."
+        )
+    return dataset
+
+
+def cache_path(config: DatasetConfig) -> pathlib.Path:
+    """The folder of the prepared data set."""
+    root = pathlib.Path(config.cache_dir).expanduser() if config.cache_dir else None
+    return (root or cache_folder() / "data") / config.name
+
+
+def cached(config: DatasetConfig) -> Dataset | None:
+    """The prepared data set, verified; None if there is none.
+
+    Raises:
+        InputError: if it is damaged, or was prepared from another ``dataset.path``.
+    """
+    folder = cache_path(config)
+    if not folder.is_dir():
+        return None
+    published = SOURCES[config.name].fingerprint
+    command = f"python scripts/prepare_data.py dataset={config.name} rebuild=true"
+    origin = "dataset.source=... dataset.path=..."
+    try:
+        manifest = read_manifest(folder)
+        path = manifest["path"]
+        origin = f"dataset.source={manifest['dataset']['source']}"
+        origin += f" dataset.path={path}" if path else ""
+        dataset = read(folder, manifest)
+        if dataset.name != config.name:
+            raise DamagedError(f"it is {dataset.name}")
+        if published not in (None, dataset.fingerprint):
+            raise DamagedError("its fingerprint is not that of the published data")
+    except DamagedError as error:
+        raise InputError(
+            f"The prepared data in {folder} are damaged ({error}); prepare them again: "
+            f"{command} {origin}."
+        ) from None
+    # Data with the published fingerprint are equal for every path.
+    if published or config.path is None or absolute(config.path) == path:
+        return dataset
+    raise InputError(
+        f"The prepared data in {folder} come from {path or dataset.source}, not from dataset.path "
+        f"({config.path}); replace them: {command} dataset.source={config.source} "
+        f"dataset.path={config.path}, or keep both with another dataset.cache_dir."
+    )
+
+
+def absolute(path: str | None) -> str | None:
+    """A path independent of the working directory."""
+    return None if path is None else str(pathlib.Path(path).expanduser().resolve())
+
+
+def prepare(config: DatasetConfig, *, rebuild: bool = False) -> Dataset:
+    """Prepare a data set in the cache, atomically.
+
+    Args:
+        config: names the data set, its source and its location.
+        rebuild: replace prepared data.
+
+    Raises:
+        InputError: if files are missing or damaged.
+        RunError: if the data cannot be written, or another process prepares them.
+    """
+    folder = cache_path(config)
+    with disk_errors(folder), exclusive(folder) as work:
+        # Another process may have prepared it between our look and our lock.
+        if rebuild or cached(config) is None:
+            write(read_source(config), work / "new", absolute(config.path))
+            if folder.exists():
+                folder.rename(work / "old")
+            (work / "new").rename(folder)
+    return cached(config) or prepare(config)
+
+
+@contextlib.contextmanager
+def disk_errors(folder: pathlib.Path) -> Iterator[None]:
+    """Turn exceptions of the disk into a :class:`RunError`."""
+    try:
+        yield
+    except OSError as error:
+        # numpy gives no number if the disk took only part of an array.
+        full = error.errno in (None, errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        advice = "free some space there, or name" if full else "name"
+        where = f": {error.filename}" if error.filename else ""
+        raise RunError(
+            f"{folder.name} could not be prepared in {folder.parent} "
+            f"({error.strerror or error}{where}); {advice} another folder by dataset.cache_dir."
+        ) from None
+
+
+@contextlib.contextmanager
+def exclusive(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+    """An empty working folder beside the folder, for one process at a time.
+
+    Raises:
+        RunError: if another process has it.
+    """
+    work = folder.with_suffix(".part")
+    lock = locked(work / "lock")
+    if lock is None:
+        raise RunError(
+            f"Another process is preparing {folder.name} in {folder.parent}; repeat the command "
+            "when it is done."
+        )
+    try:
+        clear(work)  # after a killed process
+        yield work
+    finally:
+        with contextlib.suppress(OSError):  # the next process may be there already
+            clear(work)
+            (work / "lock").unlink()
+            work.rmdir()
+        os.close(lock)
+
+
+def clear(work: pathlib.Path) -> None:
+    """Remove everything but the lock."""
+    for entry in work.iterdir():
+        if entry.is_dir():
+            shutil.rmtree(entry, ignore_errors=True)
 
 
 def write(dataset: Dataset, folder: pathlib.Path, path: str | None) -> None:
     """Write a data set into a new folder, the manifest last.
 
     Args:
-        dataset: as its source gave it.
-        folder: is made.
-        path: where the source lay.
+        dataset: in canonical order, untranslated.
+        folder: is created.
+        path: location of the source, for the manifest.
 
     Raises:
-        RunError: if there is no space for it.
-        OSError: if it cannot be written.
+        RunError: if there is too little space.
+        OSError: if the data cannot be written.
     """
     arrays = {
-        f"{name}-{what}.npy": array
+        f"{name}-{kind}.npy": array
         for name, split in dataset.splits.items()
-        for what, array in vars(split).items()
+        for kind, array in vars(split).items()
         if array is not None
     }
     folder.mkdir()
@@ -52,7 +213,7 @@ def write(dataset: Dataset, folder: pathlib.Path, path: str | None) -> None:
             np.save(file, array, allow_pickle=False)
             file.flush()
             os.fsync(file.fileno())
-        files[name] = {"shape": list(array.shape), "sha256": sum_of(folder / name)}
+        files[name] = {"shape": list(array.shape), "sha256": sha256_of(folder / name)}
     kept = {f.name for f in dataclasses.fields(Dataset)} - {*SPLITS, "canvas", "fresh"}
     manifest = {
         "format": FORMAT,
@@ -61,23 +222,14 @@ def write(dataset: Dataset, folder: pathlib.Path, path: str | None) -> None:
         "files": files,
         "prepared": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "versions": {"lrlc_jax": lrlc_jax.__version__}
-        | {name: importlib.metadata.version(name) for name in MADE_BY},
+        | {name: importlib.metadata.version(name) for name in LIBRARIES},
     }
     manifest["checksum"] = checksum(manifest)
-    with (folder / MANIFEST).open("w") as file:
-        file.write(json.dumps(manifest, indent=1) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def sum_of(path: pathlib.Path) -> str:
-    """The SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    write_atomically(folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")
 
 
 def checksum(manifest: dict[str, Any]) -> str:
-    """The SHA-256 of a manifest without its own."""
+    """SHA-256 of a manifest without its checksum."""
     rest = {name: value for name, value in manifest.items() if name != "checksum"}
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
@@ -86,34 +238,33 @@ def read_manifest(folder: pathlib.Path) -> dict[str, Any]:
     """The manifest of a prepared data set.
 
     Raises:
-        DamagedError: if it is missing, not whole, or of another format.
+        DamagedError: if it is missing, damaged, or of another format.
     """
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
-        whole = manifest["checksum"] == checksum(manifest)
+        intact = manifest["checksum"] == checksum(manifest)
     except OSError as error:
         raise DamagedError(f"{MANIFEST}: {error.strerror or error}") from None
     except (ValueError, TypeError, KeyError):
-        whole = False
-    if not whole:
-        raise DamagedError(f"{MANIFEST} is not whole")
+        intact = False
+    if not intact:
+        raise DamagedError(f"{MANIFEST} is damaged")
     if manifest["format"] != FORMAT:
         raise DamagedError(f"it has format {manifest['format']}, this version reads {FORMAT}")
     return manifest  # type: ignore[no-any-return]
 
 
-def read(folder: pathlib.Path) -> Dataset:
-    """A prepared data set, every byte verified. Its arrays stay on disk until they are used.
+def read(folder: pathlib.Path, manifest: dict[str, Any]) -> Dataset:
+    """A prepared data set, every byte verified. The arrays are memory-mapped.
 
     Raises:
-        DamagedError: if a file is missing or was changed.
+        DamagedError: if a file is missing or changed.
         InputError: if a file cannot be read.
     """
-    manifest = read_manifest(folder)
     arrays: dict[str, NDArray[Any]] = {}
     for name, entry in manifest["files"].items():
         try:
-            if sum_of(folder / name) != entry["sha256"]:
+            if sha256_of(folder / name) != entry["sha256"]:
                 raise DamagedError(f"{name} was changed")
             arrays[name] = np.load(folder / name, mmap_mode="r", allow_pickle=False)
         except FileNotFoundError:

@@ -1,78 +1,45 @@
-"""What a data set is: images and labels in a fixed order, split, and known by a fingerprint."""
+"""Data sets ready for training, and their settings."""
 
 import dataclasses
 import hashlib
+from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
-from lrlc_jax.data.names import in_words
-from lrlc_jax.errors import InputError, at_least, one_of
-
-Images = NDArray[np.uint8]
-Labels = NDArray[np.int32]
-
-SPLITS = ("train", "validation", "test")
+from lrlc_jax.data.source import SPLITS, Split
+from lrlc_jax.data.sources import SOURCES
+from lrlc_jax.errors import InputError, one_of
+from lrlc_jax.schema import Schema, whole, word
 
 
 @dataclasses.dataclass
-class DatasetConfig:
-    """Which images, and where they come from."""
+class DatasetConfig(Schema):
+    """Settings of a data set; ``configs/dataset`` explains each."""
 
-    name: str = "digits"
+    SECTION: ClassVar[str] = "dataset"
+
+    name: str = word(*SOURCES, default="digits")
     source: str = "builtin"
     path: str | None = None
     manual_dir: str | None = None
     cache_dir: str | None = None
-    train_size: int | None = None
-    split: str | None = None
-    translate: int | None = None
-    translate_train: str = "fixed"
-
-    SOURCES: ClassVar[dict[str, tuple[str, ...]]] = {
-        "digits": ("builtin",),
-        "mnist": ("tfds", "files"),
-        "cifar10": ("tfds", "files"),
-        "celeba": ("tfds", "files"),
-    }
-    WITH_PERSONS: ClassVar[tuple[str, ...]] = ("celeba",)
+    train_size: int | None = whole(None)
+    split: str | None = word("official", "person", default="")
+    translate: int | None = whole(None)
+    translate_train: str = word("fixed", "fresh")
 
     def check(self) -> None:
         """Refuse an unknown data set, source or split, and a size below 1.
 
         Raises:
-            InputError: naming the setting, its value and what is allowed.
+            InputError: naming the setting, its value and the allowed values.
         """
-        one_of("dataset", self.name, self.SOURCES)
-        one_of(f"dataset.source of {self.name}", self.source, self.SOURCES[self.name])
-        persons = ("person",) if self.name in self.WITH_PERSONS else ()
-        if self.split is not None:
-            one_of(f"dataset.split of {self.name}", self.split, ("official", *persons))
-        one_of("dataset.translate_train", self.translate_train, ("fixed", "fresh"))
-        for name in ("train_size", "translate"):
-            if getattr(self, name) is not None:
-                at_least(f"dataset.{name}", getattr(self, name), 1)
-
-
-@dataclasses.dataclass(frozen=True)
-class Split:
-    """Images ``(n, rows, cols, channels)``, uint8, and labels ``(n,)``, int32.
-
-    ``persons`` says by a number who is in each image ``(n,)``, where that is known.
-    """
-
-    images: Images
-    labels: Labels
-    persons: Labels | None = None
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def take(self, index: NDArray[np.intp] | slice) -> "Split":
-        """The examples at ``index``, in that order."""
-        persons = None if self.persons is None else self.persons[index]
-        return Split(self.images[index], self.labels[index], persons)
+        super().check()
+        source = SOURCES[self.name]
+        one_of(f"dataset.source of {self.name}", self.source, source.readers)
+        if self.split is not None and not source.persons:
+            one_of(f"dataset.split of {self.name}", self.split, ("official",))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,19 +47,19 @@ class Dataset:
     """A data set ready for training.
 
     Attributes:
-        name: as in the configuration.
-        source: where the arrays were read from; it does not change them.
-        num_classes: classes of the labels.
-        levels: the largest pixel value of this data set's images.
-        scaled_to: the values that pixels 0 and ``levels`` become in the network's input.
-        train: training examples, every prefix of which has the classes in about their share.
-        validation: chooses ranks and widths.
-        test: is only measured on.
-        full_train_size: training examples there are, of which ``train`` may hold the first ones.
-        fingerprint: a hash of all splits, and of what was done to them.
-        complete: whether every image is there that the name stands for.
-        notes: in what the data differ from what their name stands for; a phrase for each.
-        canvas: rows and columns of the noise that images are placed in; None if they are not.
+        name: ``dataset.name``.
+        source: the reader, ``dataset.source``; the arrays do not depend on it.
+        num_classes: number of classes.
+        levels: largest possible pixel value.
+        scaled_to: network inputs for the pixel values 0 and ``levels``.
+        train: training examples; every prefix has nearly the class shares of the whole.
+        validation: validation examples, for the choice of ranks and widths.
+        test: test examples.
+        full_train_size: training examples available; ``train`` may hold only the first of them.
+        fingerprint: hash of all splits and of their transformations.
+        complete: False if published images are missing.
+        notes: deviations from the published data, a phrase each.
+        canvas: rows and columns of the noise around translated images; None without translation.
         fresh: training images are placed anew in each epoch; ``train`` holds them without noise.
     """
 
@@ -118,8 +85,8 @@ class Dataset:
 
     @property
     def title(self) -> str:
-        """The name, and in what these data differ from what it stands for."""
-        return in_words(self.name, self.canvas, fresh=self.fresh, notes=self.notes)
+        """The name with the translation and the notes."""
+        return data_title(self.name, self.canvas, fresh=self.fresh, notes=self.notes)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -129,12 +96,12 @@ class Dataset:
 
     @property
     def scaling(self) -> tuple[float, float]:
-        """The factor and the offset that turn pixels into the network's input."""
+        """Factor and offset from pixels to network input."""
         low, high = self.scaled_to
         return (high - low) / self.levels, low
 
     def subset(self, train_size: int | None) -> "Dataset":
-        """The same data with only the first ``train_size`` training examples; None keeps all.
+        """The data set with only the first ``train_size`` training examples; None keeps all.
 
         Raises:
             InputError: if there are fewer.
@@ -149,8 +116,30 @@ class Dataset:
         return dataclasses.replace(self, train=self.train.take(slice(train_size)))
 
 
+def data_title(
+    name: str, canvas: int | None = None, *, fresh: bool = False, notes: Sequence[str] = ()
+) -> str:
+    """The name of a data set in text, with its translation and notes.
+
+    >>> data_title("celeba", 48, notes=["PARTIAL: 2 of 3 images"])
+    'celeba translated in 48x48 noise; PARTIAL: 2 of 3 images'
+    """
+    translated = f" translated in {canvas}x{canvas} noise" if canvas else ""
+    anew = ", anew in each epoch" if fresh else ""
+    return "; ".join([f"{name}{translated}{anew}", *notes])
+
+
+def data_slug(name: str, canvas: int | None = None) -> str:
+    """The name of a data set in file names.
+
+    >>> data_slug("celeba", 48)
+    'celeba-in-48'
+    """
+    return f"{name}-in-{canvas}" if canvas else name
+
+
 def fingerprint(*splits: Split) -> str:
-    """A hash of every byte of the splits' images and labels, in their order."""
+    """Hash of every byte of the splits' images and labels, in order."""
     digest = hashlib.sha256()
     for split in splits:
         shape = ",".join(map(str, split.images.shape))

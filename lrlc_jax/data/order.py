@@ -1,28 +1,72 @@
-"""The canonical order of a data set and its splits, which do not depend on the source."""
+"""The canonical order of examples, and the splits; both are independent of the source."""
 
+import dataclasses
 import hashlib
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lrlc_jax.data.dataset import Dataset, Labels, Split, fingerprint
+from lrlc_jax.data.dataset import Dataset, fingerprint
+from lrlc_jax.data.source import Labels, RawData, Source, Split
 from lrlc_jax.errors import InputError
 
-ORDER_KEY = b"lrlc_jax order 1"  # the seed of the canonical order; changing it changes every split
-PERSON_KEY = b"lrlc_jax persons 1"  # the same for splits by person
+ORDER_KEY = b"lrlc_jax order 1"  # of the canonical order; a change changes every split
+PERSON_KEY = b"lrlc_jax persons 1"  # of splits by person
 
-BY_PERSON = "split by person, not the official split"  # a note on data that are
+BY_PERSON = "split by person, not the official split"  # note of such data
 
-HELD_OUT = 0.1  # the share of the persons that a split by person gives to validation and to test
-ENOUGH = 1_000  # images in an official validation or test part, to be worth measuring on
+HELD_OUT = 0.1  # share of persons for each of validation and test in a split by person
+ENOUGH = 1_000  # least images in a useful official validation or test split
+
+
+def build(source: Source, reader: str, raw: RawData) -> Dataset:
+    """A data set in canonical order.
+
+    Missing splits are taken from the training examples in that order: first ``source.test_size``
+    for testing, then ``source.validation_size`` for validation.
+
+    Args:
+        source: the declaration of the data set.
+        reader: name of the reader.
+        raw: its result.
+    """
+    return Dataset(
+        name=source.name,
+        source=reader,
+        num_classes=source.num_classes,
+        levels=source.levels,
+        scaled_to=source.scaled_to,
+        **arrange(raw.splits, source.validation_size, source.test_size),
+        complete=raw.complete,
+        notes=raw.notes,
+    )
+
+
+def arrange(
+    splits: Mapping[str, Split], validation_size: int = 0, test_size: int = 0
+) -> dict[str, Any]:
+    """The fields of a :class:`Dataset` that depend on the order of the examples."""
+    train = splits["train"]
+    order = hash_order(train)  # copy images only once: there may be a gigabyte of them
+    parts = {}
+    for name, size in (("test", test_size), ("validation", validation_size)):
+        if name in splits:
+            parts[name] = splits[name].take(hash_order(splits[name]))
+        else:
+            parts[name], order = train.take(order[:size]), order[size:]
+    train = train.take(order[stratified_order(train.labels[order])])
+    return {
+        "train": train,
+        **parts,
+        "full_train_size": len(train),
+        "fingerprint": fingerprint(train, parts["validation"], parts["test"]),
+    }
 
 
 def hash_order(split: Split) -> NDArray[np.intp]:
-    """An order of the examples that depends on nothing but each example's bytes and label.
-
-    It is that of a keyed hash, so it is as good as random, and the same for every source.
-    """
+    """Pseudorandom order that depends only on each example's pixels and label."""
     digests = np.empty(len(split), dtype="S16")
     for i, (image, label) in enumerate(zip(split.images, split.labels, strict=True)):
         digest = hashlib.blake2b(image.tobytes(), key=ORDER_KEY, digest_size=16)
@@ -32,7 +76,7 @@ def hash_order(split: Split) -> NDArray[np.intp]:
 
 
 def stratified_order(labels: Labels) -> NDArray[np.intp]:
-    """An order in which every prefix has the classes in their share of the whole, to within one.
+    """Order in which every prefix has the class shares of the whole, to within one example.
 
     Within a class the given order is kept, so that prefixes nest.
 
@@ -46,59 +90,16 @@ def stratified_order(labels: Labels) -> NDArray[np.intp]:
     return np.lexsort((labels, place))
 
 
-def build(
-    name: str,
-    source: str,
-    splits: Mapping[str, Split],
-    *,
-    num_classes: int,
-    levels: int,
-    scaled_to: tuple[float, float],
-    validation_size: int = 0,
-    test_size: int = 0,
-    complete: bool = True,
-    notes: tuple[str, ...] = (),
-) -> Dataset:
-    """A data set from the splits of a source, in the canonical order.
-
-    Where there is no ``test``, the first ``test_size`` of the ``train`` examples in that order are
-    for testing; where there is no ``validation``, the next ``validation_size`` are for that.
-    """
-    train = splits["train"]
-    order = hash_order(train)  # the images themselves are moved once: there may be a GiB of them
-    held_out = {}
-    for part, size in (("test", test_size), ("validation", validation_size)):
-        if part in splits:
-            held_out[part] = splits[part].take(hash_order(splits[part]))
-        else:
-            held_out[part], order = train.take(order[:size]), order[size:]
-    train = train.take(order[stratified_order(train.labels[order])])
-    return Dataset(
-        name=name,
-        source=source,
-        num_classes=num_classes,
-        levels=levels,
-        scaled_to=scaled_to,
-        train=train,
-        validation=held_out["validation"],
-        test=held_out["test"],
-        full_train_size=len(train),
-        fingerprint=fingerprint(train, held_out["validation"], held_out["test"]),
-        complete=complete,
-        notes=notes,
-    )
-
-
 def divide(dataset: Dataset, split: str | None) -> Dataset:
-    """The data set under its official split, or under one in which no person is in two parts.
+    """The data set under its official split, or under a split by person.
 
     Args:
         dataset: under its official split.
-        split: ``'official'``, ``'person'``; or None for the official one, unless only part of
-            the data is there and its validation or test part is too small.
+        split: ``'official'``, ``'person'``; or None: official, unless data are missing and the
+            validation or test split is too small.
 
     Raises:
-        InputError: if it cannot be divided so.
+        InputError: if a split would be empty, or the persons are unknown.
     """
     sizes = len(dataset.validation), len(dataset.test)
     if split is None:
@@ -108,29 +109,34 @@ def divide(dataset: Dataset, split: str | None) -> Dataset:
         return by_person(dataset)
     if not (len(dataset.train) and all(sizes)):
         raise InputError(
-            f"Under its official split the {dataset.name} that is here has {len(dataset.train)} "
+            f"Under its official split the available {dataset.name} has {len(dataset.train)} "
             f"training, {sizes[0]} validation and {sizes[1]} test images; use dataset.split=person."
         )
     return dataset
 
 
 def by_person(dataset: Dataset) -> Dataset:
-    """The same images, split so that no person is in two parts.
+    """The same images, split so that each person is in one split only.
 
-    Each person's part is read off a hash of the number, so that more images of more persons move
+    A hash of each person's number decides the split, so that additional images and persons move
     nobody: about a tenth of the persons are for validation and a tenth for testing.
 
     Raises:
-        InputError: if it is not known who is in the images, or a part would be empty.
+        InputError: if the persons are unknown, or a split would be empty.
     """
-    pool = merge(list(dataset.splits.values()))
-    if pool.persons is None:
+    splits = [split for split in dataset.splits.values() if len(split)]
+    known = [split.persons for split in splits if split.persons is not None]
+    if len(known) < len(splits):
         raise InputError(
-            f"To split {dataset.name} by person it must say who is in its images, in "
-            "identity_CelebA.txt; put that beside the images and prepare the data again, or take "
-            "dataset.split=official."
+            f"A split of {dataset.name} by person needs identity_CelebA.txt; add it to the images "
+            "and prepare the data again, or use dataset.split=official."
         )
-    places = np.array([place_of_person(int(person)) for person in pool.persons])
+    pool = Split(
+        np.concatenate([split.images for split in splits]),
+        np.concatenate([split.labels for split in splits]),
+        np.concatenate(known),
+    )
+    places = np.array([hash_of_person(person) for person in np.concatenate(known).tolist()])
     masks = {
         "train": places >= 2 * HELD_OUT,
         "validation": (places >= HELD_OUT) & (places < 2 * HELD_OUT),
@@ -139,34 +145,13 @@ def by_person(dataset: Dataset) -> Dataset:
     parts = {name: pool.take(np.flatnonzero(mask)) for name, mask in masks.items()}
     if not all(map(len, parts.values())):
         raise InputError(
-            f"The {len(pool)} images of {dataset.name} that are here show too few persons to "
-            "split them by person."
+            f"The {len(pool)} available images of {dataset.name} show too few persons for a split "
+            "by person."
         )
-    return build(
-        dataset.name,
-        dataset.source,
-        parts,
-        num_classes=dataset.num_classes,
-        levels=dataset.levels,
-        scaled_to=dataset.scaled_to,
-        complete=dataset.complete,
-        notes=(*dataset.notes, BY_PERSON),
-    )
+    return dataclasses.replace(dataset, **arrange(parts), notes=(*dataset.notes, BY_PERSON))
 
 
-def place_of_person(person: int) -> float:
-    """A number from 0 to 1, as good as random."""
+def hash_of_person(person: int) -> float:
+    """Pseudorandom number between 0 and 1."""
     digest = hashlib.blake2b(person.to_bytes(4, "little"), key=PERSON_KEY, digest_size=6).digest()
     return int.from_bytes(digest, "little") / 2**48
-
-
-def merge(splits: list[Split]) -> Split:
-    """The examples of several splits, of which those without images may lack persons."""
-    splits = [split for split in splits if len(split)]
-    persons = [split.persons for split in splits]
-    known = [numbers for numbers in persons if numbers is not None]
-    return Split(
-        np.concatenate([split.images for split in splits]),
-        np.concatenate([split.labels for split in splits]),
-        np.concatenate(known) if len(known) == len(persons) else None,
-    )

@@ -6,22 +6,23 @@ from typing import Any
 
 import numpy as np
 
-from lrlc_jax.data.dataset import SPLITS, Dataset, Images
+from lrlc_jax.data.dataset import Dataset
+from lrlc_jax.data.source import SPLITS, Images
 from lrlc_jax.errors import InputError
 
-RULE = 1  # the seed of places and noise, and part of the fingerprint
+RULE = 1  # part of the seed of places and noise, and of the fingerprint
 
 
 def translate(dataset: Dataset, canvas: int, *, fresh: bool) -> Dataset:
     """Each image at a uniformly random place in ``canvas`` x ``canvas`` uniformly random pixels.
 
-    The numbers come from the bit generator itself, whose stream is the same in every version of
-    numpy, and from the image's place in the canonical order alone, so that subsets nest.
+    Places and noise depend only on an image's position in the canonical order, so that subsets
+    nest. They come from the raw bit generator, whose stream does not depend on numpy's version.
 
     Args:
         dataset: with images smaller than the canvas.
         canvas: rows and columns.
-        fresh: leave the training images as they are, to be placed anew in each epoch.
+        fresh: keep the training images as they are, to be placed anew in each epoch.
 
     Raises:
         InputError: if the images are not smaller than the canvas.
@@ -30,7 +31,7 @@ def translate(dataset: Dataset, canvas: int, *, fresh: bool) -> Dataset:
     if canvas <= max(rows, cols):
         raise InputError(
             f"dataset.translate is {canvas}, and the images of {dataset.name} have {rows}x{cols} "
-            "pixels; give more, such as 48 for images of 32x32."
+            "pixels; use a larger canvas, such as 48 for images of 32x32."
         )
     splits: dict[str, Any] = {}
     for number, (name, split) in enumerate(dataset.splits.items()):
@@ -48,7 +49,13 @@ def translate(dataset: Dataset, canvas: int, *, fresh: bool) -> Dataset:
 
 
 def place(images: Images, canvas: int, levels: int, stream: int) -> Images:
-    """Images ``(n, rows, cols, channels)`` in noise from 0 to ``levels``.
+    """Place images in noise.
+
+    Args:
+        images: ``(n, rows, cols, channels)``.
+        canvas: rows and columns of the result.
+        levels: largest value of the noise.
+        stream: number of the random stream.
 
     Returns:
         Images ``(n, canvas, canvas, channels)``.

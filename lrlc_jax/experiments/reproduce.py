@@ -9,6 +9,7 @@ import yaml
 
 from lrlc_jax.data.dataset import DatasetConfig
 from lrlc_jax.data.order import BY_PERSON
+from lrlc_jax.data.sources import SOURCES
 from lrlc_jax.errors import InputError, unknown_name
 from lrlc_jax.experiments.config import Config
 from lrlc_jax.experiments.jobs import jobs
@@ -35,7 +36,8 @@ def settings_of(record: Record, device: str | None = None) -> dict[str, Any]:
     dataset = {k: v for k, v in run["dataset"].items() if k not in ("fingerprint", "train_size")}
     if record.data["train"] < record.data["train_available"]:
         dataset["train_size"] = run["dataset"]["train_size"]
-    if dataset["name"] in DatasetConfig.WITH_PERSONS:
+    source = SOURCES.get(dataset["name"])
+    if source and source.persons:
         dataset["split"] = "person" if BY_PERSON in record.data.get("notes", []) else "official"
     if "source" in how:
         dataset["source"] = how["source"]

@@ -1,4 +1,4 @@
-"""A data set in words and pictures."""
+"""Statistics and pictures of a data set."""
 
 import dataclasses
 from typing import Any
@@ -10,17 +10,26 @@ from matplotlib.figure import Figure
 
 from lrlc_jax.analysis.images import ImageStatistics
 from lrlc_jax.data import Dataset
-from lrlc_jax.data.sources import CLASS_NAMES
-from lrlc_jax.report.figures import STYLE
+from lrlc_jax.data.sources import SOURCES
+from lrlc_jax.report.figures import STYLE, png
 
 COLUMNS = 12  # of a contact sheet
-TALL = 4  # rows that a class with few others gets there
+ROWS = 4  # of each class in a contact sheet of few classes
 CLAIM = 0.8  # "adjacent pixels often have correlation > 0.8"
 
 
 def class_name(dataset: Dataset, label: int) -> str:
-    """What a label stands for."""
-    return CLASS_NAMES.get(dataset.name, tuple(map(str, range(dataset.num_classes))))[label]
+    """The name of a class, or its number."""
+    names = SOURCES[dataset.name].class_names
+    return names[label] if names else str(label)
+
+
+def class_counts(dataset: Dataset) -> dict[str, list[int]]:
+    """The number of examples of each class, by split."""
+    return {
+        name: np.bincount(split.labels, minlength=dataset.num_classes).tolist()
+        for name, split in dataset.splits.items()
+    }
 
 
 def summary(dataset: Dataset) -> list[str]:
@@ -34,33 +43,33 @@ def summary(dataset: Dataset) -> list[str]:
         f"{len(dataset.test):,} test",
         f"  size         {rows}x{cols}x{channels}, scaled to {list(dataset.scaled_to)}",
     ]
-    for name, split in dataset.splits.items():
-        counts = np.bincount(split.labels, minlength=dataset.num_classes).tolist()
-        words = ", ".join(f"{class_name(dataset, i)} {n:,}" for i, n in enumerate(counts))
-        lines.append(f"  {name:<12} {words}")
-        if split.persons is not None:
-            lines.append(f"  {'':<12} {len(np.unique(split.persons)):,} persons")
+    for name, counts in class_counts(dataset).items():
+        classes = ", ".join(f"{class_name(dataset, i)} {n:,}" for i, n in enumerate(counts))
+        lines.append(f"  {name:<12} {classes}")
+        persons = dataset.splits[name].persons
+        if persons is not None:
+            lines.append(f"  {'':<12} {len(np.unique(persons)):,} persons")
     return [*lines, f"  source       {dataset.source}", f"  fingerprint  {dataset.fingerprint}"]
 
 
-def figures_of(statistics: ImageStatistics) -> list[str]:
-    """What was measured, a line each."""
-
-    def numbers(values: Any) -> str:
-        return ", ".join(f"{value:.4f}" for value in values)
-
+def statistics_lines(statistics: ImageStatistics) -> list[str]:
+    """The main statistics, a line each."""
+    mean, deviation = (
+        ", ".join(f"{value:.4f}" for value in values)
+        for values in (statistics.mean, statistics.deviation)
+    )
     return [
-        f"  mean         {numbers(statistics.mean)} (pixels from 0 to 1)",
-        f"  deviation    {numbers(statistics.deviation)}",
+        f"  mean         {mean} (pixels from 0 to 1)",
+        f"  deviation    {deviation}",
         f"  neighbours   {statistics.neighbours:.4f} correlation of adjacent pixels "
         f"({statistics.sample:,} images)",
         f"  alignment    {statistics.alignment:.4f} of the pixels' variance is in the mean image",
     ]
 
 
-def numbers_of(dataset: Dataset, statistics: ImageStatistics) -> dict[str, Any]:
-    """Everything that was measured, but for the images."""
-    kept = {
+def statistics_values(dataset: Dataset, statistics: ImageStatistics) -> dict[str, Any]:
+    """All statistics but the images, for JSON; null where a correlation is undefined."""
+    measured = {
         name: [None if np.isnan(v) else round(v, 6) for v in value.tolist()]
         if isinstance(value, np.ndarray)
         else value
@@ -73,14 +82,26 @@ def numbers_of(dataset: Dataset, statistics: ImageStatistics) -> dict[str, Any]:
         "train": len(dataset.train),
         "train_available": dataset.full_train_size,
         "image_shape": list(dataset.image_shape),
-        "classes": {
-            name: np.bincount(split.labels, minlength=dataset.num_classes).tolist()
-            for name, split in dataset.splits.items()
-        },
-        **kept,
+        "classes": class_counts(dataset),
+        **measured,
         "alignment": round(statistics.alignment, 6),
         "neighbours": round(statistics.neighbours, 6),
     }
+
+
+def plots(dataset: Dataset, statistics: ImageStatistics) -> dict[str, bytes]:
+    """All pictures by file name. Git ignores ``.local`` files, which must not be published."""
+    private = ".local" if SOURCES[dataset.name].private else ""
+    return {
+        "correlation.png": png(correlation_plot(dataset, statistics)),
+        f"mean_and_deviation{private}.png": png(mean_and_deviation(dataset, statistics)),
+        f"contact_sheet{private}.png": png(contact_sheet(dataset)),
+    }
+
+
+def wrapped_title(dataset: Dataset) -> str:
+    """The title, a line for each of its phrases."""
+    return dataset.title.replace("; ", "\n")
 
 
 def correlation_plot(dataset: Dataset, statistics: ImageStatistics) -> Figure:
@@ -98,7 +119,7 @@ def correlation_plot(dataset: Dataset, statistics: ImageStatistics) -> Figure:
         axes.set_xlabel("distance, pixels")
         axes.set_ylabel("correlation")
         axes.set_title(
-            f"{wrapped(dataset)}\n{statistics.sample:,} training images; adjacent pixels: "
+            f"{wrapped_title(dataset)}\n{statistics.sample:,} training images; adjacent pixels: "
             f"{statistics.neighbours:.3f}",
             fontsize=9,
         )
@@ -106,13 +127,8 @@ def correlation_plot(dataset: Dataset, statistics: ImageStatistics) -> Figure:
     return figure
 
 
-def wrapped(dataset: Dataset) -> str:
-    """The title, a line for each of its phrases."""
-    return dataset.title.replace("; ", "\n")
-
-
 def mean_and_deviation(dataset: Dataset, statistics: ImageStatistics) -> Figure:
-    """The mean image and the deviation at each position, which show what is aligned."""
+    """The mean image, and the deviation at each position."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(5.6, 3.4), dpi=200, layout="constrained")
         left, right = figure.subplots(1, 2)
@@ -123,7 +139,7 @@ def mean_and_deviation(dataset: Dataset, statistics: ImageStatistics) -> Figure:
             show(axes, values / max(values.max(), 1e-9))
             axes.set_title(f"{name}, white: {values.max():.2f}", fontsize=9)
         figure.suptitle(
-            f"{wrapped(dataset)}\n{statistics.count:,} training images; alignment "
+            f"{wrapped_title(dataset)}\n{statistics.count:,} training images; alignment "
             f"{statistics.alignment:.3f}",
             fontsize=9,
         )
@@ -132,7 +148,7 @@ def mean_and_deviation(dataset: Dataset, statistics: ImageStatistics) -> Figure:
 
 def contact_sheet(dataset: Dataset) -> Figure:
     """The first training images of each class."""
-    rows_each = TALL if dataset.num_classes <= 3 else 1
+    rows_each = ROWS if dataset.num_classes <= 3 else 1
     shape = dataset.num_classes * rows_each, COLUMNS
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(7.2, 0.6 * shape[0] + 0.7), dpi=120, layout="constrained")
@@ -145,7 +161,7 @@ def contact_sheet(dataset: Dataset) -> Figure:
             for axes, i in zip(rows.flat, first, strict=False):
                 show(axes, dataset.train.images[i] / dataset.levels)
             rows[0, 0].set_title(class_name(dataset, label), fontsize=7, loc="left", pad=1)
-        figure.suptitle(f"{wrapped(dataset)}\ntraining images", fontsize=9)
+        figure.suptitle(f"{wrapped_title(dataset)}\ntraining images", fontsize=9)
     return figure
 
 

@@ -21,8 +21,9 @@ import jax
 import numpy as np
 from numpy.typing import NDArray
 
-from lrlc_jax.data.cache import checksum, sum_of
+from lrlc_jax.data.cache import checksum
 from lrlc_jax.errors import InputError, at_least, not_negative
+from lrlc_jax.files import sha256_of as sum_of
 from lrlc_jax.training.metrics import EpochMetrics
 from lrlc_jax.training.step import TrainState
 

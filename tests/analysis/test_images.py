@@ -7,13 +7,14 @@ from lrlc_jax.analysis import images
 from lrlc_jax.analysis.images import correlation, measure
 from lrlc_jax.data import Split
 from lrlc_jax.data.order import build
+from tests.data.examples import made_up
 
 
 def dataset(pixels, levels=255):
     split = Split(pixels, np.zeros(len(pixels), np.int32))
     none = split.take(slice(0))
     splits = {"train": split, "validation": none, "test": none}
-    return build("x", "s", splits, num_classes=1, levels=levels, scaled_to=(0.0, 1.0))
+    return build(*made_up(splits, num_classes=1, levels=levels))
 
 
 def noise(count=500, rows=12, cols=10, channels=3, high=256):

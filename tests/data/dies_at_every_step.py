@@ -1,16 +1,15 @@
-"""Prepares data in a process that dies before its first change of a folder, its second, and so on.
+"""Prepares data in a process that dies before its first change of the disk, its second, and so on.
 
 python -m tests.data.dies_at_every_step FILES CACHE
 """
 
 import os
-import pathlib
 import shutil
 import sys
 
 import pytest
 
-from lrlc_jax.data import prepare as preparation
+from lrlc_jax.data import cache
 from tests.data.conftest import shrink_celeba
 from tests.data.examples import config
 
@@ -24,16 +23,19 @@ class Steps:
     last = 0
 
     def __call__(self, event, arguments):
-        if event in CHANGES or (event == "open" and str(arguments[1])[:1] in "wxa"):
+        opened = event == "open" and (
+            str(arguments[1])[:1] in "wxa" if arguments[1] else arguments[2] & os.O_CREAT
+        )
+        if event in CHANGES or opened:
             self.count += 1
             if self.count == self.last:
                 os._exit(9)
 
 
-def main(files, cache):
+def main(files, folder):
     shrink_celeba(pytest.MonkeyPatch())
-    settings = config(files, cache_dir=cache)
-    place = pathlib.Path(preparation.folder(settings))
+    os.fsync = lambda _: None  # slow, and no matter where only the process dies
+    settings = config(files, cache_dir=folder)
     steps, fingerprints = Steps(), set()
     sys.addaudithook(steps)
     for rebuild in (False, True):
@@ -41,18 +43,18 @@ def main(files, cache):
             child = os.fork()
             if not child:
                 steps.count, steps.last = 0, number
-                preparation.prepare(settings, rebuild=rebuild)
+                cache.prepare(settings, rebuild=rebuild)
                 os._exit(0)
             died = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-            there = preparation.stored(settings)  # raises unless it is absent or whole
+            there = cache.cached(settings)  # raises unless it is absent or whole
             if there is not None:
                 fingerprints.add(there.fingerprint)
             if died == 0:
                 break
             assert died == 9, died
             if there is not None and not rebuild:
-                shutil.rmtree(place)
-        assert os.listdir(cache) == ["celeba"], os.listdir(cache)
+                shutil.rmtree(cache.cache_path(settings))
+        assert os.listdir(folder) == ["celeba"], os.listdir(folder)
         print(f"died {number - 1} times")
     assert len(fingerprints) == 1
     print("always absent or whole")

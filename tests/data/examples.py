@@ -1,5 +1,6 @@
-"""Small data in the forms in which CelebA is published."""
+"""Small data in CelebA's published forms."""
 
+import dataclasses
 import functools
 import io
 
@@ -7,6 +8,8 @@ import numpy as np
 from PIL import Image
 
 from lrlc_jax.data.dataset import DatasetConfig
+from lrlc_jax.data.source import RawData, Source
+from lrlc_jax.data.sources import SOURCES
 
 COUNT = 60
 PARTS = [0] * 40 + [1] * 10 + [2] * 10
@@ -51,3 +54,14 @@ def photographs(numbers=range(1, COUNT + 1), half=()):
 
 def config(path, **settings):
     return DatasetConfig("celeba", "files", str(path), **settings)
+
+
+def declare(monkeypatch, name, **properties):
+    """Change the declaration of a data set."""
+    monkeypatch.setitem(SOURCES, name, dataclasses.replace(SOURCES[name], **properties))
+
+
+def made_up(splits, **properties):
+    """The arguments of ``build`` for a data set without a source."""
+    defaults = {"num_classes": 3, "levels": 255, "scaled_to": (0.0, 1.0)}
+    return Source("x", {}, **defaults | properties), "s", RawData(splits)

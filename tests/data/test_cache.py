@@ -1,4 +1,4 @@
-"""Prepared data: there whole or not at all, verified, and replaced only on request."""
+"""Prepared data: whole or absent, verified, replaced only on request."""
 
 import errno
 import json
@@ -10,13 +10,11 @@ import sys
 import numpy as np
 import pytest
 
-from lrlc_jax.data import cache, load
-from lrlc_jax.data import prepare as preparation
-from lrlc_jax.data.dataset import DatasetConfig
-from lrlc_jax.data.prepare import alone, prepare, stored
+from lrlc_jax.data import DatasetConfig, cache, load
+from lrlc_jax.data.cache import cache_path, cached, exclusive, prepare
 from lrlc_jax.errors import InputError, RunError
 from tests.conftest import ROOT
-from tests.data.examples import config, lists, photographs, write
+from tests.data.examples import config, declare, lists, photographs, write
 
 pytestmark = pytest.mark.usefixtures("small_celeba")
 
@@ -45,7 +43,7 @@ def test_it_is_prepared_once_and_then_read(settings):
 
 def test_it_says_what_it_was_made_of(settings):
     load(settings)
-    folder = preparation.folder(settings)
+    folder = cache_path(settings)
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["path"] == settings.path
     assert manifest["dataset"]["fingerprint"] == load(settings).fingerprint
@@ -93,14 +91,14 @@ def empty_the_manifest(folder):
         (truncate, r"validation-images\.npy was changed"),
         (lose_a_file, r"train-labels\.npy is missing"),
         (lose_the_manifest, r"manifest\.json: No such file"),
-        (edit_the_manifest, r"manifest\.json is not whole"),
-        (empty_the_manifest, r"manifest\.json is not whole"),
+        (edit_the_manifest, r"manifest\.json is damaged"),
+        (empty_the_manifest, r"manifest\.json is damaged"),
     ],
 )
 def test_damage_is_found_said_and_mended_on_request(settings, damage, words):
     whole = load(settings)
     arrays = {name: split.images.copy() for name, split in whole.splits.items()}
-    damage(preparation.folder(settings))
+    damage(cache_path(settings))
     for attempt in (load, prepare):
         with pytest.raises(InputError, match=rf"{words}.*dataset=celeba rebuild=true dataset\."):
             attempt(settings)
@@ -112,11 +110,11 @@ def test_damage_is_found_said_and_mended_on_request(settings, damage, words):
 
 def test_a_folder_of_other_data_is_not_taken_for_it(settings, monkeypatch):
     load(settings)
-    folder = preparation.folder(settings)
+    folder = cache_path(settings)
     shutil.copytree(folder, folder.with_name("mnist"))
     with pytest.raises(InputError, match="it is celeba"):
         load(DatasetConfig("mnist", cache_dir=settings.cache_dir))
-    monkeypatch.setitem(preparation.FINGERPRINTS, "celeba", "0" * 32)
+    declare(monkeypatch, "celeba", fingerprint="0" * 32)
     with pytest.raises(InputError, match="not that of the published data"):
         load(settings)
 
@@ -131,27 +129,27 @@ def test_another_format_is_not_read(settings, monkeypatch):
 def test_other_files_are_not_taken_for_those_that_were_prepared(settings, tmp_path, monkeypatch):
     load(settings)
     other = config(tmp_path / "other", cache_dir=settings.cache_dir)
-    with pytest.raises(InputError, match=r"were made of .*files, not of dataset\.path \(.*other"):
+    with pytest.raises(InputError, match=r"come from .*files, not from dataset\.path \(.*other"):
         load(other)
     # What is known to be the published data is the same wherever it lies.
-    monkeypatch.setitem(preparation.FINGERPRINTS, "celeba", load(settings).fingerprint)
+    declare(monkeypatch, "celeba", fingerprint=load(settings).fingerprint)
     same(load(other), load(settings))
 
 
 def test_what_is_not_the_published_data_is_not_kept(settings, monkeypatch):
-    monkeypatch.setitem(preparation.FINGERPRINTS, "celeba", "0" * 32)
+    declare(monkeypatch, "celeba", fingerprint="0" * 32)
     with pytest.raises(InputError, match="is not the published one"):
         load(settings)
-    assert stored(settings) is None
+    assert cached(settings) is None
 
 
 def test_two_processes_do_not_prepare_at_once(settings):
-    with alone(preparation.folder(settings)):
+    with exclusive(cache_path(settings)):
         with pytest.raises(RunError, match="Another process is preparing celeba in"):
             load(settings)
-        assert stored(settings) is None
+        assert cached(settings) is None
     assert load(settings)
-    with alone(preparation.folder(settings)):
+    with exclusive(cache_path(settings)):
         assert load(settings)  # reading goes on beside it
 
 
@@ -161,12 +159,11 @@ def test_too_small_a_disk_is_found_before_it_is_full(settings, monkeypatch, tmp_
     monkeypatch.setattr(os, "statvfs", lambda _: small)
     with pytest.raises(RunError, match=r"needs .* prepared data, and its disk has 0 MiB free"):
         load(settings)
-    assert not os.listdir(settings.cache_dir + "/celeba.part/chunks/")[1:]
     (tmp_path / "new").mkdir()
     with pytest.raises(RunError, match="needs 0 MiB for prepared data"):
         cache.write(load(DatasetConfig()), tmp_path / "new" / "digits", None)
     monkeypatch.undo()
-    assert not preparation.folder(settings).exists()
+    assert not cache_path(settings).exists()
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES])
@@ -178,8 +175,8 @@ def test_a_disk_that_takes_no_more_leaves_nothing(settings, monkeypatch, number)
         patch.setattr(cache.np, "save", fail)
         with pytest.raises(RunError, match=rf"\({os.strerror(number)}\); .*dataset\.cache_dir"):
             load(settings)
-    assert stored(settings) is None
-    assert os.listdir(preparation.folder(settings).with_suffix(".part")) == ["chunks"]
+    assert cached(settings) is None
+    assert not os.listdir(settings.cache_dir)
     assert load(settings)
 
 
@@ -189,8 +186,9 @@ def test_a_folder_that_cannot_be_made_is_named(settings):
         load(settings)
 
 
-def test_a_process_killed_at_any_step_leaves_nothing_or_all(settings):
-    program = ["-m", "tests.data.dies_at_every_step", settings.path, settings.cache_dir]
+def test_a_process_killed_at_any_step_leaves_nothing_or_all(tmp_path):
+    files = write(tmp_path / "files", lists() | photographs([1, 41, 51]))
+    program = ["-m", "tests.data.dies_at_every_step", str(files), str(tmp_path / "cache")]
     answer = subprocess.run(
         [sys.executable, *program], capture_output=True, text=True, cwd=ROOT, check=False
     )

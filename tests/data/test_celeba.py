@@ -1,6 +1,8 @@
-"""CelebA from folders and zips: the same faces, the right split, and a word on what is missing."""
+"""CelebA in every published form: equal faces and splits, and notes on missing data."""
 
+import io
 import lzma
+import sys
 import zipfile
 from types import SimpleNamespace
 
@@ -8,27 +10,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lrlc_jax.data.dataset import DatasetConfig
+from lrlc_jax.data import DatasetConfig
+from lrlc_jax.data.cache import read_source
+from lrlc_jax.data.formats import photographs as faces
 from lrlc_jax.data.order import by_person, divide
-from lrlc_jax.data.sources import celeba, celeba_files, celeba_lists, decode, faces, tfds
+from lrlc_jax.data.sources import celeba
 from lrlc_jax.errors import InputError
 from tests.conftest import shared
-from tests.data.examples import (
-    COUNT,
-    config,
-    jpeg,
-    lists,
-    name,
-    photographs,
-    write,
-)
+from tests.data.examples import COUNT, config, jpeg, lists, name, photographs, write
 
 pytestmark = pytest.mark.usefixtures("small_celeba")
 
 
-def prepared(path, work, **settings):
-    work.mkdir(exist_ok=True)
-    return celeba.prepare(config(path, **settings), work)
+def prepared(path):
+    return read_source(config(path))
 
 
 def pack(path, files):
@@ -56,7 +51,7 @@ def forms(folder):
 
 
 def test_every_form_is_the_same_data(tmp_path):
-    found = [prepared(form, tmp_path / f"work{i}") for i, form in enumerate(forms(tmp_path))]
+    found = [prepared(form) for form in forms(tmp_path)]
     assert len(found) == 6
     assert len({dataset.fingerprint for dataset in found}) == 1
     dataset = found[0]
@@ -67,7 +62,7 @@ def test_every_form_is_the_same_data(tmp_path):
 
 
 def test_labels_persons_and_splits_stay_with_their_faces(tmp_path):
-    dataset = prepared(write(tmp_path / "a", lists() | photographs()), tmp_path / "work")
+    dataset = prepared(write(tmp_path / "a", lists() | photographs()))
     parts = ["train"] * 40 + ["validation"] * 10 + ["test"] * 10
     for number, part in enumerate(parts, start=1):
         expected, _ = faces.face(jpeg(number), "")
@@ -79,7 +74,7 @@ def test_labels_persons_and_splits_stay_with_their_faces(tmp_path):
 
 def test_part_of_the_photographs_is_said_to_be_that(tmp_path):
     some = photographs([*range(1, 31), *range(41, 46)], half=range(1, 11))
-    dataset = prepared(write(tmp_path / "a", lists() | some), tmp_path / "work")
+    dataset = prepared(write(tmp_path / "a", lists() | some))
     assert not dataset.complete
     assert dataset.notes == (
         "PARTIAL: 35 of 60 images",
@@ -97,7 +92,7 @@ def test_of_two_pictures_the_one_at_full_size_is_taken(tmp_path):
     for order in ("ab", "ba"):
         files = {f"{order[0]}/{name(1)}": full, f"{order[1]}/{name(1)}": half}
         folder = write(tmp_path / order, lists() | files)
-        dataset = prepared(folder, tmp_path / f"work {order}")
+        dataset = prepared(folder)
         np.testing.assert_array_equal(dataset.train.images[0], faces.face(full, "")[0])
         assert dataset.notes == ("PARTIAL: 1 of 60 images",)
 
@@ -120,7 +115,7 @@ def test_a_face_is_the_authors_within_one_grey_level():
 
 
 def test_no_person_is_in_two_parts(tmp_path):
-    official = prepared(write(tmp_path / "a", lists() | photographs()), tmp_path / "work")
+    official = prepared(write(tmp_path / "a", lists() | photographs()))
     divided = by_person(official)
     persons = [set(split.persons.tolist()) for split in divided.splits.values()]
     assert all(persons)
@@ -132,15 +127,15 @@ def test_no_person_is_in_two_parts(tmp_path):
 
 def test_more_photographs_move_nobody_to_another_part(tmp_path):
     some = {n: c for n, c in photographs().items() if n != name(7)}
-    few = by_person(prepared(write(tmp_path / "a", lists() | some), tmp_path / "w"))
-    all_ = by_person(prepared(write(tmp_path / "b", lists() | photographs()), tmp_path / "v"))
+    few = by_person(prepared(write(tmp_path / "a", lists() | some)))
+    all_ = by_person(prepared(write(tmp_path / "b", lists() | photographs())))
     for part, split in few.splits.items():
         assert set(split.persons.tolist()) <= set(all_.splits[part].persons.tolist())
 
 
 def test_partial_data_are_split_by_person_where_too_little_is_held_out(tmp_path, monkeypatch):
     some = photographs(range(1, COUNT))
-    dataset = prepared(write(tmp_path / "a", lists() | some), tmp_path / "work")
+    dataset = prepared(write(tmp_path / "a", lists() | some))
     assert divide(dataset, None).notes[-1] == "split by person, not the official split"
     assert divide(dataset, "official") is dataset
     monkeypatch.setattr("lrlc_jax.data.order.ENOUGH", 9)
@@ -149,159 +144,102 @@ def test_partial_data_are_split_by_person_where_too_little_is_held_out(tmp_path,
 
 
 def test_complete_data_are_split_officially(tmp_path):
-    dataset = prepared(write(tmp_path / "a", lists() | photographs()), tmp_path / "work")
+    dataset = prepared(write(tmp_path / "a", lists() | photographs()))
     assert divide(dataset, None) is dataset
     assert len(divide(dataset, "person").train) != 40
 
 
 def test_a_split_that_cannot_be_is_refused(tmp_path):
     some = photographs(range(1, 41))
-    dataset = prepared(write(tmp_path / "a", lists() | some), tmp_path / "work")
+    dataset = prepared(write(tmp_path / "a", lists() | some))
     with pytest.raises(InputError, match=r"40 training, 0 validation and 0 test .*split=person"):
         divide(dataset, "official")
     nobody = {k: v for k, v in lists().items() if k != "identity_CelebA.txt"}
-    unknown = prepared(write(tmp_path / "b", nobody | some), tmp_path / "other")
+    unknown = prepared(write(tmp_path / "b", nobody | some))
     with pytest.raises(InputError, match=r"identity_CelebA\.txt"):
         divide(unknown, None)
-    one = prepared(write(tmp_path / "c", lists() | photographs([1])), tmp_path / "third")
+    one = prepared(write(tmp_path / "c", lists() | photographs([1])))
     with pytest.raises(InputError, match="too few persons"):
         divide(one, None)
 
 
-def test_several_processes_make_the_same_and_go_on(tmp_path, monkeypatch):
+def test_several_processes_make_the_same(tmp_path, monkeypatch):
     folder = write(tmp_path / "a", lists() | photographs())
-    monkeypatch.setattr(decode, "CHUNK", 20)
-    monkeypatch.setattr(celeba, "cores", lambda: 2)
-    work = tmp_path / "work"
-    first = prepared(folder, work)
-    chunks = sorted((work / "chunks").glob("*.npz"))
-    assert len(chunks) == 3
-    kept = chunks[0].stat().st_mtime_ns
-    chunks[1].unlink()
-    chunks[2].write_bytes(chunks[2].read_bytes()[:-1000])
-    again = prepared(folder, work)
-    assert again.fingerprint == first.fingerprint
-    assert chunks[0].stat().st_mtime_ns == kept
-    monkeypatch.setattr(celeba, "cores", lambda: 1)
-    assert prepared(folder, tmp_path / "alone").fingerprint == first.fingerprint
+    alone = prepared(folder)
+    monkeypatch.setattr(faces, "CHUNK", 20)
+    monkeypatch.setattr(faces, "cores", lambda: 2)
+    assert prepared(folder).fingerprint == alone.fingerprint
 
 
-def test_other_photographs_do_not_take_over_what_was_done(tmp_path):
-    folder = write(tmp_path / "a", lists() | photographs())
-    prepared(folder, tmp_path / "work")
-    (folder / name(3)).write_bytes(jpeg(99))
-    changed = prepared(folder, tmp_path / "work")
-    assert changed.fingerprint == prepared(folder, tmp_path / "new").fingerprint
-
-
-def truncated(folder):
-    (folder / name(3)).write_bytes(jpeg(3)[:1500])
-
-
-def other_size(folder):
-    (folder / name(3)).write_bytes(jpeg(3, half=True))
-    with Image.open(folder / name(3)) as image:
+def cut(folder):
+    with Image.open(io.BytesIO(jpeg(3))) as image:
         image.crop((0, 0, 80, 80)).save(folder / name(3))
 
 
-def few_rows(folder):
-    path = folder / "list_attr_celeba.txt"
-    path.write_text("\n".join(path.read_text().splitlines()[:-5]) + "\n")
-
-
-def other_count(folder):
-    path = folder / "list_attr_celeba.txt"
-    path.write_text(path.read_text().replace("60\n", "59\n", 1))
-
-
-def no_column(folder):
-    path = folder / "list_attr_celeba.txt"
-    path.write_text(path.read_text().replace("Male", "Mole", 1))
-
-
-def damaged_row(folder):
-    path = folder / "list_attr_celeba.txt"
-    path.write_text(path.read_text().replace(f"{name(9)}  1", f"{name(9)}", 1))
-
-
-def flipped(folder):
-    path = folder / "list_attr_celeba.txt"
-    path.write_text(path.read_text().replace(f"{name(9)}  1  1", f"{name(9)}  1 -1", 1))
-
-
-def wrong_checksum(folder):
-    path = folder / "list_eval_partition.txt"
-    path.write_text(path.read_text().replace(f"{name(9)} 0", f"{name(9)} 1", 1))
-
-
-def no_partition(folder):
-    (folder / "list_eval_partition.txt").unlink()
-
-
-def no_photographs(folder):
-    for path in folder.glob("*.jpg"):
-        path.unlink()
-
-
-def unknown_photograph(folder):
-    (folder / "000061.jpg").write_bytes(jpeg(61))
-
-
-def broken_link(folder):
+def link(folder):
     (folder / name(3)).unlink()
     (folder / name(3)).symlink_to(folder / "nowhere.jpg")
 
 
-def empty_lists(folder):
-    (folder / "list_attr_celeba.txt").write_bytes(b"")
+def edit(old, new="", file="list_attr_celeba.txt"):
+    def damage(folder):
+        text = (folder / file).read_text()
+        assert old in text
+        (folder / file).write_text(text.replace(old, new, 1))
+
+    return damage
+
+
+PARTITION = "list_eval_partition.txt"
 
 
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        (truncated, r"000003\.jpg is not a whole picture"),
-        (other_size, r"000003\.jpg has 80x80 pixels"),
-        (few_rows, "says that it has 60 rows and has 55, where CelebA has 60"),
-        (other_count, "says that it has 59 rows and has 60"),
-        (no_column, "has no column Male"),
-        (damaged_row, r"Row 9 of list_attr_celeba\.txt"),
-        (flipped, "of 19 of 60 photographs, where CelebA does of 20 of 60"),
-        (wrong_checksum, r"list_eval_partition\.txt in .* is not the file that was published"),
-        (no_partition, r"lacks list_eval_partition\.txt"),
-        (no_photographs, "holds no photographs"),
-        (unknown_photograph, r"does not have 000061\.jpg"),
-        (broken_link, r"000003\.jpg cannot be read \(No such file"),
-        (empty_lists, "says that it has no rows"),
+        (lambda d: (d / name(3)).write_bytes(jpeg(3)[:1500]), r"000003\.jpg is a damaged picture"),
+        (cut, r"000003\.jpg has 80x80 pixels"),
+        (link, r"000003\.jpg"),
+        (lambda d: (d / name(61)).write_bytes(jpeg(61)), r"000061\.jpg"),
+        (lambda d: [p.unlink() for p in d.glob("*.jpg")], "contains no photographs"),
+        (lambda d: (d / PARTITION).unlink(), r"lacks list_eval_partition\.txt"),
+        (edit("9.jpg 0", "9.jpg 1", PARTITION), rf"{PARTITION} in .* is not the published file"),
+        (edit(f"{name(60)}  1  1\n"), r"list_attr_celeba\.txt in .* 19 of 59 photographs"),
+        (edit("Male", "Mole"), r"list_attr_celeba\.txt in .* 0 of 0"),
+        (edit("9.jpg  1  1", "9.jpg  1"), r"list_attr_celeba\.txt in .* is damaged"),
+        (edit("9.jpg  1  1", "9.jpg  1 one"), r"list_attr_celeba\.txt in .* is damaged"),
+        (edit("9.jpg  1  1", "9.jpg  1 -1"), r"list_attr_celeba\.txt in .* 19 of 60 photographs"),
+        (edit(name(9), name(99)), r"list_attr_celeba\.txt in .* is damaged"),
+        (lambda d: (d / "list_attr_celeba.txt").write_bytes(b""), r"list_attr_celeba\.txt in"),
     ],
 )
 def test_what_is_wrong_is_named(tmp_path, damage, words):
     folder = write(tmp_path / "a", lists() | photographs())
     damage(folder)
     with pytest.raises(InputError, match=words):
-        prepared(folder, tmp_path / "work")
+        prepared(folder)
 
 
 def test_no_photograph_is_found_twice(tmp_path):
     folder = write(tmp_path / "a", lists() | photographs())
     (folder / "loop").symlink_to(folder)
-    assert len(list(celeba_files.walk(folder))) == COUNT + 3
+    assert len(list(celeba.walk(folder))) == COUNT + 3
 
 
 def test_a_bad_zip_is_named(tmp_path):
     folder = write(tmp_path / "a", lists())
     path = pack(folder / "img.zip", {"../000001.jpg": jpeg(1)})
-    with pytest.raises(InputError, match=r"points outside of it \(\.\./000001\.jpg\)"):
-        prepared(folder, tmp_path / "work")
+    with pytest.raises(InputError, match=r"outside of its folder \(\.\./000001\.jpg\)"):
+        prepared(folder)
     path.write_bytes(b"PK nothing")
-    with pytest.raises(InputError, match=r"img\.zip is damaged or no zip"):
-        prepared(folder, tmp_path / "work")
+    with pytest.raises(InputError, match=r"img\.zip cannot be read"):
+        prepared(folder)
     content = pack(path, photographs()).read_bytes()
     start = content.index(jpeg(30))
     path.write_bytes(content[: start + 500] + b"damage" + content[start + 506 :])
     with pytest.raises(InputError, match=r"000030\.jpg in .*img\.zip cannot be read"):
-        prepared(folder, tmp_path / "work")
-    with pytest.raises(InputError, match="where there is nothing"):
-        prepared(tmp_path / "none", tmp_path / "work")
+        prepared(folder)
+    with pytest.raises(InputError, match=r"dataset\.path is .*none"):
+        prepared(tmp_path / "none")
 
 
 def test_the_lists_of_the_real_data_say_what_is_known_of_them(monkeypatch):
@@ -314,12 +252,13 @@ def test_the_lists_of_the_real_data_say_what_is_known_of_them(monkeypatch):
     male = lzma.decompress((folder / "male.csv.xz").read_bytes()).decode().splitlines()[1:]
     rows = "".join(f"{k} {2 * int(v) - 1}\n" for k, v in (row.split(",") for row in male))
     files["list_attr_celeba.txt"] = f"{len(male)}\nMale\n{rows}".encode()
-    found = celeba_lists.read_lists(files, "there")
-    assert np.bincount(list(found.parts.values())).tolist() == list(celeba.COUNTS.values())
-    assert len(set(found.persons.values())) == 10_177
+    labels, parts, persons = np.transpose(list(celeba.read_lists(files, "there").values()))
+    assert sum(labels) == celeba.LABELLED
+    assert np.bincount(parts).tolist() == list(celeba.COUNTS.values())
+    assert len(set(persons)) == 10_177
     first = lzma.decompress((folder / "list_attr_celeba_first20000.txt.xz").read_bytes())
-    with pytest.raises(InputError, match="says that it has 202599 rows and has 20000"):
-        celeba_lists.read_lists(files | {"list_attr_celeba.txt": first}, "there")
+    with pytest.raises(InputError, match=r"of 20,000 photographs .* of 202,599"):
+        celeba.read_lists(files | {"list_attr_celeba.txt": first}, "there")
 
 
 class Builder:
@@ -331,6 +270,9 @@ class Builder:
         self.info = SimpleNamespace(
             splits={n: SimpleNamespace(num_examples=len(v)) for n, v in self.numbers.items()}
         )
+
+    def is_prepared(self):
+        return True
 
     def as_data_source(self, split, decoders):
         assert set(decoders) == {"image"}
@@ -344,18 +286,20 @@ class Builder:
         ]
 
 
-def from_tfds(work, monkeypatch, builder):
-    tfds.photographs.cache_clear()
-    monkeypatch.setattr(tfds, "prepared", lambda *_, **__: builder)
-    work.mkdir()
-    return celeba.prepare(DatasetConfig("celeba", "tfds"), work)
+def from_tfds(monkeypatch, builder):
+    celeba.encoded_examples.cache_clear()
+    module = SimpleNamespace(
+        builder=lambda *_, **__: builder, decode=SimpleNamespace(SkipDecoding=object)
+    )
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", module)
+    return read_source(DatasetConfig("celeba", "tfds"))
 
 
 def test_tensorflow_datasets_give_the_same_data(tmp_path, monkeypatch):
-    theirs = from_tfds(tmp_path / "theirs", monkeypatch, Builder())
-    ours = prepared(write(tmp_path / "a", lists() | photographs()), tmp_path / "ours")
+    theirs = from_tfds(monkeypatch, Builder())
+    ours = prepared(write(tmp_path / "a", lists() | photographs()))
     assert theirs.fingerprint == ours.fingerprint
     for part, split in ours.splits.items():
         np.testing.assert_array_equal(split.persons, theirs.splits[part].persons)
-    with pytest.raises(InputError, match=r"train part of celeb_a .* has 39 images where 40"):
-        from_tfds(tmp_path / "few", monkeypatch, Builder(lost=1))
+    with pytest.raises(InputError, match=r"train of celeb_a .* 39 images instead of 40"):
+        from_tfds(monkeypatch, Builder(lost=1))

@@ -1,4 +1,4 @@
-"""CIFAR-10 in each form in which it is published, and nothing run that a file names."""
+"""CIFAR-10 in each published form; hostile pickles are refused."""
 
 import hashlib
 import io
@@ -10,10 +10,13 @@ import tarfile
 import numpy as np
 import pytest
 
-from lrlc_jax.data.dataset import DatasetConfig
+from lrlc_jax.data import DatasetConfig
+from lrlc_jax.data.cache import read_source
+from lrlc_jax.data.source import Location
 from lrlc_jax.data.sources import cifar10
-from lrlc_jax.data.sources.safe_pickle import loads
+from lrlc_jax.data.sources.cifar10 import unpickle
 from lrlc_jax.errors import InputError
+from tests.data.examples import declare
 
 NAMES = list(cifar10.BINARY_SHA1)
 COUNT = 40
@@ -32,7 +35,7 @@ def small(monkeypatch):
         files[f"{name}.bin"], files[name] = binary, python
         monkeypatch.setitem(cifar10.BINARY_SHA1, name, hashlib.sha1(binary).hexdigest())
         monkeypatch.setitem(cifar10.PYTHON_MD5, name, hashlib.md5(python).hexdigest())
-    monkeypatch.setattr(cifar10, "VALIDATION", 20)
+    declare(monkeypatch, "cifar10", validation_size=20, fingerprint=None)
     return files
 
 
@@ -72,7 +75,7 @@ def pack(path, files):
 
 
 def read(path):
-    return cifar10.prepare(DatasetConfig("cifar10", "files", str(path)), path)
+    return read_source(DatasetConfig("cifar10", "files", str(path)))
 
 
 def form(files, binary, folder=""):
@@ -97,7 +100,7 @@ def test_planes_become_channels(small, tmp_path):
     row = np.frombuffer(small["test_batch.bin"], np.uint8)[:3073]
     (image,) = [
         i
-        for i in cifar10.from_files(str(tmp_path))["test"].images
+        for i in cifar10.from_files(Location(tmp_path)).splits["test"].images
         if np.array_equal(i[..., 2].ravel(), row[2049:])
     ]
     np.testing.assert_array_equal(image[..., 0].ravel(), row[1:1025])
@@ -124,12 +127,12 @@ def test_a_hostile_or_damaged_pickle_does_nothing(content, monkeypatch):
     called = []
     monkeypatch.setattr(os, "system", called.append)
     with pytest.raises(InputError, match="mine is not a pickle of plain arrays"):
-        loads(content, "mine")
+        unpickle(content, "mine")
     assert not called
 
 
 def test_arrays_lists_and_bytes_are_read(small):
-    values = loads(small["data_batch_1"], "mine")
+    values = unpickle(small["data_batch_1"], "mine")
     assert values[b"data"].shape == (COUNT, 3072)
     assert len(values[b"labels"]) == COUNT
 
@@ -137,14 +140,14 @@ def test_arrays_lists_and_bytes_are_read(small):
 def test_what_is_not_cifar10_is_refused_in_one_sentence(small, tmp_path):
     files = form(small, True)
     with pytest.raises(InputError, match=r"needs dataset\.path: cifar-10-binary\.tar\.gz"):
-        cifar10.prepare(DatasetConfig("cifar10", "files"), tmp_path)
-    with pytest.raises(InputError, match="where there is nothing"):
+        read_source(DatasetConfig("cifar10", "files"))
+    with pytest.raises(InputError, match=r"dataset\.path is .*none"):
         read(tmp_path / "none")
     write(tmp_path / "a", {k: v for k, v in files.items() if k != "data_batch_3.bin"})
     with pytest.raises(InputError, match=r"lacks data_batch_3\.bin of CIFAR-10"):
         read(tmp_path / "a")
     write(tmp_path / "b", files | {"data_batch_2.bin": files["data_batch_2.bin"][:-1]})
-    with pytest.raises(InputError, match=r"data_batch_2\.bin in .* is not the file that was"):
+    with pytest.raises(InputError, match=r"data_batch_2\.bin in .* is not the published file"):
         read(tmp_path / "b")
     pack(tmp_path / "c.tar.gz", files)
     whole = (tmp_path / "c.tar.gz").read_bytes()
@@ -158,5 +161,5 @@ def test_what_is_not_cifar10_is_refused_in_one_sentence(small, tmp_path):
         "..\\data_batch_1.bin",
     ):
         pack(tmp_path / "d.tar.gz", {outside: b""})
-        with pytest.raises(InputError, match="points outside of it"):
+        with pytest.raises(InputError, match="outside of its folder"):
             read(tmp_path / "d.tar.gz")

@@ -1,19 +1,22 @@
-"""The same images are the same data set, whatever source and order they came in."""
+"""Order, splits and fingerprint do not depend on the source; MNIST and the digits."""
 
 import gzip
 import hashlib
 import importlib.util
-import pathlib
 
 import numpy as np
 import pytest
 
-from lrlc_jax.data import Split, load
-from lrlc_jax.data.dataset import DatasetConfig, fingerprint
+from lrlc_jax.data import DatasetConfig, Split, load
+from lrlc_jax.data.cache import read_source
+from lrlc_jax.data.dataset import fingerprint
 from lrlc_jax.data.order import build, stratified_order
-from lrlc_jax.data.sources import FINGERPRINTS, mnist
+from lrlc_jax.data.sources import SOURCES, mnist
 from lrlc_jax.errors import InputError
 from tests.conftest import shared
+from tests.data.examples import declare, made_up
+
+MNIST = SOURCES["mnist"].fingerprint
 
 
 def random_split(count, seed=0):
@@ -23,16 +26,8 @@ def random_split(count, seed=0):
 
 
 def built(train, test=None, test_size=0):
-    return build(
-        "x",
-        "s",
-        {"train": train} | ({"test": test} if test else {}),
-        num_classes=3,
-        levels=255,
-        scaled_to=(0.0, 1.0),
-        validation_size=20,
-        test_size=test_size,
-    )
+    splits = {"train": train} | ({"test": test} if test else {})
+    return build(*made_up(splits, validation_size=20, test_size=test_size))
 
 
 def rows(split):
@@ -112,8 +107,7 @@ def test_mnist_from_its_files(tmp_path):
     for _ in ("from the files", "prepared"):
         data = load(config)
         assert (len(data.train), len(data.validation), len(data.test)) == (55_200, 4_800, 10_000)
-        assert data.fingerprint == FINGERPRINTS["mnist"]
-        assert fingerprint(*data.splits.values()) == FINGERPRINTS["mnist"]
+        assert data.fingerprint == fingerprint(*data.splits.values()) == MNIST
 
 
 def test_mnist_from_tensorflow_datasets_is_the_same(tmp_path):
@@ -121,14 +115,15 @@ def test_mnist_from_tensorflow_datasets_is_the_same(tmp_path):
     if importlib.util.find_spec("tensorflow") is None:
         pytest.skip("TensorFlow, which prepares data sets, is not installed")
     config = DatasetConfig("mnist", "tfds", str(tmp_path), manual_dir=str(folder))
-    assert mnist.prepare(config, tmp_path).fingerprint == FINGERPRINTS["mnist"]
+    assert read_source(config).fingerprint == MNIST
 
 
 @pytest.fixture
 def mnist_files(tmp_path, monkeypatch):
-    """Files of zeros, with their sums in place of the published ones."""
-    for name in ("train", "t10k"):
-        count = {"train": 60_000, "t10k": 10_000}[name]
+    """Small files of zeros, with their checksums in place of the published ones."""
+    monkeypatch.setattr(mnist, "COUNTS", {"train": 60, "test": 10})
+    declare(monkeypatch, "mnist", validation_size=5, fingerprint=None)
+    for name, count in (("train", 60), ("t10k", 10)):
         for kind, shape in (("images-idx3", (count, 28, 28)), ("labels-idx1", (count,))):
             header = bytes((0, 0, 8, len(shape))) + b"".join(n.to_bytes(4, "big") for n in shape)
             content = header + bytes(int(np.prod(shape)))
@@ -140,72 +135,45 @@ def mnist_files(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("rename", [lambda n: n, lambda n: n.replace("-idx", ".idx")])
 @pytest.mark.parametrize("packed", [True, False])
-def test_files_may_be_unpacked_and_named_as_programs_do(mnist_files, rename, packed, tmp_path):
+def test_files_may_be_unpacked_and_named_as_programs_do(mnist_files, rename, packed):
     for path in list(mnist_files.iterdir()):
         new = path.with_name(rename(path.name))
         path.rename(new)
         if not packed:
             new.with_suffix("").write_bytes(gzip.decompress(new.read_bytes()))
             new.unlink()
-    found = mnist.prepare(DatasetConfig("mnist", "files", str(mnist_files)), tmp_path)
-    assert (len(found.train), len(found.test)) == (55_200, 10_000)
+    found = read_source(DatasetConfig("mnist", "files", str(mnist_files)))
+    assert (len(found.train), len(found.validation), len(found.test)) == (55, 5, 10)
 
 
-def missing(folder):
-    (folder / "t10k-labels-idx1-ubyte.gz").unlink()
-
-
-def truncated_gzip(folder):
-    path = folder / "train-images-idx3-ubyte.gz"
-    path.write_bytes(path.read_bytes()[:-40])
-
-
-def truncated_idx(folder):
-    path = folder / "train-images-idx3-ubyte.gz"
-    content = gzip.decompress(path.read_bytes())
-    path.unlink()
-    path.with_suffix("").write_bytes(content[:-1])
-
-
-def swapped(folder):
-    path = folder / "train-labels-idx1-ubyte.gz"
-    path.write_bytes((folder / "t10k-labels-idx1-ubyte.gz").read_bytes())
-
-
-def not_idx(folder):
-    (folder / "train-labels-idx1-ubyte.gz").write_bytes(gzip.compress(b"hello"))
-
-
-def empty(folder):
-    (folder / "train-labels-idx1-ubyte.gz").write_bytes(b"")
-
-
-def changed(folder):
-    path = folder / "t10k-labels-idx1-ubyte.gz"
-    content = bytearray(gzip.decompress(path.read_bytes()))
-    content[-1] ^= 1
-    path.write_bytes(gzip.compress(bytes(content)))
+TRAIN, TEST = "train-labels-idx1-ubyte.gz", "t10k-labels-idx1-ubyte.gz"
 
 
 @pytest.mark.parametrize(
-    ("damage", "words"),
+    ("name", "change", "words"),
     [
-        (missing, "holds neither t10k-labels-idx1-ubyte.gz nor"),
-        (truncated_gzip, "cannot be read"),
-        (truncated_idx, "truncated or damaged"),
-        (swapped, "says that it holds 10000 bytes where 60000 are expected"),
-        (not_idx, "not an idx file"),
-        (empty, "not an idx file"),
-        (changed, "t10k-labels-idx1-ubyte.gz is not the file that was published"),
+        (TEST, lambda _: None, "nor t10k-labels-idx1-ubyte"),
+        (TRAIN, lambda content: content[:-10], "cannot be read"),
+        (TRAIN, lambda content: gzip.compress(gzip.decompress(content)[:-1]), "not the published"),
+        (
+            TRAIN,
+            lambda content: gzip.compress(gzip.decompress(content)[:-1] + b"1"),
+            "not the publ",
+        ),
+        (TRAIN, lambda _: gzip.compress(b"hello"), "not the published"),
+        (TRAIN, lambda _: b"", "not the published"),
     ],
 )
-def test_a_damaged_file_is_named(mnist_files, damage, words):
-    damage(mnist_files)
-    with pytest.raises(InputError, match=words):
-        mnist.prepare(DatasetConfig("mnist", "files", str(mnist_files)), mnist_files)
+def test_a_damaged_file_is_named(mnist_files, name, change, words):
+    content = change((mnist_files / name).read_bytes())
+    (mnist_files / name).unlink()
+    if content is not None:
+        (mnist_files / name).write_bytes(content)
+    with pytest.raises(InputError, match=f"{name} .*{words}"):
+        read_source(DatasetConfig("mnist", "files", str(mnist_files)))
 
 
 @pytest.mark.parametrize("path", [None, "/does/not/exist"])
 def test_a_missing_folder_is_named(path):
     with pytest.raises(InputError, match=r"dataset\.path"):
-        mnist.prepare(DatasetConfig("mnist", "files", path), pathlib.Path())
+        read_source(DatasetConfig("mnist", "files", path))

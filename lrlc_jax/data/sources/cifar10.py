@@ -1,27 +1,22 @@
 """CIFAR-10: 60,000 photographs of 32x32 pixels in ten classes (Krizhevsky, 2009)."""
 
-import pathlib
+import io
+import pickle
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lrlc_jax.data.dataset import Dataset, DatasetConfig, Images, Split
-from lrlc_jax.data.order import build
-from lrlc_jax.data.sources import safe_pickle, tfds
-from lrlc_jax.data.sources.archive import check_published, collect
+from lrlc_jax.data.formats import tfds
+from lrlc_jax.data.formats.archive import check_published, collect
+from lrlc_jax.data.source import Images, Location, RawData, Source, Split
 from lrlc_jax.errors import InputError
 
-CLASSES = (
-    *("airplane", "automobile", "bird", "cat", "deer"),
-    *("dog", "frog", "horse", "ship", "truck"),
-)
 BATCHES = {"train": [f"data_batch_{n}" for n in range(1, 6)], "test": ["test_batch"]}
-VALIDATION = 5_000  # of the training images
 COUNTS = {"train": 50_000, "test": 10_000}
 PIXELS = 3 * 32 * 32
 
-# Of the files as they are published: SHA-1 of the binary form, MD5 of the Python form.
+# Checksums of the published files: SHA-1 of the binary form, MD5 of the Python form.
 BINARY_SHA1 = {
     "data_batch_1": "aadd24acce27caa71bf4b10992e9e7b2d74c2540",
     "data_batch_2": "c0ba65cce70568cd57b4e03e9ac8d2a5367c1795",
@@ -39,67 +34,57 @@ PYTHON_MD5 = {
     "test_batch": "40351d587109b95175f43aff81a1287e",
 }
 
+# The only globals in the Python form, under the module names of its time. Numbers, bytes, lists
+# and dictionaries need none.
+PICKLED: dict[tuple[str, str], Any] = {
+    ("numpy.core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],
+    ("numpy", "ndarray"): np.ndarray,
+    ("numpy", "dtype"): np.dtype,
+}
 
-def prepare(config: DatasetConfig, work: pathlib.Path) -> Dataset:
-    """CIFAR-10 from the source that the configuration names, scaled to [0, 1].
 
-    10 % of the training images are for validation (section 4, Table Supp.1).
+def from_tfds(location: Location) -> RawData:
+    """CIFAR-10 from tensorflow-datasets."""
+    return RawData(tfds.read("cifar10", COUNTS, location))
 
-    Raises:
-        InputError: if files are missing or are not those of CIFAR-10.
-    """
-    del work  # it takes seconds
-    files = config.source == "files"
-    splits = from_files(config.path) if files else tfds.read("cifar10", COUNTS, config)
-    return build(
-        "cifar10",
-        config.source,
-        splits,
-        num_classes=10,
-        levels=255,
-        scaled_to=(0.0, 1.0),
-        validation_size=VALIDATION,
+
+def from_files(location: Location) -> RawData:
+    """CIFAR-10 from the batches in binary or Python form, in a folder or a ``tar.gz``."""
+    path = location.files(
+        "cifar-10-binary.tar.gz, cifar-10-python.tar.gz, or the unpacked folder of one of them"
     )
-
-
-def from_files(path: str | None) -> dict[str, Split]:
-    """The batches in binary or in Python form, in a folder or a ``tar.gz``."""
-    if path is None:
-        raise InputError(
-            "dataset.source=files needs dataset.path: cifar-10-binary.tar.gz, "
-            "cifar-10-python.tar.gz, or the folder that one of them was unpacked to."
-        )
     names = [name for batches in BATCHES.values() for name in batches]
-    folder = pathlib.Path(path).expanduser()
-    files = collect(folder, {*names, *(f"{name}.bin" for name in names)})
+    files = collect(path, {*names, *(f"{name}.bin" for name in names)})
     binary = any(name.endswith(".bin") for name in files)
+    read = read_binary if binary else read_python
     batches = {}
     for name in names:
         file = f"{name}.bin" if binary else name
         if file not in files:
             raise InputError(f"{path} lacks {file} of CIFAR-10.")
-        read = read_binary if binary else read_python
         batches[name] = read(name, files[file], f"{file} in {path}")
-    return {
-        split: Split(
-            np.concatenate([batches[name].images for name in members]),
-            np.concatenate([batches[name].labels for name in members]),
-        )
-        for split, members in BATCHES.items()
-    }
+    return RawData(
+        {
+            split: Split(
+                np.concatenate([batches[name].images for name in members]),
+                np.concatenate([batches[name].labels for name in members]),
+            )
+            for split, members in BATCHES.items()
+        }
+    )
 
 
 def read_binary(name: str, content: bytes, what: str) -> Split:
-    """A batch of ``cifar-10-binary.tar.gz``: for each image its label and its planes, in bytes."""
+    """A batch of the binary form: label and colour planes of each image, in bytes."""
     check_published(content, "sha1", BINARY_SHA1[name], what)
     rows = np.frombuffer(content, np.uint8).reshape(-1, 1 + PIXELS)
     return batch(rows[:, 1:], rows[:, 0])
 
 
 def read_python(name: str, content: bytes, what: str) -> Split:
-    """A batch of ``cifar-10-python.tar.gz``: a pickled dictionary of the same."""
+    """A batch of the Python form: a pickled dictionary of planes and labels."""
     check_published(content, "md5", PYTHON_MD5[name], what)
-    values = safe_pickle.loads(content, what)
+    values = unpickle(content, what)
     return batch(values[b"data"], np.asarray(values[b"labels"]))
 
 
@@ -107,3 +92,46 @@ def batch(planes: Images, labels: NDArray[Any]) -> Split:
     """Images ``(n, 32, 32, 3)`` from rows of a red, a green and a blue plane."""
     images = planes.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
     return Split(np.ascontiguousarray(images), labels.astype(np.int32))
+
+
+class ArrayUnpickler(pickle.Unpickler):
+    """An unpickler for plain arrays."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        """A global of an array.
+
+        Raises:
+            pickle.UnpicklingError: for any other, before it is imported.
+        """
+        if (module, name) not in PICKLED:
+            raise pickle.UnpicklingError(f"it names {module}.{name}")
+        return PICKLED[module, name]
+
+
+def unpickle(content: bytes, what: str) -> Any:
+    """Arrays, numbers, bytes, lists and dictionaries from an untrusted pickle.
+
+    Raises:
+        InputError: if it contains anything else or is damaged.
+    """
+    try:
+        return ArrayUnpickler(io.BytesIO(content), encoding="bytes").load()
+    except Exception as error:  # damaged pickles raise exceptions of many types
+        raise InputError(
+            f"{what} is not a pickle of plain arrays ({error}); download it again."
+        ) from None
+
+
+SOURCE = Source(
+    name="cifar10",
+    readers={"tfds": from_tfds, "files": from_files},
+    num_classes=10,
+    levels=255,
+    scaled_to=(0.0, 1.0),
+    validation_size=5_000,  # 10 % (section 4, Table Supp.1)
+    fingerprint="c165d55880eb7d4d27b4a9e9da0f78d6",
+    class_names=(
+        *("airplane", "automobile", "bird", "cat", "deer"),
+        *("dog", "frog", "horse", "ship", "truck"),
+    ),
+)

@@ -1,18 +1,21 @@
 """MNIST: 70,000 handwritten digits of 28x28 pixels (LeCun, Cortes and Burges)."""
 
+import gzip
 import pathlib
+import zlib
 
 import numpy as np
+from numpy.typing import NDArray
 
-from lrlc_jax.data.dataset import Dataset, DatasetConfig, Split
-from lrlc_jax.data.order import build
-from lrlc_jax.data.sources import idx, tfds
+from lrlc_jax.data.formats import tfds
+from lrlc_jax.data.formats.archive import check_published
+from lrlc_jax.data.source import Location, RawData, Source, Split
 from lrlc_jax.errors import InputError
 
 COUNTS = {"train": 60_000, "test": 10_000}
 FILE_STEMS = {"train": "train", "test": "t10k"}
 
-# SHA-256 of the published files, unpacked: packed again they have other sums.
+# SHA-256 of the published files, unpacked: compression depends on the program.
 SHA256 = {
     "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
     "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
@@ -21,42 +24,53 @@ SHA256 = {
 }
 
 
-def prepare(config: DatasetConfig, work: pathlib.Path) -> Dataset:
-    """MNIST from the source that the configuration names, scaled to [-1, 1].
-
-    8 % of the training images are for validation (section 4, Table Supp.1).
-
-    Raises:
-        InputError: if files are missing or are not those of MNIST.
-    """
-    del work  # it takes seconds
-    files = config.source == "files"
-    splits = from_files(config.path) if files else tfds.read("mnist", COUNTS, config)
-    return build(
-        "mnist",
-        config.source,
-        splits,
-        num_classes=10,
-        levels=255,
-        scaled_to=(-1.0, 1.0),
-        validation_size=4_800,
-    )
+def from_tfds(location: Location) -> RawData:
+    """MNIST from tensorflow-datasets."""
+    return RawData(tfds.read("mnist", COUNTS, location))
 
 
-def from_files(path: str | None) -> dict[str, Split]:
-    """The four idx files, gzipped or not, in the folder ``path``."""
-    if path is None:
-        raise InputError(
-            "dataset.source=files needs dataset.path, the folder that holds "
-            "train-images-idx3-ubyte.gz and the other three files of MNIST."
-        )
-    folder = pathlib.Path(path).expanduser()
-    if not folder.is_dir():
-        raise InputError(f"dataset.path is {path}, which is not a folder.")
+def from_files(location: Location) -> RawData:
+    """MNIST from a folder with the four idx files, gzipped or not."""
+    folder = location.files("the folder with train-images-idx3-ubyte.gz and the other three files")
     splits = {}
     for split, count in COUNTS.items():
         stem = FILE_STEMS[split]
-        images = idx.read(folder, f"{stem}-images-idx3-ubyte", (count, 28, 28), SHA256)
-        labels = idx.read(folder, f"{stem}-labels-idx1-ubyte", (count,), SHA256)
+        images = read_idx(folder, f"{stem}-images-idx3-ubyte", (count, 28, 28))
+        labels = read_idx(folder, f"{stem}-labels-idx1-ubyte", (count,))
         splits[split] = Split(images[..., None], labels.astype(np.int32))
-    return splits
+    return RawData(splits)
+
+
+def read_idx(folder: pathlib.Path, name: str, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    """The array in the idx file ``name`` or ``name.gz``.
+
+    The format: two zero bytes, a type code, the number of dimensions, each dimension as a 32-bit
+    integer, the data. The checksum proves all but the data.
+
+    Raises:
+        InputError: if the file is missing, damaged, or not the published one.
+    """
+    unpacked = name.replace("-idx", ".idx")  # the name that some programs give to unpacked files
+    names = (f"{name}.gz", name, f"{unpacked}.gz", unpacked)
+    path = next((folder / n for n in names if (folder / n).is_file()), None)
+    if path is None:
+        raise InputError(f"{folder} contains neither {name}.gz nor {name}.")
+    try:
+        content = path.read_bytes()
+        if path.suffix == ".gz":
+            content = gzip.decompress(content)
+    except (OSError, EOFError, zlib.error) as error:
+        raise InputError(f"{path} cannot be read ({error}); download it again.") from None
+    check_published(content, "sha256", SHA256[name], str(path))
+    return np.frombuffer(content, np.uint8, offset=4 + 4 * len(shape)).reshape(shape)
+
+
+SOURCE = Source(
+    name="mnist",
+    readers={"tfds": from_tfds, "files": from_files},
+    num_classes=10,
+    levels=255,
+    scaled_to=(-1.0, 1.0),
+    validation_size=4_800,  # 8 % (section 4, Table Supp.1)
+    fingerprint="1c1f4a0a1debe7f71d42472884bf2bc6",
+)

@@ -1,0 +1,1 @@
+"""Readers that data sets share: archives, tensorflow-datasets, face photographs."""
