@@ -41,6 +41,9 @@ class Case:
     task: str
     seeds: int = 1
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "image_shape", tuple(self.image_shape))  # JSON has lists
+
     @property
     def config(self) -> LayerConfig:
         """The layer's settings in typed form."""
@@ -48,13 +51,13 @@ class Case:
 
     @property
     def section(self) -> str:
-        """Title of the table for all cases with the same reference."""
+        """Title of the table; cases of one table have the same reference."""
         shape = "x".join(map(str, self.image_shape))
         return TITLES[self.task].format(shape=shape, batch=self.batch_size)
 
     @property
     def ours(self) -> "Case":
-        """The same case of our network."""
+        """The same case with our network."""
         return dataclasses.replace(self, framework=OURS)
 
 
@@ -72,29 +75,36 @@ class Group:
 
 
 def cases(settings: "Settings", peers: Iterable[str]) -> list[Case]:
-    """All cases of the settings, with the peers installed here."""
-    batch, shape = settings.batch_size, tuple(settings.image_shape)
-    found: list[Case] = []
-    for task in settings.tasks:
-        if task == TRAINING_STEP:
-            for own_shape, layer in itertools.product(settings.image_shapes, settings.layers):
-                found.append(Case(OURS, layer, tuple(own_shape), batch, task))
-            for layer, peer in itertools.product(settings.peer_layers, peers):
-                found.append(Case(peer, layer, shape, batch, task))
-        elif task == INFERENCE:
-            for size, layer in itertools.product(settings.inference_batches, settings.few_layers):
-                found.append(Case(OURS, layer, shape, size, task))
-        else:
-            for layer, seeds in itertools.product(settings.few_layers, settings.seeds):
-                found.append(Case(OURS, layer, shape, batch, task, seeds))
-    return unique(found)
+    """All cases of the settings, with the installed peers."""
+    s, shape, product = settings, settings.image_shape, itertools.product
+    found = {
+        TRAINING_STEP: [
+            *(
+                Case(OURS, layer, own_shape, s.batch_size, TRAINING_STEP)
+                for own_shape, layer in product(s.image_shapes, s.layers)
+            ),
+            *(
+                Case(peer, layer, shape, s.batch_size, TRAINING_STEP)
+                for layer, peer in product(s.peer_layers, peers)
+            ),
+        ],
+        INFERENCE: [
+            Case(OURS, layer, shape, size, INFERENCE)
+            for size, layer in product(s.inference_batches, s.few_layers)
+        ],
+        SEEDS: [
+            Case(OURS, layer, shape, s.batch_size, SEEDS, count)
+            for layer, count in product(s.few_layers, s.seeds)
+        ],
+    }
+    return unique(case for task in s.tasks for case in found[task])
 
 
 def plan(settings: "Settings", peers: Iterable[str]) -> list[Group]:
     """Groups of a reference with one other case, and with our own network for a peer's case.
 
     The reference is our network with the first of the layers, and one seed. A quick run has one
-    group for each reference. A full run has many, because two large cases fit in memory at once.
+    group for each reference. In a full run two large cases must fit in memory at once.
     """
     sections: dict[str, list[Case]] = {}
     for case in cases(settings, peers):
@@ -105,13 +115,14 @@ def plan(settings: "Settings", peers: Iterable[str]) -> list[Group]:
         others = [case for case in found if case != reference]
         size = len(others) if settings.quick else 1
         chunks = [others[i : i + size] for i in range(0, len(others), size or 1)] or [[]]
-        for chunk in chunks:
-            beside = [member for case in chunk for member in (case.ours, case)]
-            rows = chunk if chunk is not chunks[0] else [reference, *chunk]
-            groups.append(Group(unique([reference, *beside]), rows))
+        for number, chunk in enumerate(chunks):
+            members = [member for case in chunk for member in (case.ours, case)]
+            groups.append(
+                Group(unique([reference, *members]), chunk if number else [reference, *chunk])
+            )
     return groups
 
 
-def unique(found: list[Case]) -> list[Case]:
+def unique(found: Iterable[Case]) -> list[Case]:
     """The cases without duplicates, in order."""
-    return [case for number, case in enumerate(found) if case not in found[:number]]
+    return list({repr(case): case for case in found}.values())

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import datetime
-import importlib.util
 import json
 import os
 import pathlib
@@ -13,7 +12,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,7 @@ import numpy as np
 from benchmarks import ours
 from benchmarks.cases import OURS, Group, plan
 from benchmarks.peers import PEERS
-from benchmarks.report import Benchmark, Result, ratios
+from benchmarks.report import Benchmark, Result
 from benchmarks.settings import Settings
 from lrlc_jax.errors import InputError, RunError
 from lrlc_jax.experiments import provenance
@@ -43,7 +42,7 @@ SHARED_DEVICE = {
 def environment(python: str, precision: str) -> dict[str, str]:
     """Environment variables of a worker.
 
-    Our own interpreter gets the import path of this process, another one keeps its own.
+    Our own interpreter gets the import path of this process; another one keeps its own.
     """
     own = sys.path if python == sys.executable else [os.environ.get("PYTHONPATH", "")]
     # Frameworks differ in their use of TF32; the libraries below them obey this variable.
@@ -53,12 +52,7 @@ def environment(python: str, precision: str) -> dict[str, str]:
 
 
 class Worker:
-    """A process for one case (:mod:`benchmarks.worker`); a context manager.
-
-    Args:
-        python: the interpreter.
-        precision: of the case.
-    """
+    """A process for one case (:mod:`benchmarks.worker`); a context manager."""
 
     def __init__(self, python: str, precision: str) -> None:
         self.errors = tempfile.TemporaryFile()  # noqa: SIM115 (closed with the process)
@@ -76,7 +70,7 @@ class Worker:
 
     def __exit__(self, *_: object) -> None:
         self.process.kill()
-        with contextlib.suppress(OSError):  # of a pipe that has broken
+        with contextlib.suppress(OSError):  # of a broken pipe
             self.process.communicate()
         self.errors.close()
 
@@ -98,20 +92,16 @@ class Worker:
         finally:
             timer.cancel()
         if not text.endswith(b"\n"):
-            raise RunError(self._death())
+            code = self.process.wait()
+            self.errors.seek(0)
+            last = self.errors.read().decode(errors="replace").strip().rpartition("\n")[2][:300]
+            killed = "out of memory, or no answer within 30 minutes"
+            reason = killed if code == -signal.SIGKILL else last
+            raise RunError(f"the process ended with status {code} ({reason})")
         answer: dict[str, Any] = json.loads(text)
         if "error" in answer:
             raise RunError(answer["error"])
         return answer
-
-    def _death(self) -> str:
-        """How the process ended."""
-        code = self.process.wait()
-        if code == -signal.SIGKILL:
-            return "the process was killed (out of memory, or no answer within 30 minutes)"
-        self.errors.seek(0)
-        lines = self.errors.read().decode(errors="replace").strip().splitlines()
-        return f"the process ended with status {code}: {lines[-1][:300] if lines else ''}"
 
 
 def interpreters(settings: Settings) -> tuple[dict[str, str], list[str]]:
@@ -120,38 +110,24 @@ def interpreters(settings: Settings) -> tuple[dict[str, str], list[str]]:
     Raises:
         InputError: if ``peers_python`` is not an interpreter.
     """
-    python = settings.peers_python or (str(PEERS_PYTHON) if PEERS_PYTHON.exists() else None)
-    python = str(pathlib.Path(python).expanduser()) if python else sys.executable
-    modules = {PEERS[name].module for name in settings.peers} - {"jax"}
-    installed = {"jax", *(_installed(python, modules) if modules else ())}
-    pythons, missing = {}, []
-    for name in settings.peers:
-        peer = PEERS[name]
-        if peer.module in installed:
-            pythons[name] = sys.executable if peer.module == "jax" else python
-        else:
-            missing.append(peer.title)
-    sentence = f"Left out, not installed (`make peers`): {', '.join(missing)}."
-    return pythons, [sentence] if missing else []
-
-
-def _installed(python: str, modules: set[str]) -> list[str]:
-    """The modules that an interpreter can import."""
-    if python == sys.executable:
-        return [name for name in modules if importlib.util.find_spec(name)]
-    code = "import importlib.util as u, sys; print(*filter(u.find_spec, sys.argv[1:]))"
-    command = [python, "-P", "-c", code, *modules]
-    try:
-        answer = subprocess.run(
-            command, capture_output=True, text=True, check=True, env=environment(python, "")
-        )
-    except (OSError, subprocess.SubprocessError) as error:
-        reason = getattr(error, "strerror", None) or "it does not run"
-        raise InputError(
-            f"peers_python is {python} ({reason}); name a Python interpreter with the peers' "
-            "frameworks, or omit it after `make peers`."
-        ) from None
-    return answer.stdout.split()
+    default = str(PEERS_PYTHON) if PEERS_PYTHON.exists() else sys.executable
+    python = str(pathlib.Path(settings.peers_python or default).expanduser())
+    modules = sorted({PEERS[name].module for name in settings.peers} - {"jax"})
+    code = "import importlib.util as u, sys; print('jax', *filter(u.find_spec, sys.argv[1:]))"
+    installed = "jax"
+    if modules:
+        command, variables = [python, "-P", "-c", code, *modules], environment(python, "")
+        try:
+            installed = subprocess.check_output(command, text=True, env=variables)
+        except (OSError, subprocess.SubprocessError) as error:
+            raise InputError(
+                f"peers_python is {python} ({getattr(error, 'strerror', None) or error}); name a "
+                "Python interpreter with the peers' frameworks, or omit it after `make peers`."
+            ) from None
+    found = [name for name in settings.peers if PEERS[name].module in installed.split()]
+    missing = ", ".join(PEERS[name].title for name in settings.peers if name not in found)
+    pythons = {n: sys.executable if PEERS[n].module == "jax" else python for n in found}
+    return pythons, [f"Left out, not installed (`make peers`): {missing}."] if missing else []
 
 
 def run(settings: Settings, path: pathlib.Path, say: Callable[[str], object]) -> Benchmark:
@@ -182,11 +158,12 @@ def run(settings: Settings, path: pathlib.Path, say: Callable[[str], object]) ->
         cases=[],
     )
     groups = plan(settings, pythons)
-    clock = time.monotonic()
+    clock, total = time.monotonic(), sum(len(group.cases) for group in groups)
     for number, group in enumerate(groups, start=1):
-        spent, done = time.monotonic() - clock, number - 1
-        left = f"; about {duration(spent / done * (len(groups) - done))} left" if done else ""
-        rows = ", ".join(Result(case, number).title for case in group.rows)
+        done = len(benchmark.cases)
+        speed = (time.monotonic() - clock) / done if done else 0.0
+        left = f"; about {duration(speed * (total - done))} left" if done else ""
+        rows = "; ".join(Result(case, number).title for case in group.rows)
         say(f"{number} of {len(groups)}: {group.cases[0].section}: {rows}{left}")
         benchmark.cases += measure(number, group, settings, pythons, benchmark.versions)
         benchmark.finished = now() if number == len(groups) else None
@@ -220,23 +197,21 @@ def measure(
         folder = stack.enter_context(tempfile.TemporaryDirectory())
         workers = []
         for place, result in enumerate(results):
-            case = result.case
             request: dict[str, Any] = {
-                "case": dataclasses.asdict(case),
+                "case": dataclasses.asdict(result.case),
                 "block_seconds": 0.0 if settings.quick else BLOCK_SECONDS,
                 "precision": settings.precision,
                 "product_way": settings.product_way,
             }
-            python = pythons.get(case.framework, sys.executable)
             with noted(result):
-                if case.framework != OURS:
+                if result.case.framework != OURS:
                     request["start"] = f"{folder}/{place}.npz"
-                    np.savez(request["start"], **ours.start(case))
+                    np.savez(request["start"], **ours.start(result.case))  # type: ignore[arg-type]
+                python = pythons.get(result.case.framework, sys.executable)
                 worker = stack.enter_context(Worker(python, settings.precision))
                 answer = worker.ask(json.dumps(request))
                 versions |= answer.pop("versions")
-                for name, value in answer.items():
-                    setattr(result, name, value)
+                vars(result).update(answer)
                 workers.append((result, worker))
         for timed in [False, *[True] * settings.rounds]:
             for result, worker in workers:
@@ -245,7 +220,11 @@ def measure(
                         answer = worker.ask("")
                         result.seconds += [answer["seconds"]] if timed else []
                         result.peak_bytes, result.memory = answer["peak_bytes"], answer["memory"]
-    compare(results)
+    for result in results:
+        result.ratios = result.relative_to(results[0])
+        if result.case.framework != OURS:
+            twin = next(other for other in results if other.case == result.case.ours)
+            result.ratios_to_ours = result.relative_to(twin)
     return results
 
 
@@ -256,12 +235,3 @@ def noted(result: Result) -> Iterator[None]:
         yield
     except (RunError, ValueError, OSError) as error:
         result.problem = str(error)
-
-
-def compare(results: Sequence[Result]) -> None:
-    """Fill in the ratios to the reference, the first result, and of a peer to ours."""
-    for result in results:
-        result.ratios = ratios(result, results[0])
-        if result.case.framework != OURS:
-            twin = next(other for other in results if other.case == result.case.ours)
-            result.ratios_to_ours = ratios(result, twin)

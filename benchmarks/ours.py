@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 from flax import nnx
 
-from benchmarks.cases import INFERENCE, SEEDS, Case
+from benchmarks.cases import INFERENCE, Case
 from benchmarks.timing import Timed, repeats_for, seconds_of
 from lrlc_jax.conversion import for_inference
-from lrlc_jax.networks import NetworkConfig, NetworkFactory, split
+from lrlc_jax.networks import NetworkConfig, NetworkFactory, State, split
 from lrlc_jax.training.groups import default_seeds_at_once, over_seeds
 from lrlc_jax.training.optimizer import Schedule
 from lrlc_jax.training.step import Examples, TrainState, init, train_one_epoch
@@ -30,14 +30,13 @@ def prepare(request: Mapping[str, Any]) -> Timed:
     Raises:
         ValueError: if the images are too small for the network.
     """
-    shape = tuple(request["case"]["image_shape"])
-    case = Case(**{**request["case"], "image_shape": shape})
+    case = Case(**request["case"])
     # MERGE: `way=request["product_way"]` as an argument of NetworkFactory, in place of set_way.
     from lrlc_jax.layers.ops.product import set_way  # noqa: PLC0415
 
     set_way(request["product_way"])
     network = NetworkConfig(precision=request["precision"])
-    factory = NetworkFactory(shape, CLASSES, case.config, network)
+    factory = NetworkFactory(case.image_shape, CLASSES, case.config, network)
     timed = inference if case.task == INFERENCE else training
     return timed(case, factory, request["block_seconds"])
 
@@ -52,38 +51,35 @@ def examples(case: Case, count: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray
 def start(case: Case) -> dict[str, npt.NDArray[Any]]:
     """Initial parameters of a peer, by their paths in our network, and its only batch."""
     factory = NetworkFactory(case.image_shape, CLASSES, case.config)
-    _, params, _ = split(factory(nnx.Rngs(0)))
+    return flat(jax.jit(lambda: split(factory(nnx.Rngs(0)))[1])()) | batch(case)
+
+
+def batch(case: Case) -> dict[str, npt.NDArray[Any]]:
+    """Images ``(batch, rows, cols, channels)`` scaled to [0, 1], and labels."""
     images, labels = examples(case, case.batch_size)
-    batch = {"images": np.float32(1 / 255) * images, "labels": labels}
-    return flat(params) | batch
+    return {"images": np.float32(1 / 255) * images, "labels": labels}
 
 
-def flat(params: Any) -> dict[str, npt.NDArray[Any]]:
+def flat(params: State) -> dict[str, npt.NDArray[Any]]:
     """Parameters by path, such as ``layers/0/kernel``."""
-    return {
-        "/".join(map(str, path)): np.asarray(value[...])
-        for path, value in nnx.to_flat_state(params)
-    }
+    leaves = nnx.to_flat_state(params)
+    return {"/".join(map(str, path)): np.asarray(leaf[...]) for path, leaf in leaves}
 
 
 def training(case: Case, factory: NetworkFactory, block_seconds: float) -> Timed:
     """Training steps of one seed or of several: an epoch with as many batches as fit in a block."""
     graphdef, _, _ = split(nnx.eval_shape(lambda: factory(nnx.Rngs(0))))
-    several = case.task == SEEDS
-    seeds_at_once = min(default_seeds_at_once(case.seeds), case.seeds)
+    seeds_at_once = default_seeds_at_once(case.seeds)
 
     def train(state: TrainState, *arguments: Any) -> tuple[TrainState, Any]:
         def one_seed(state: TrainState) -> tuple[TrainState, Any]:
             return train_one_epoch(graphdef, case.batch_size, state, *arguments)
 
-        if several:
-            return over_seeds(one_seed, state, seeds_at_once)  # type: ignore[no-any-return]
-        return one_seed(state)
+        return over_seeds(one_seed, state, seeds_at_once)  # type: ignore[no-any-return]
 
     def compiled(steps: int) -> tuple[Callable[[], None], float]:
-        initial = functools.partial(init, factory)
         seeds = jnp.arange(case.seeds, dtype=jnp.uint32)
-        state = jax.jit(jax.vmap(initial))(seeds) if several else jax.jit(initial)(seeds[0])
+        state = jax.jit(jax.vmap(functools.partial(init, factory)))(seeds)
         arguments = (
             Examples(*map(jnp.asarray, examples(case, steps * case.batch_size))),
             (jnp.float32(1 / 255), jnp.float32(0)),

@@ -4,14 +4,12 @@ import dataclasses
 import json
 import pathlib
 import statistics
-from collections.abc import Sequence
 from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from benchmarks.cases import OURS, Case
 from benchmarks.peers import PEERS
@@ -20,21 +18,7 @@ from lrlc_jax.report.figures import STYLE, png
 from lrlc_jax.report.tables import markdown_rows
 
 SCHEMA = 2
-OVER_OURS = "Over ours"
-HEADER = (
-    "Layer",
-    "Step, s",
-    "Spread, s",
-    "Images/s",
-    "Ratio",
-    "Range",
-    OVER_OURS,
-    "Memory, GiB",
-    "Compile, s",
-)
-NOTHING = "-"
-OURS_COLOR, PEER_COLOR = "#0072B2", "#E69F00"
-ROW_INCHES, HEAD_INCHES = 0.2, 0.75  # of a bar; of the title and ticks of a section
+COLORS = {"ours": "#0072B2", "peer": "#E69F00"}
 TICKS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500)
 
 
@@ -61,13 +45,13 @@ class Result:
     case: Case
     group: int
     row: bool = True
-    repeats: int | None = None
-    images: int | None = None
-    parameters: int | None = None
+    repeats: int = 0
+    images: int = 0
+    parameters: int = 0
     compile_seconds: float = 0.0
     seconds: list[float] = dataclasses.field(default_factory=list)
     peak_bytes: int = 0
-    memory: str | None = None
+    memory: str = ""
     ratios: list[float] = dataclasses.field(default_factory=list)
     ratios_to_ours: list[float] = dataclasses.field(default_factory=list)
     problem: str | None = None
@@ -79,21 +63,12 @@ class Result:
         peer = "" if case.framework == OURS else f"{PEERS[case.framework].title}: "
         return f"{peer}{case.config.label}{f', {case.seeds} seeds' if case.seeds > 1 else ''}"
 
-    @property
-    def gib(self) -> float:
-        """Peak memory in GiB."""
-        return self.peak_bytes / 2**30
-
-
-def ratios(result: Result, reference: Result) -> list[float]:
-    """Time per image relative to the reference, for each round; empty if one of them failed."""
-    if result.problem or reference.problem:
-        return []
-    assert result.images
-    assert reference.images
-    scale = reference.images / result.images
-    pairs = zip(result.seconds, reference.seconds, strict=True)
-    return [scale * own / other for own, other in pairs]
+    def relative_to(self, other: "Result") -> list[float]:
+        """Ratios of the time per image, for each round; none if one of the two failed."""
+        if self.problem or other.problem:
+            return []
+        pairs = zip(self.seconds, other.seconds, strict=True)
+        return [own / self.images / (seconds / other.images) for own, seconds in pairs]
 
 
 @dataclasses.dataclass
@@ -104,7 +79,7 @@ class Benchmark:
         started: time in UTC.
         finished: likewise; None before the end, and after a kill.
         settings: of the run.
-        code: version, revision and hash of the source.
+        code: version, revision and hash of the package.
         versions: of Python, the packages and the peers' frameworks.
         machine: device and processor.
         left_out: sentences on missing peers.
@@ -122,9 +97,9 @@ class Benchmark:
     schema: int = SCHEMA
 
     @property
-    def failed(self) -> list[Result]:
-        """Results without measurements."""
-        return [result for result in self.cases if result.problem]
+    def failed(self) -> bool:
+        """Whether a case failed."""
+        return any(result.problem for result in self.cases)
 
     @property
     def sections(self) -> dict[str, list[Result]]:
@@ -138,12 +113,10 @@ class Benchmark:
     @property
     def summary(self) -> str:
         """Device and number of rounds."""
-        rounds = self.settings["rounds"]
+        machine, rounds = self.machine, self.settings["rounds"]
+        device = f"{machine['device']} ({machine['processor']}, {machine['cores']} cores)"
         quick = "; QUICK, times mean little" if self.settings["quick"] else ""
-        return (
-            f"{self.machine['device']} ({self.machine['processor']}, "
-            f"{self.machine['cores']} cores), {rounds} round{'s' * (rounds != 1)}{quick}"
-        )
+        return f"{device}, {rounds} round{'s' * (rounds != 1)}{quick}"
 
     def write(self, path: pathlib.Path) -> None:
         """Write the JSON file, and table and plot beside it.
@@ -174,102 +147,91 @@ def markdown(benchmark: Benchmark) -> str:
     if benchmark.finished is None:
         lines += ["", "**Incomplete: the run did not reach its end.**"]
     for title, results in benchmark.sections.items():
-        rows = [HEADER, *map(cells, results)]
-        if not any(result.ratios_to_ours for result in results):
-            at = HEADER.index(OVER_OURS)
-            rows = [row[:at] + row[at + 1 :] for row in rows]
-        lines += ["", f"## {title}", "", *markdown_rows(rows[0], rows[1:])]
-    reference = Case(OURS, settings["layers"][0], (0, 0, 0), 0, "")
+        rows = [cells(result) for result in results]
+        header = list(dict.fromkeys(column for row in rows for column in row))
+        table = [[row.get(column, "-") for column in header] for row in rows]
+        lines += ["", f"## {title}", "", *markdown_rows(header, table)]
     lines += [
         "",
-        f"Ratio: time per image relative to {reference.config.label} of the same group, for each "
-        f"round: median and range. {OVER_OURS}: a peer's median ratio to our time.",
+        "Ratio: time per image relative to the first layer, measured in the same group; median and "
+        "range over the rounds. Over ours: a peer's median ratio to our time.",
         "Memory: the peak of the process beyond the imported framework, compilation included; on "
         "an accelerator, the peak of allocations on it.",
     ]
     return "\n".join(lines) + "\n"
 
 
-def cells(result: Result) -> tuple[str, ...]:
-    """A row of a table; for a failed case its reason."""
+def cells(result: Result) -> dict[str, str]:
+    """A row of a table, by column; for a failed case its reason."""
     if result.problem:
-        return (f"{result.title}: FAILED: {result.problem}", *[NOTHING] * (len(HEADER) - 1))
-    median, ours = statistics.median(result.seconds), result.ratios_to_ours
-    return (
-        result.title,
-        three_digits(median),
-        f"{three_digits(min(result.seconds))} to {three_digits(max(result.seconds))}",
-        f"{(result.images or 0) / median:,.0f}",
-        f"{statistics.median(result.ratios):.2f}" if result.ratios else NOTHING,
-        f"{min(result.ratios):.2f} to {max(result.ratios):.2f}" if result.ratios else NOTHING,
-        f"{statistics.median(ours):.2f}" if ours else NOTHING,
-        f"{result.gib:.2f}",
-        f"{result.compile_seconds:.1f}",
-    )
+        return {"Layer": f"{result.title}: FAILED: {result.problem}"}
+    median, ratios, ours = statistics.median(result.seconds), result.ratios, result.ratios_to_ours
+    spread = f"{three_digits(min(result.seconds))} to {three_digits(max(result.seconds))}"
+    row = {"Layer": result.title, "Step, s": three_digits(median), "Spread, s": spread}
+    row["Images/s"] = f"{result.images / median:,.0f}"
+    row["Memory, GiB"] = f"{result.peak_bytes / 2**30:.2f}"
+    row["Compile, s"] = f"{result.compile_seconds:.1f}"
+    if ratios:
+        row["Ratio"] = f"{statistics.median(ratios):.2f}"
+        row["Range"] = f"{min(ratios):.2f} to {max(ratios):.2f}"
+    if ours:
+        row["Over ours"] = f"{statistics.median(ours):.2f}"
+    return row
 
 
 def three_digits(value: float) -> str:
-    """A number with three significant digits.
+    """A number with three significant digits, as a decimal.
 
     >>> three_digits(0.0012345), three_digits(1.5), three_digits(1234.5)
     ('0.00123', '1.50', '1234')
     """
-    digits = 0
-    while digits < 8 and value < 100 / 10**digits:
-        digits += 1
+    digits = next((n for n in range(8) if value >= 100 / 10**n), 8)
     return f"{value:.{digits}f}"
 
 
 def plot(benchmark: Benchmark) -> Figure:
     """Time relative to the reference with its range, on a logarithmic axis, and peak memory."""
     sections = benchmark.sections
-    heights = [HEAD_INCHES + ROW_INCHES * len(results) for results in sections.values()]
+    heights = [0.75 + 0.2 * len(results) for results in sections.values()]  # inches
+    grid = {"width_ratios": (2.4, 1), "height_ratios": heights}
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(8.0, 0.6 + sum(heights)), dpi=150, layout="constrained")
         axes = figure.subplots(
-            len(sections),
-            2,
-            squeeze=False,
-            sharey="row",
-            sharex="col",
-            width_ratios=(2.4, 1),
-            height_ratios=heights,
+            len(sections), 2, squeeze=False, sharey="row", sharex="col", gridspec_kw=grid
         )
         for (left, right), (title, results) in zip(axes, sections.items(), strict=True):
             draw(left, right, results)
             left.set_title(title, loc="left", fontsize=9)
-        every = [ratio for results in sections.values() for r in results for ratio in r.ratios]
-        low, high = min(*every, 0.8, 0.8) / 1.1, max(*every, 1.5, 1.5)
-        high *= (high / low) ** 0.12  # room for the numbers
         left = axes[0, 0]
-        left.set_xscale("log")
-        left.set_xlim(low, high)
-        left.xaxis.set_major_locator(FixedLocator([tick for tick in TICKS if low < tick < high]))
-        left.xaxis.set_minor_locator(NullLocator())
-        left.xaxis.set_major_formatter(FuncFormatter(lambda tick, _: f"{tick:g}"))
+        every = [ratio for results in sections.values() for r in results for ratio in r.ratios]
+        low, high = min([0.8, *every]) / 1.1, max([1.5, *every])
+        high *= (high / low) ** 0.12  # room for the numbers
+        left.set(xscale="log", xlim=(low, high))
+        ticks = [tick for tick in TICKS if low < tick < high]
+        left.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        left.set_xticks([], minor=True)
         axes[0, 1].set_xlim(0, None)
         axes[-1, 0].set_xlabel("time relative to the convolution; line: range")
         axes[-1, 1].set_xlabel("peak memory, GiB")
-        if any(result.ratios_to_ours for result in benchmark.cases):
-            handles = [Patch(color=OURS_COLOR, label="ours"), Patch(color=PEER_COLOR, label="peer")]
-            figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False)
+        handles = [Patch(color=color, label=label) for label, color in COLORS.items()]
+        figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False)
         figure.suptitle(benchmark.summary, fontsize=9)
     return figure
 
 
-def draw(left: Axes, right: Axes, results: Sequence[Result]) -> None:
+def draw(left: Axes, right: Axes, results: list[Result]) -> None:
     """The bars of a section, from top to bottom."""
     for place, result in enumerate(results):
-        color = OURS_COLOR if result.case.framework == OURS else PEER_COLOR
-        text, at, look = "FAILED" if result.problem else "no reference", 1.0, "red"
-        if result.ratios:
-            median, low, high = (f(result.ratios) for f in (statistics.median, min, max))
-            left.barh(place, median - 1, left=1, height=0.7, color=color)
-            left.plot([low, high], [place, place], color="black", lw=1)
-            text, at, look = f"{median:.2f}", max(high, 1), "black"
-        points: dict[str, Any] = {"xytext": (4, 0), "textcoords": "offset points"}
-        left.annotate(text, (at, place), **points, va="center", fontsize=7, color=look)
-        right.barh(place, result.gib, height=0.7, color=color)
+        color = COLORS["ours" if result.case.framework == OURS else "peer"]
+        text, end = "FAILED" if result.problem else "no reference", 1.0
+        if ratios := result.ratios:
+            text, end = f"{statistics.median(ratios):.2f}", max(1, *ratios)
+            left.barh(place, statistics.median(ratios) - 1, left=1, height=0.7, color=color)
+            left.plot([min(ratios), max(ratios)], [place, place], color="black", lw=1)
+        left.annotate(
+            text, (end, place), (4, 0), textcoords="offset points", va="center", fontsize=7
+        )
+        right.barh(place, result.peak_bytes / 2**30, height=0.7, color=color)
     left.axvline(1, color="black", lw=0.8)
     left.set_yticks(range(len(results)), [result.title for result in results], fontsize=7.5)
     left.set_ylim(len(results) - 0.4, -0.6)

@@ -1,6 +1,7 @@
-"""Settings of the benchmark; ``configs/benchmark.yaml`` has their defaults."""
+"""Settings of the benchmark; ``configs/benchmark.yaml`` explains them and has their defaults."""
 
 import dataclasses
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,26 +18,7 @@ from lrlc_jax.networks import COMPUTATION
 
 @dataclasses.dataclass
 class Settings:
-    """Settings of a run.
-
-    Attributes:
-        results_dir: folder of the results.
-        quick: one short block per case: finds errors, its times mean little.
-        tasks: of ``TASKS``.
-        precision: of all frameworks.
-        product_way: of our products; None: the backend's default.
-        rounds: timed blocks per case, after a warm-up.
-        batch_size: of training steps.
-        image_shapes: of our training steps.
-        image_shape: of the peers, of inference and of several seeds.
-        layers: of training steps; the first is the reference.
-        few_layers: of inference and of several seeds.
-        peers: names of peers.
-        peer_layers: of the peers' training steps.
-        peers_python: interpreter with the peers' frameworks; None: the one of ``make peers``.
-        seeds: numbers of networks trained together.
-        inference_batches: batch sizes of inference.
-    """
+    """Settings of a run."""
 
     results_dir: str
     quick: bool
@@ -45,8 +27,8 @@ class Settings:
     product_way: str | None
     rounds: int
     batch_size: int
-    image_shapes: list[list[int]]
-    image_shape: list[int]
+    image_shapes: list[Any]
+    image_shape: Any
     layers: list[Layer]
     few_layers: list[Layer]
     peers: list[str]
@@ -77,31 +59,31 @@ class Settings:
         Raises:
             InputError: naming the setting, its value and the allowed ones.
         """
-        if not self.results_dir:
-            raise InputError("results_dir is empty; name the folder for the results.")
-        for name in ("tasks", "layers", "image_shapes", "seeds", "inference_batches"):
+        for name in ("results_dir", "tasks", "layers", "image_shapes", "seeds"):
             if not getattr(self, name):
-                raise InputError(f"{name} is empty; name at least one.")
-        for name, words, allowed in (
-            ("task", self.tasks, TASKS),
-            ("peer", self.peers, PEERS),
-            ("precision", [self.precision], COMPUTATION),
-            ("product_way", [self.product_way] if self.product_way else [], WAYS),
-        ):
-            for word in words:
+                raise InputError(f"{name} is empty.")
+        words: dict[str, tuple[list[Any], Any]] = {
+            "task": (self.tasks, TASKS),
+            "peer": (self.peers, PEERS),
+        }
+        words |= {"precision": ([self.precision], COMPUTATION)}
+        words |= {"product_way": ([self.product_way] if self.product_way else [], WAYS)}
+        for name, (given, allowed) in words.items():
+            for word in given:
                 one_of(name, word, allowed)
-        numbers = {"rounds": [self.rounds], "batch_size": [self.batch_size]}
-        numbers |= {"seeds": self.seeds, "inference_batches": self.inference_batches}
-        numbers |= {"image_shapes": sum(self.image_shapes, []), "image_shape": self.image_shape}
+        shapes = [self.image_shape, *self.image_shapes]
+        for shape in shapes:
+            if not isinstance(shape, list) or len(shape) != 3:
+                raise InputError(f"image_shapes has {shape}; give rows, columns and channels.")
+        numbers = {"rounds": [self.rounds], "batch_size": [self.batch_size], "seeds": self.seeds}
+        numbers |= {"inference_batches": self.inference_batches}
+        numbers |= {"image_shapes": list(itertools.chain(*shapes))}
         for name, values in numbers.items():
             for value in values:
                 at_least(name, value, 1)
-        for shape in (*self.image_shapes, self.image_shape):
-            if len(shape) != 3:
-                raise InputError(f"{shape} is no image shape; give rows, columns and channels.")
         for layer in (*self.layers, *self.few_layers, *self.peer_layers):
             layer_config(layer)
-        for layer in self.peer_layers if self.peers else ():
+        for layer in self.peer_layers:
             one_of("layer of the peers", layer["name"], LAYERS)
             if options := sorted(set(layer) - {"name", "at", "rank"}):
                 raise InputError(f"peer_layers: the peers do not have {', '.join(options)}.")

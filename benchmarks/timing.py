@@ -3,7 +3,6 @@
 import dataclasses
 import time
 from collections.abc import Callable
-from typing import Any
 
 MOST_REPEATS = 50
 
@@ -25,11 +24,6 @@ class Timed:
     images: int
     compile_seconds: float
     parameters: int
-
-    def facts(self) -> dict[str, Any]:
-        """All but the block, as JSON."""
-        names = ("repeats", "images", "compile_seconds", "parameters")
-        return {name: getattr(self, name) for name in names}
 
 
 def seconds_of(function: Callable[[], object]) -> float:

@@ -89,7 +89,8 @@ def main() -> None:
     threading.Thread(target=read, daemon=True).start()
     try:
         timed, baseline, versions = prepare(json.loads(lines.get()))
-        answer({**timed.facts(), "versions": versions})
+        facts = {name: value for name, value in vars(timed).items() if name != "block"}
+        answer({**facts, "versions": versions})
         while True:
             lines.get()
             seconds = seconds_of(timed.block) / timed.repeats

@@ -1,20 +1,16 @@
 """One training step of the paper's network, in other frameworks.
 
-Each peer is plain code in the framework's own terms: its convolution, batch normalisation and Adam,
-where it has them. LRLC is the paper's Algorithm 1: one convolution to K times the channels, then a
-sum weighted by position. No peer is tuned.
+Each peer is plain code with the framework's own convolution, batch normalisation and Adam. LRLC is
+the paper's Algorithm 1: one convolution to K times the channels, then a sum weighted by position.
+No peer is tuned. A peer starts from the parameters of our network, as numpy arrays by path, and
+turns them into its own layout. ``rows`` and ``cols`` are the layer's output size:
 
-A peer starts from the parameters of our network, as a flat dictionary of numpy arrays by path, and
-turns them into its own layout. Layers are told apart by their parameters. ``rows`` and ``cols`` are
-the layer's output size, ``i`` counts from 0:
-
-    layers/{i}/kernel  (3, 3, in, out)                                      convolution
-    layers/{i}/kernel  (rows, cols, 3, 3, in, out), bias (rows, cols, out)  locally connected
-    layers/{i}/bases  (K, 3, 3, in, out)                                    LRLC of both kinds
-    layers/{i}/weights/{row,column}, spatial_bias/{row,column}  (n, K or 1) LRLC
-    layers/{i}/weights/{low,squeeze,excite,proj}/{kernel,bias}              input-dependent LRLC
-    layers/{i}/weights/depthwise/{j}/{kernel,bias}  dilation 2**j           input-dependent LRLC
-    layers/{i}/spatial_bias/full  (rows, cols, 1)                           input-dependent LRLC
+    layers/{i}/kernel  (3, 3, in, out)                                       convolution
+    layers/{i}/kernel  (rows, cols, 3, 3, in, out), bias (rows, cols, out)   locally connected
+    layers/{i}/bases  (K, 3, 3, in, out)                                     both kinds of LRLC
+    layers/{i}/{weights,spatial_bias}/{row,column}  (rows or cols, K or 1)   LRLC
+    layers/{i}/weights/{low,squeeze,excite,proj,depthwise/j}/{kernel,bias}   input-dependent LRLC
+    layers/{i}/spatial_bias/full  (rows, cols, 1)                            input-dependent LRLC
     norms/{i}/{scale,bias}, classifier/{kernel,bias}
 
 This module imports no framework.

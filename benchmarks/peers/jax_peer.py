@@ -21,11 +21,6 @@ def conv(x: jax.Array, kernel: jax.Array, **options: Any) -> jax.Array:
     )
 
 
-def plain(x: jax.Array, p: Params) -> jax.Array:
-    """The convolution."""
-    return conv(x, p["kernel"])
-
-
 def algorithm_1(x: jax.Array, kernel: jax.Array, weights: jax.Array) -> jax.Array:
     """The outputs of K filter banks from one convolution, summed with ``weights`` ``(..., K)``."""
     y = conv(x, kernel)
@@ -80,7 +75,7 @@ def locally_connected(x: jax.Array, p: Params) -> jax.Array:
 
 
 LAYERS: dict[str, Callable[[jax.Array, Params], jax.Array]] = {
-    "conv": plain,
+    "conv": lambda x, p: conv(x, p["kernel"]),
     "lrlc": lrlc,
     "lrlc_input_dependent": input_dependent,
     "locally_connected": locally_connected,
@@ -98,14 +93,11 @@ def layout(name: str, value: Array) -> jax.Array:
     return jnp.array(value)
 
 
-def batch_norm(x: jax.Array, p: Params, moving: Params) -> tuple[jax.Array, Params]:
-    """Normalisation by batch statistics, and the updated moving statistics."""
+def batch_norm(x: jax.Array, p: Params, moving: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Normalisation by batch statistics, and the moving mean and variance ``(2, channels)``."""
     mean, var = jnp.mean(x, axis=(0, 1, 2)), jnp.var(x, axis=(0, 1, 2))
     count = x.size // x.shape[-1]
-    moving = {
-        "mean": 0.9 * moving["mean"] + 0.1 * mean,
-        "var": 0.9 * moving["var"] + 0.1 * var * count / (count - 1),
-    }
+    moving = 0.9 * moving + 0.1 * jnp.stack([mean, var * count / (count - 1)])
     return (x - mean) * jax.lax.rsqrt(var + 1e-5) * p["scale"] + p["bias"], moving
 
 
@@ -115,7 +107,7 @@ def training_step(weights: Arrays, images: Array, labels: Array) -> Step:
     optimizer = optax.adam(0.001)
 
     def loss_of(
-        params: Params, stats: list[Params], x: jax.Array, labels: jax.Array
+        params: Params, stats: list[jax.Array], x: jax.Array, labels: jax.Array
     ) -> tuple[jax.Array, Any]:
         moved = []
         for i, name in enumerate(kinds):
@@ -136,7 +128,7 @@ def training_step(weights: Arrays, images: Array, labels: Array) -> Step:
     program = jax.jit(step, donate_argnums=0)
     params = {name: layout(name, value) for name, value in weights.items()}
     widths = [params[f"norms/{i}/scale"].shape for i in range(DEPTH)]
-    stats = [{"mean": jnp.zeros(width), "var": jnp.ones(width)} for width in widths]
+    stats = [jnp.stack([jnp.zeros(width), jnp.ones(width)]) for width in widths]
     state = (params, stats, optimizer.init(params))
     batch = jnp.asarray(images), jnp.asarray(labels)
 

@@ -10,11 +10,6 @@ from benchmarks.peers import DEPTH, Array, Arrays, Step, as_one_kernel, below, d
 Params: TypeAlias = Mapping[str, Any]
 
 
-def conv(x: Any, p: Params) -> Any:
-    """The convolution."""
-    return tf.nn.conv2d(x, p["kernel"], 1, "VALID")
-
-
 def algorithm_1(x: Any, kernel: Any, weights: Any) -> Any:
     """The outputs of K filter banks from one convolution, summed with ``weights`` ``(..., K)``."""
     y = tf.nn.conv2d(x, kernel, 1, "VALID")
@@ -63,7 +58,7 @@ def locally_connected(x: Any, p: Params) -> Any:
 
 
 LAYERS = {
-    "conv": conv,
+    "conv": lambda x, p: tf.nn.conv2d(x, p["kernel"], 1, "VALID"),
     "lrlc": lrlc,
     "lrlc_input_dependent": input_dependent,
     "locally_connected": locally_connected,
@@ -79,20 +74,12 @@ def variable(name: str, value: Array) -> Any:
     return tf.Variable(value, name=name.replace("/", "_"))
 
 
-def batch_norm(x: Any, p: Params, moving: tuple[Any, Any]) -> Any:
+def batch_norm(x: Any, p: Params, mean: Any, var: Any) -> Any:
     """Normalisation by batch statistics; updates the moving statistics."""
-    mean, var = moving
-    x, new_mean, new_var = tf.compat.v1.nn.fused_batch_norm(
-        x,
-        p["scale"],
-        p["bias"],
-        mean=mean,
-        variance=var,
-        epsilon=1e-5,
-        exponential_avg_factor=0.1,
-    )
-    mean.assign(new_mean)
-    var.assign(new_var)
+    options = {"mean": mean, "variance": var, "epsilon": 1e-5, "exponential_avg_factor": 0.1}
+    x, *new = tf.compat.v1.nn.fused_batch_norm(x, p["scale"], p["bias"], **options)
+    mean.assign(new[0])
+    var.assign(new[1])
     return x
 
 
@@ -110,7 +97,7 @@ def training_step(weights: Arrays, images: Array, labels: Array) -> Step:
     def forward(x: Any) -> Any:
         for i, name in enumerate(kinds):
             x = LAYERS[name](x, below(params, f"layers/{i}"))
-            x = tf.nn.relu(batch_norm(x, below(params, f"norms/{i}"), moving[i]))
+            x = tf.nn.relu(batch_norm(x, below(params, f"norms/{i}"), *moving[i]))
         return (
             tf.reduce_mean(x, axis=(1, 2)) @ params["classifier/kernel"] + params["classifier/bias"]
         )

@@ -1,153 +1,109 @@
-"""The network in PyTorch: its modules and its Adam, eager or compiled by ``torch.compile``."""
+"""The network in PyTorch: its functions and its Adam, eager or compiled by ``torch.compile``."""
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
-from torch import nn
 
 from benchmarks.peers import DEPTH, Array, Arrays, Step, as_one_kernel, below, dilations, kind
 
-
-def parameter(value: Array) -> Any:
-    """A trainable tensor."""
-    return nn.Parameter(torch.tensor(np.ascontiguousarray(value)))
+Params: TypeAlias = Mapping[str, Any]
 
 
-class Convolution(nn.Conv2d):  # type: ignore[misc]
-    """A convolution with the kernel ``(kh, kw, in / groups, out)``."""
-
-    def __init__(self, kernel: Array, bias: Array | None = None, **options: Any) -> None:
-        kh, kw, channels, features = kernel.shape
-        channels *= options.get("groups", 1)
-        super().__init__(channels, features, (kh, kw), bias=bias is not None, **options)
-        self.weight = parameter(kernel.transpose(3, 2, 0, 1))
-        if bias is not None:
-            self.bias = parameter(bias)
+def algorithm_1(x: Any, kernel: Any, weights: Any) -> Any:
+    """K convolutions in one, and their sum with weights ``(..., K, rows, cols)``."""
+    y = F.conv2d(x, kernel)
+    y = y.view(len(y), weights.shape[-3], -1, *y.shape[2:])
+    return (y * weights.unsqueeze(-3)).sum(dim=1)
 
 
-class Algorithm1(nn.Module):  # type: ignore[misc]
-    """The outputs of K filter banks from one convolution, summed with weights by position."""
-
-    def __init__(self, bases: Array) -> None:
-        super().__init__()
-        self.rank = len(bases)
-        self.conv = Convolution(as_one_kernel(bases))
-
-    def forward(self, x: Any, weights: Any) -> Any:
-        """Outputs ``(batch, out, rows, cols)`` for weights ``(..., K, rows, cols)``."""
-        y = self.conv(x)
-        y = y.view(len(x), self.rank, -1, *y.shape[2:])
-        return (y * weights.unsqueeze(-3)).sum(dim=1)
-
-
-class LRLC(nn.Module):  # type: ignore[misc]
+def lrlc(x: Any, p: Params) -> Any:
     """LRLC with combining weights shared by all examples."""
-
-    def __init__(self, p: Arrays) -> None:
-        super().__init__()
-        self.product = Algorithm1(p["bases"])
-        self.weights_row = parameter(p["weights/row"].T)
-        self.weights_column = parameter(p["weights/column"].T)
-        self.bias_row = parameter(p["spatial_bias/row"])
-        self.bias_column = parameter(p["spatial_bias/column"].T)
-
-    def forward(self, x: Any) -> Any:
-        """The layer's output."""
-        weights = self.weights_row[:, :, None] + self.weights_column[:, None, :]
-        return self.product(x, weights.softmax(dim=0)) + self.bias_row + self.bias_column
+    weights = p["weights/row"].T[:, :, None] + p["weights/column"].T[:, None, :]
+    bias = p["spatial_bias/row"] + p["spatial_bias/column"].T
+    return algorithm_1(x, p["bases"], weights.softmax(dim=0)) + bias
 
 
-class InputDependentLRLC(nn.Module):  # type: ignore[misc]
+def input_dependent(x: Any, p: Params) -> Any:
     """LRLC with combining weights from the input, by the network g."""
 
-    def __init__(self, p: Arrays) -> None:
-        super().__init__()
+    def pointwise(x: Any, name: str) -> Any:
+        return F.conv2d(x, p[f"weights/{name}/kernel"], p[f"weights/{name}/bias"])
 
-        def pointwise(name: str) -> Any:
-            kernel, bias = p[f"weights/{name}/kernel"], p[f"weights/{name}/bias"]
-            return Convolution(kernel[None, None], bias)
+    def resize(x: Any) -> Any:
+        return F.interpolate(x, size, mode="bilinear", align_corners=True)
 
-        def depthwise(j: int, dilation: int) -> Any:
-            name = f"weights/depthwise/{j}"
-            kernel, bias = p[f"{name}/kernel"].swapaxes(2, 3), p[f"{name}/bias"]
-            return Convolution(kernel, bias, groups=len(bias), dilation=dilation)
-
-        self.product = Algorithm1(p["bases"])
-        self.spatial_bias = parameter(p["spatial_bias/full"][..., 0])
-        self.low = pointwise("low")
-        self.depthwise = nn.ModuleList(depthwise(j, d) for j, d in enumerate(dilations(p)))
-        self.squeeze, self.excite = pointwise("squeeze"), pointwise("excite")
-        self.proj = pointwise("proj")
-
-    def forward(self, x: Any) -> Any:
-        """The layer's output."""
-
-        def resize(x: Any) -> Any:
-            return F.interpolate(x, size, mode="bilinear", align_corners=True)
-
-        size = self.spatial_bias.shape
-        low = self.low(x)
-        mean = low.mean(dim=(2, 3), keepdim=True).expand(-1, -1, *size)
-        maps = [resize(low), mean, *(resize(conv(low)) for conv in self.depthwise)]
-        hidden = F.relu(self.squeeze(torch.cat(maps, dim=1)))
-        weights = self.proj(torch.sigmoid(self.excite(hidden))).softmax(dim=1)
-        return self.product(x, weights) + self.spatial_bias
+    size = p["spatial_bias/full"].shape
+    low = pointwise(x, "low")
+    mean = low.mean(dim=(2, 3), keepdim=True).expand(-1, -1, *size)
+    maps = [resize(low), mean]
+    for j, d in enumerate(dilations(p)):
+        kernel, bias = p[f"weights/depthwise/{j}/kernel"], p[f"weights/depthwise/{j}/bias"]
+        maps.append(resize(F.conv2d(low, kernel, bias, dilation=d, groups=len(bias))))
+    hidden = F.relu(pointwise(torch.cat(maps, dim=1), "squeeze"))
+    weights = pointwise(torch.sigmoid(pointwise(hidden, "excite")), "proj").softmax(dim=1)
+    return algorithm_1(x, p["bases"], weights) + p["spatial_bias/full"]
 
 
-class LocallyConnected(nn.Module):  # type: ignore[misc]
+def locally_connected(x: Any, p: Params) -> Any:
     """A filter bank for each position."""
-
-    def __init__(self, p: Arrays) -> None:
-        super().__init__()
-        rows, cols, kh, kw, channels, features = p["kernel"].shape
-        kernel = p["kernel"].transpose(0, 1, 4, 2, 3, 5)  # F.unfold orders patches as (in, kh, kw)
-        self.kernel = parameter(kernel.reshape(rows * cols, channels * kh * kw, features))
-        self.bias = parameter(p["bias"].transpose(2, 0, 1))
-
-    def forward(self, x: Any) -> Any:
-        """The layer's output."""
-        y = torch.einsum("bfl,lfo->bol", F.unfold(x, 3), self.kernel)
-        return y.reshape(len(x), *self.bias.shape) + self.bias
+    y = torch.einsum("bfl,lfo->bol", F.unfold(x, 3), p["kernel"])
+    return y.reshape(len(x), *p["bias"].shape) + p["bias"]
 
 
 LAYERS = {
-    "conv": lambda p: Convolution(p["kernel"]),
-    "lrlc": LRLC,
-    "lrlc_input_dependent": InputDependentLRLC,
-    "locally_connected": LocallyConnected,
+    "conv": lambda x, p: F.conv2d(x, p["kernel"]),
+    "lrlc": lrlc,
+    "lrlc_input_dependent": input_dependent,
+    "locally_connected": locally_connected,
 }
 
 
-def network(weights: Arrays) -> Any:
-    """The network, with these initial parameters."""
-    layers = []
-    for i in range(DEPTH):
-        p = below(weights, f"layers/{i}")
-        scale, bias = weights[f"norms/{i}/scale"], weights[f"norms/{i}/bias"]
-        norm = nn.BatchNorm2d(len(scale), eps=1e-5, momentum=0.1)  # weight of the new statistics
-        norm.weight, norm.bias = parameter(scale), parameter(bias)
-        layers += [LAYERS[kind(p)](p), norm, nn.ReLU()]
-    kernel = weights["classifier/kernel"]
-    dense = nn.Linear(*kernel.shape)
-    dense.weight, dense.bias = parameter(kernel.T), parameter(weights["classifier/bias"])
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), dense)
+def layout(name: str, value: Array) -> Array:
+    """A parameter in this peer's layout: channels before positions."""
+    layer, _, leaf = name.rpartition("/")
+    if leaf == "bases":
+        return as_one_kernel(value).transpose(3, 2, 0, 1)
+    if leaf == "full":
+        return value[..., 0]
+    if value.ndim == 6:  # locally connected; F.unfold orders patches as (in, kh, kw)
+        rows, cols, *_, features = value.shape
+        return value.transpose(0, 1, 4, 2, 3, 5).reshape(rows * cols, -1, features)
+    if value.ndim == 4:
+        return value.transpose((2, 3, 0, 1) if "depthwise" in layer else (3, 2, 0, 1))
+    if leaf == "kernel" and layer != "classifier":  # of a 1x1 convolution
+        return value.T[..., None, None]
+    return value.transpose(2, 0, 1) if value.ndim == 3 else value
 
 
 def training_step(weights: Arrays, images: Array, labels: Array, *, compiled: bool = False) -> Step:
     """See :meth:`benchmarks.peers.Peer.training_step`."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = network(weights).to(device)
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.001)
-    loss_of = nn.CrossEntropyLoss()
-    inputs = torch.tensor(images, device=device).permute(0, 3, 1, 2).contiguous()
-    targets = torch.tensor(labels, device=device).long()
-    forward = torch.compile(model) if compiled else model
+    kinds = [kind(below(weights, f"layers/{i}")) for i in range(DEPTH)]
+
+    def tensor(value: Array) -> Any:
+        return torch.tensor(np.ascontiguousarray(value), device=device)
+
+    params = {n: tensor(layout(n, value)).requires_grad_() for n, value in weights.items()}
+    ones = [torch.ones_like(params[f"norms/{i}/scale"]) for i in range(DEPTH)]
+    moving = [(torch.zeros_like(one), one) for one in ones]
+    optimizer = torch.optim.Adam(params.values(), lr=0.001)
+    inputs, targets = tensor(images.transpose(0, 3, 1, 2)), tensor(labels).long()
+
+    def forward(x: Any) -> Any:
+        for i, name in enumerate(kinds):
+            x = LAYERS[name](x, below(params, f"layers/{i}"))
+            scale, bias = params[f"norms/{i}/scale"], params[f"norms/{i}/bias"]
+            x = F.relu(F.batch_norm(x, *moving[i], scale, bias, training=True, momentum=0.1))
+        return x.mean(dim=(2, 3)) @ params["classifier/kernel"] + params["classifier/bias"]
+
+    logits_of = torch.compile(forward) if compiled else forward
 
     def step() -> float:
         optimizer.zero_grad()
-        loss = loss_of(forward(inputs), targets)
+        loss = F.cross_entropy(logits_of(inputs), targets)
         loss.backward()
         optimizer.step()
         return float(loss.item())  # waits for a GPU's queue, the update included
