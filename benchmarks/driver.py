@@ -142,7 +142,7 @@ def run(settings: Settings, path: pathlib.Path, say: Callable[[str], object]) ->
         InputError: if ``peers_python`` is not an interpreter, or the device lacks the precision.
         RunError: if nothing can be written.
     """
-    os.environ.update({name: os.environ.get(name, value) for name, value in SHARED_DEVICE.items()})
+    os.environ |= {**SHARED_DEVICE, **os.environ}  # this process uses the device, too
     check_precision(settings.precision)
     pythons, left_out = interpreters(settings)
     asked = dataclasses.asdict(settings)

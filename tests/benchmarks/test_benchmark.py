@@ -1,4 +1,5 @@
 import dataclasses
+import doctest
 import functools
 import json
 import os
@@ -11,7 +12,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from benchmarks import driver, ours
+from benchmarks import driver, ours, peers, report, timing
 from benchmarks.cases import Case, Group, cases, plan
 from benchmarks.driver import Worker, environment, interpreters, measure, run
 from benchmarks.peers import PEERS
@@ -264,3 +265,10 @@ def test_float32_excludes_tf32_in_all_frameworks(monkeypatch):
     monkeypatch.delenv("NVIDIA_TF32_OVERRIDE", raising=False)
     assert environment(sys.executable, "float32")["NVIDIA_TF32_OVERRIDE"] == "0"
     assert "NVIDIA_TF32_OVERRIDE" not in environment(sys.executable, "tf32")
+
+
+@pytest.mark.parametrize("module", [peers, report, timing])
+def test_examples_in_docstrings(module):
+    results = doctest.testmod(module)
+    assert results.attempted
+    assert not results.failed
