@@ -18,6 +18,16 @@ from lrlc_jax.report.figures import STYLE, png
 from lrlc_jax.report.tables import markdown_rows
 
 SCHEMA = 2
+COLUMNS: tuple[str, ...] = (
+    "Layer",
+    "Step, s",
+    "Spread, s",
+    "Images/s",
+    "Ratio",
+    "Range",
+    "Over ours",
+)
+COLUMNS += ("Memory, GiB", "Compile, s")
 COLORS = {"ours": "#0072B2", "peer": "#E69F00"}
 TICKS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500)
 
@@ -148,7 +158,7 @@ def markdown(benchmark: Benchmark) -> str:
         lines += ["", "**Incomplete: the run did not reach its end.**"]
     for title, results in benchmark.sections.items():
         rows = [cells(result) for result in results]
-        header = list(dict.fromkeys(column for row in rows for column in row))
+        header = [column for column in COLUMNS if any(column in row for row in rows)]
         table = [[row.get(column, "-") for column in header] for row in rows]
         lines += ["", f"## {title}", "", *markdown_rows(header, table)]
     lines += [
@@ -169,13 +179,13 @@ def cells(result: Result) -> dict[str, str]:
     spread = f"{three_digits(min(result.seconds))} to {three_digits(max(result.seconds))}"
     row = {"Layer": result.title, "Step, s": three_digits(median), "Spread, s": spread}
     row["Images/s"] = f"{result.images / median:,.0f}"
-    row["Memory, GiB"] = f"{result.peak_bytes / 2**30:.2f}"
-    row["Compile, s"] = f"{result.compile_seconds:.1f}"
     if ratios:
         row["Ratio"] = f"{statistics.median(ratios):.2f}"
         row["Range"] = f"{min(ratios):.2f} to {max(ratios):.2f}"
     if ours:
         row["Over ours"] = f"{statistics.median(ours):.2f}"
+    row["Memory, GiB"] = f"{result.peak_bytes / 2**30:.2f}"
+    row["Compile, s"] = f"{result.compile_seconds:.1f}"
     return row
 
 
