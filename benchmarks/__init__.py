@@ -1,5 +1,5 @@
-"""Measures ours and the peers in alternation, each in a process of its own.
+"""Time and memory of our layers and of their peers, measured side by side.
 
-Absolute times say little beyond the machine they were taken on; what is compared is the ratio to
-the plain convolution, round by round, so that a drift of the machine's speed cancels.
+Absolute times depend on the machine. The benchmark compares ratios to the plain convolution, round
+by round, so that drifts of the machine's speed cancel.
 """

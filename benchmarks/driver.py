@@ -1,191 +1,237 @@
-"""Lets the workers take turns, and writes down what they answer."""
+"""Runs the cases: a process for each, their rounds in turn, results on disk after each group."""
 
 import contextlib
 import dataclasses
 import datetime
+import json
+import os
 import pathlib
+import signal
+import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, ClassVar
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
-from benchmarks.cases import OF_A_DATASET, OURS, Case, Group, Settings, cases, groups
+import numpy as np
+
+from benchmarks import ours
+from benchmarks.cases import OURS, Group, plan
 from benchmarks.peers import PEERS
-from benchmarks.process import ExplainedError, Worker, interpreters, worker
-from benchmarks.results import Benchmark, Result
-from benchmarks.settings import to_keep
+from benchmarks.report import Benchmark, Result
+from benchmarks.settings import Settings
 from lrlc_jax.errors import InputError, RunError
 from lrlc_jax.experiments import provenance
-from lrlc_jax.experiments.plan import label
-from lrlc_jax.progress import Step
+from lrlc_jax.networks import check_precision
+from lrlc_jax.progress import duration
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+PEERS_PYTHON = ROOT / ".venv-peers" / "bin" / "python"
+ANSWER_WITHIN = 1800.0  # seconds
+BLOCK_SECONDS = 2.0
+# Several processes share an accelerator, and peak memory must not include preallocated memory.
+SHARED_DEVICE = {
+    "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+    "TF_FORCE_GPU_ALLOW_GROWTH": "true",
+    "TF_CPP_MIN_LOG_LEVEL": "2",
+}
 
 
-def name_of(case: Case) -> str:
-    """A case in words."""
-    try:
-        layer = label(case.layer)
-    except InputError:
-        layer = str(case.layer.get("name"))
-    if case.framework != OURS:
-        layer = f"{PEERS[case.framework].title}: {layer}"
-    return f"{layer}, {case.seeds} seeds" if case.seeds > 1 else layer
+def environment(python: str, precision: str) -> dict[str, str]:
+    """Environment variables of a worker.
 
-
-@dataclasses.dataclass
-class Driver:
-    """Measures groups of cases.
-
-    Attributes:
-        settings: what is measured.
-        pythons: the interpreter of each peer.
-        step: is told what comes next, and its weight in the time that is left.
-        versions: of the peers' frameworks, as their workers say.
+    Our own interpreter gets the import path of this process; another one keeps its own.
     """
+    own = sys.path if python == sys.executable else [os.environ.get("PYTHONPATH", "")]
+    # Frameworks differ in their use of TF32; the libraries below them obey this variable.
+    exact = {"NVIDIA_TF32_OVERRIDE": "0"} if precision == "float32" else {}
+    path = os.pathsep.join(filter(None, [str(ROOT), *own]))
+    return {**SHARED_DEVICE, **exact, **os.environ, "PYTHONPATH": path}
 
-    settings: Settings
-    pythons: Mapping[str, str]
-    step: Step
-    versions: dict[str, str] = dataclasses.field(default_factory=dict)
 
-    # The weight of starting and compiling, about, where that of a round is 1.
-    START: ClassVar[int] = 5
+class Worker:
+    """A process for one case (:mod:`benchmarks.worker`); a context manager."""
 
-    @classmethod
-    def weight_of(cls, settings: Settings) -> int:
-        """That of a case: start, warm-up, rounds, end."""
-        return cls.START + settings.rounds + 2
+    def __init__(self, python: str, precision: str) -> None:
+        self.errors = tempfile.TemporaryFile()  # noqa: SIM115 (closed with the process)
+        self.process = subprocess.Popen(
+            [python, "-P", "-m", "benchmarks.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.errors,
+            env=environment(python, precision),
+            start_new_session=True,  # Ctrl-C reaches the driver only
+        )
 
-    def group(self, number: int, group: Group) -> list[Result]:
-        """Measure one group. A case that fails says so, and the others go on."""
-        results = [
-            Result(case, name_of(case), number, case == group.cases[0], case in group.subjects)
-            for case in group.cases
-        ]
-        with contextlib.ExitStack() as stack:
-            alive: list[tuple[Result, Worker]] = []
-            for result in results:
-                case = result.case
-                self.step(f"compiling {result.title}", self.START)
-                request = {
-                    "case": case.as_json(),
-                    "block_seconds": self.settings.block_seconds,
-                    "precision": self.settings.precision,
-                    "product_way": self.settings.product_way,
-                    "dataset": self.settings.dataset if case.task in OF_A_DATASET else None,
-                }
-                python = self.pythons.get(case.framework, sys.executable)
-                with _noting(result):
-                    one = stack.enter_context(worker(python, request))
-                    answer = one.start()
-                    for name in ("repeats", "images", "compile_seconds"):
-                        setattr(result, name, answer[name])
-                    for name in ("multiply_adds", "parameters", "data"):
-                        setattr(result, name, answer.get(name))
-                    self.versions |= answer.get("versions", {})
-                    alive.append((result, one))
-                if result.problem:
-                    self.step(f"failed: {result.title}", self.weight_of(self.settings) - self.START)
-            for line in ("warm", *["go"] * self.settings.rounds, "end"):
-                for result, one in alive:
-                    doing = {"warm": "warming up", "go": "timing", "end": "ending"}[line]
-                    self.step(f"{doing} {result.title}", 1)
-                    if result.problem:
-                        continue
-                    with _noting(result):
-                        answer = one.ask(line)
-                        if line == "go":
-                            result.seconds.append(answer["seconds"])
-                        elif line == "end":
-                            result.peak_bytes = answer["peak_bytes"]
-                            result.memory = answer["memory"]
-                            result.outside_share = answer.get("outside_share")
-        _share_counts(results)
-        return results
+    def __enter__(self) -> "Worker":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        with contextlib.suppress(OSError):  # of a broken pipe
+            self.process.communicate()
+        self.errors.close()
+
+    def ask(self, line: str) -> dict[str, Any]:
+        """Send a line and wait for the answer.
+
+        Raises:
+            RunError: if the process dies, hangs, or answers with an error.
+        """
+        assert self.process.stdin
+        assert self.process.stdout
+        timer = threading.Timer(ANSWER_WITHIN, self.process.kill)
+        timer.start()
+        try:
+            with contextlib.suppress(BrokenPipeError):
+                self.process.stdin.write(line.encode() + b"\n")
+                self.process.stdin.flush()
+            text = self.process.stdout.readline()
+        finally:
+            timer.cancel()
+        if not text.endswith(b"\n"):
+            code = self.process.wait()
+            self.errors.seek(0)
+            last = self.errors.read().decode(errors="replace").strip().rpartition("\n")[2][:300]
+            killed = "out of memory, or no answer within 30 minutes"
+            reason = killed if code == -signal.SIGKILL else last
+            raise RunError(f"the process ended with status {code} ({reason})")
+        answer: dict[str, Any] = json.loads(text)
+        if "error" in answer:
+            raise RunError(answer["error"])
+        return answer
+
+
+def interpreters(settings: Settings) -> tuple[dict[str, str], list[str]]:
+    """The interpreter of each installed peer, and a sentence on the others.
+
+    Raises:
+        InputError: if ``peers_python`` is not an interpreter.
+    """
+    default = str(PEERS_PYTHON) if PEERS_PYTHON.exists() else sys.executable
+    python = str(pathlib.Path(settings.peers_python or default).expanduser())
+    modules = sorted({PEERS[name].module for name in settings.peers} - {"jax"})
+    code = "import importlib.util as u, sys; print('jax', *filter(u.find_spec, sys.argv[1:]))"
+    installed = "jax"
+    if modules:
+        command, variables = [python, "-P", "-c", code, *modules], environment(python, "")
+        try:
+            installed = subprocess.check_output(command, text=True, env=variables)
+        except (OSError, subprocess.SubprocessError) as error:
+            raise InputError(
+                f"peers_python is {python} ({getattr(error, 'strerror', None) or error}); name a "
+                "Python interpreter with the peers' frameworks, or omit it after `make peers`."
+            ) from None
+    found = [name for name in settings.peers if PEERS[name].module in installed.split()]
+    missing = ", ".join(PEERS[name].title for name in settings.peers if name not in found)
+    pythons = {n: sys.executable if PEERS[n].module == "jax" else python for n in found}
+    return pythons, [f"Left out, not installed (`make peers`): {missing}."] if missing else []
+
+
+def run(settings: Settings, path: pathlib.Path, say: Callable[[str], object]) -> Benchmark:
+    """Measure all cases.
+
+    Args:
+        settings: of the run.
+        path: of the JSON file; it is written after each group, with table and plot beside it.
+        say: progress callback.
+
+    Raises:
+        InputError: if ``peers_python`` is not an interpreter, or the device lacks the precision.
+        RunError: if nothing can be written.
+    """
+    os.environ |= {**SHARED_DEVICE, **os.environ}  # this process uses the device, too
+    check_precision(settings.precision)
+    pythons, left_out = interpreters(settings)
+    asked = dataclasses.asdict(settings)
+    del asked["results_dir"], asked["peers_python"]  # paths of this machine
+    benchmark = Benchmark(
+        started=now(),
+        finished=None,
+        settings=asked,
+        code=provenance.code(),
+        versions=provenance.versions(),
+        machine=provenance.machine(),
+        left_out=left_out,
+        cases=[],
+    )
+    groups = plan(settings, pythons)
+    clock, total = time.monotonic(), sum(len(group.cases) for group in groups)
+    for number, group in enumerate(groups, start=1):
+        done = len(benchmark.cases)
+        speed = (time.monotonic() - clock) / done if done else 0.0
+        left = f"; about {duration(speed * (total - done))} left" if done else ""
+        rows = "; ".join(Result(case, number).title for case in group.rows)
+        say(f"{number} of {len(groups)}: {group.cases[0].section}: {rows}{left}")
+        benchmark.cases += measure(number, group, settings, pythons, benchmark.versions)
+        benchmark.finished = now() if number == len(groups) else None
+        benchmark.write(path)
+    return benchmark
+
+
+def now() -> str:
+    """The time in UTC, in ISO format."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def measure(
+    number: int,
+    group: Group,
+    settings: Settings,
+    pythons: Mapping[str, str],
+    versions: dict[str, str],
+) -> list[Result]:
+    """Results of a group; a case that fails does not end the others.
+
+    Args:
+        number: of the group.
+        group: the cases.
+        settings: of the run.
+        pythons: the interpreter of each peer.
+        versions: gets the versions of the peers' frameworks.
+    """
+    results = [Result(case, number, row=case in group.rows) for case in group.cases]
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory())
+        workers = []
+        for place, result in enumerate(results):
+            request: dict[str, Any] = {
+                "case": dataclasses.asdict(result.case),
+                "block_seconds": 0.0 if settings.quick else BLOCK_SECONDS,
+                "precision": settings.precision,
+                "product_way": settings.product_way,
+            }
+            with noted(result):
+                if result.case.framework != OURS:
+                    request["start"] = f"{folder}/{place}.npz"
+                    np.savez(request["start"], **ours.start(result.case))  # type: ignore[arg-type]
+                python = pythons.get(result.case.framework, sys.executable)
+                worker = stack.enter_context(Worker(python, settings.precision))
+                answer = worker.ask(json.dumps(request))
+                versions |= answer.pop("versions")
+                vars(result).update(answer)
+                workers.append((result, worker))
+        for timed in [False, *[True] * settings.rounds]:
+            for result, worker in workers:
+                if not result.problem:
+                    with noted(result):
+                        answer = worker.ask("")
+                        result.seconds += [answer["seconds"]] if timed else []
+                        result.peak_bytes, result.memory = answer["peak_bytes"], answer["memory"]
+    for result in results:
+        result.ratios = result.relative_to(results[0])
+        if result.case.framework != OURS:
+            twin = next(other for other in results if other.case == result.case.ours)
+            result.ratios_to_ours = result.relative_to(twin)
+    return results
 
 
 @contextlib.contextmanager
-def _noting(result: Result) -> Iterator[None]:
-    """Write down a failure instead of ending the run."""
+def noted(result: Result) -> Iterator[None]:
+    """Note a failure in the result."""
     try:
         yield
-    except RunError as error:
+    except (RunError, ValueError, OSError) as error:
         result.problem = str(error)
-        result.left_out = isinstance(error, ExplainedError) and result.case.task in OF_A_DATASET
-
-
-def _share_counts(results: Sequence[Result]) -> None:
-    """A peer does the same useful work as ours."""
-    for result in results:
-        if result.case.framework != OURS:
-            twin = dataclasses.replace(result.case, framework=OURS)
-            for other in results:
-                if other.case == twin:
-                    result.multiply_adds, result.parameters = other.multiply_adds, other.parameters
-
-
-def now() -> datetime.datetime:
-    """The time, in UTC."""
-    return datetime.datetime.now(datetime.UTC)
-
-
-def measure_peak(repeats: int, precision: str) -> dict[str, Any]:
-    """What a worker of its own answers on the machine and its matrix products."""
-    with worker(sys.executable, {"peak": repeats, "precision": precision}) as one:
-        return one.start()
-
-
-def plan(settings: Settings, peers: Sequence[str]) -> list[Group]:
-    """The groups of a run."""
-    return groups(cases(settings, peers), settings.layers[0], settings.together)
-
-
-def run(
-    settings: Settings,
-    path: pathlib.Path,
-    progress: Callable[[int], contextlib.AbstractContextManager[Step]],
-) -> Benchmark:
-    """Measure everything, and write ``path`` after each group.
-
-    Args:
-        settings: what is measured.
-        path: of the JSON file.
-        progress: told the weight of all steps; gives what is told of each.
-
-    Raises:
-        InputError: if ``peers_python`` is no interpreter.
-        RunError: if not even a matrix product can be computed here, or nothing can be written.
-    """
-    started = now()
-    code = provenance.code()  # before measuring: the files may be edited while it goes on
-    pythons, left_out = interpreters(settings)
-    planned = plan(settings, list(pythons))
-    count = sum(len(group.cases) for group in planned)
-    with progress(2 * Driver.START + count * Driver.weight_of(settings)) as step:
-        step("measuring matrix products", Driver.START)
-        peak_repeats = 1 if settings.quick else 7
-        first = measure_peak(peak_repeats, settings.precision)
-        benchmark = Benchmark(
-            started=started.isoformat(timespec="seconds"),
-            finished=None,
-            settings=to_keep(settings),
-            code=code,
-            versions=first["versions"],
-            machine=first["machine"],
-            peak={"start": first["products"]},
-            left_out=left_out,
-            cases=[],
-        )
-        benchmark.write(path)
-        driver = Driver(settings, pythons, step)
-        for number, group in enumerate(planned, start=1):
-            results = driver.group(number, group)
-            benchmark.cases += results
-            benchmark.versions |= driver.versions
-            for reason in dict.fromkeys(r.problem for r in results if r.left_out):
-                benchmark.left_out.append(f"Left out: {group.cases[0].task}: {reason}")
-            benchmark.write(path)
-        step("measuring matrix products", Driver.START)
-        last = measure_peak(peak_repeats, settings.precision)
-        benchmark.peak["end"] = last["products"]
-        benchmark.finished = now().isoformat(timespec="seconds")
-        benchmark.write(path)
-    return benchmark

@@ -1,11 +1,6 @@
-"""Our network, ready to be timed."""
+"""Our network, compiled for timing."""
 
-import contextlib
-import dataclasses
 import functools
-import os
-import statistics
-import tempfile
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -13,273 +8,133 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpy.typing as npt
 from flax import nnx
 
-from benchmarks import work
-from benchmarks.cases import EPOCH, INFERENCE, RUN, Case
-from benchmarks.timing import repeats_for, seconds_of
+from benchmarks.cases import INFERENCE, Case
+from benchmarks.timing import Timed, repeats_for, seconds_of
 from lrlc_jax.conversion import for_inference
-from lrlc_jax.data import load
-from lrlc_jax.errors import InputError
-from lrlc_jax.experiments.config import layer_config, parse
-from lrlc_jax.experiments.execute import execute
-from lrlc_jax.experiments.jobs import jobs
-from lrlc_jax.networks import (
-    NetworkConfig,
-    NetworkFactory,
-    check_precision,
-    count_parameters,
-    products,
-    split,
-)
-from lrlc_jax.tracking import Tracker
-from lrlc_jax.training.checkpoint import CheckpointConfig
-from lrlc_jax.training.compilation import CompileClock
+from lrlc_jax.networks import NetworkConfig, NetworkFactory, State, split
 from lrlc_jax.training.groups import default_seeds_at_once, over_seeds
 from lrlc_jax.training.optimizer import Schedule
 from lrlc_jax.training.step import Examples, TrainState, init, train_one_epoch
-from lrlc_jax.training.train import DeviceData, ProtocolConfig, train
 
-wait: Callable[[Any], Any] = jax.block_until_ready
 CLASSES = 10
-RUN_IMAGES = 1000  # as a quick study takes
-# A loop of one step compiles to another program than an epoch does, a few per cent slower.
-FEWEST_IN_A_LOOP = 2
+# A loop of one step compiles to another, slightly slower program than an epoch.
+FEWEST_STEPS = 2
 
 
-@dataclasses.dataclass(frozen=True)
-class Timed:
-    """A block of equal steps that can be run again and again.
-
-    Attributes:
-        block: runs ``repeats`` steps and waits for their end.
-        repeats: steps in the block.
-        images: that a step takes in.
-        multiply_adds: of a step (:mod:`benchmarks.work`).
-        parameters: trainable numbers in one network.
-        compile_seconds: tracing, lowering and compiling, without the cache on disk.
-        data: what the images are called, where they are a data set's.
-        at_end: what else is to be said after the last block.
-    """
-
-    block: Callable[[], None]
-    repeats: int
-    images: int
-    multiply_adds: int
-    parameters: int
-    compile_seconds: float
-    data: str | None = None
-    at_end: Callable[[], dict[str, Any]] = dict
-
-
-def prepare(
-    case: Case,
-    block_seconds: float,
-    dataset: Mapping[str, Any] | None = None,
-    precision: str = "float32",
-) -> Timed:
-    """The case, compiled.
+def prepare(request: Mapping[str, Any]) -> Timed:
+    """The case of a request, compiled.
 
     Raises:
-        InputError: if its layer or its data set is not what it should be, or the device lacks
-            the precision.
         ValueError: if the images are too small for the network.
     """
-    check_precision(precision)
-    network = NetworkConfig(precision=precision)
-    if case.task == EPOCH:
-        return epoch(case, dataset or {}, network)
-    if case.task == RUN:
-        return run(case, dataset or {}, network)
-    assert case.image_shape is not None
-    factory = NetworkFactory(case.image_shape, CLASSES, layer_config(case.layer), network)
-    return (inference if case.task == INFERENCE else training)(case, factory, block_seconds)
+    case = Case(**request["case"])
+    # MERGE: `way=request["product_way"]` as an argument of NetworkFactory, in place of set_way.
+    from lrlc_jax.layers.ops.product import set_way  # noqa: PLC0415
+
+    set_way(request["product_way"])
+    network = NetworkConfig(precision=request["precision"])
+    factory = NetworkFactory(case.image_shape, CLASSES, case.config, network)
+    timed = inference if case.task == INFERENCE else training
+    return timed(case, factory, request["block_seconds"])
 
 
-def pixels(count: int, case: Case) -> Examples:
-    """Random examples: how long a step takes does not depend on what is in them."""
-    assert case.image_shape is not None
+def examples(case: Case, count: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int32]]:
+    """Random images ``(count, rows, cols, channels)`` and labels; no time depends on the values."""
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (count, *case.image_shape), np.uint8)
-    return Examples(jnp.asarray(images), jnp.asarray(rng.integers(0, CLASSES, count, np.int32)))
+    return images, rng.integers(0, CLASSES, count, np.int32)
+
+
+def start(case: Case) -> dict[str, npt.NDArray[Any]]:
+    """Initial parameters of a peer, by their paths in our network, and its only batch."""
+    factory = NetworkFactory(case.image_shape, CLASSES, case.config)
+    return flat(jax.jit(lambda: split(factory(nnx.Rngs(0)))[1])()) | batch(case)
+
+
+def batch(case: Case) -> dict[str, npt.NDArray[Any]]:
+    """Images ``(batch, rows, cols, channels)`` scaled to [0, 1], and labels."""
+    images, labels = examples(case, case.batch_size)
+    return {"images": np.float32(1 / 255) * images, "labels": labels}
+
+
+def flat(params: State) -> dict[str, npt.NDArray[Any]]:
+    """Parameters by path, such as ``layers/0/kernel``."""
+    leaves = nnx.to_flat_state(params)
+    return {"/".join(map(str, path)): np.asarray(leaf[...]) for path, leaf in leaves}
 
 
 def training(case: Case, factory: NetworkFactory, block_seconds: float) -> Timed:
-    """An epoch of as many batches as make a block: of one seed, or of several at once."""
-    graphdef, params, _ = split(nnx.eval_shape(lambda: factory(nnx.Rngs(0))))
-    several = case.task != "training_step"
-    at_once = min(default_seeds_at_once(case.seeds), case.seeds)
+    """Training steps of one seed or of several: an epoch with as many batches as fit in a block."""
+    graphdef, _, _ = split(nnx.eval_shape(lambda: factory(nnx.Rngs(0))))
+    seeds_at_once = default_seeds_at_once(case.seeds)
 
-    def train_block(state: TrainState, *arguments: Any) -> tuple[TrainState, Any]:
+    def train(state: TrainState, *arguments: Any) -> tuple[TrainState, Any]:
         def one_seed(state: TrainState) -> tuple[TrainState, Any]:
             return train_one_epoch(graphdef, case.batch_size, state, *arguments)
 
-        if several:
-            return over_seeds(one_seed, state, at_once)  # type: ignore[no-any-return]
-        return one_seed(state)
+        return over_seeds(one_seed, state, seeds_at_once)  # type: ignore[no-any-return]
 
     def compiled(steps: int) -> tuple[Callable[[], None], float]:
-        start = functools.partial(init, factory)
         seeds = jnp.arange(case.seeds, dtype=jnp.uint32)
-        state = jax.jit(jax.vmap(start))(seeds) if several else jax.jit(start)(seeds[0])
+        state = jax.jit(jax.vmap(functools.partial(init, factory)))(seeds)
         arguments = (
-            pixels(steps * case.batch_size, case),
+            Examples(*map(jnp.asarray, examples(case, steps * case.batch_size))),
             (jnp.float32(1 / 255), jnp.float32(0)),
             Schedule(jnp.float32(0.01), jnp.float32(1), jnp.float32(1000)),
             jnp.int32(0),
         )
         clock = time.perf_counter()
-        program = jax.jit(train_block, donate_argnums=0).lower(state, *arguments).compile()
+        program = jax.jit(train, donate_argnums=0).lower(state, *arguments).compile()
         seconds = time.perf_counter() - clock
 
-        def block() -> None:  # the state goes on from block to block, as in training
+        def block() -> None:  # each block continues from the state of the last one
             nonlocal state
             state, metrics = program(state, *arguments)
-            wait((state, metrics))
+            jax.block_until_ready((state, metrics))
 
         return block, seconds
 
-    repeats = FEWEST_IN_A_LOOP
-    block, compile_seconds = compiled(repeats)
+    steps = FEWEST_STEPS
+    block, compile_seconds = compiled(steps)
     if block_seconds:
         block()
-        wanted = repeats_for(seconds_of(block) / repeats, block_seconds, FEWEST_IN_A_LOOP)
-        if wanted != repeats:
-            repeats = wanted
-            del block
-            block, _ = compiled(repeats)
-    layers = products(lambda: factory(nnx.Rngs(0)))
+        steps = repeats_for(seconds_of(block) / steps, block_seconds, FEWEST_STEPS)
+        if steps != FEWEST_STEPS:
+            del block  # frees its memory
+            block, _ = compiled(steps)
     images = case.batch_size * case.seeds
-    return Timed(
-        block=block,
-        repeats=repeats,
-        images=images,
-        multiply_adds=images * work.training(layers),
-        parameters=count_parameters(params),
-        compile_seconds=compile_seconds,
-    )
+    return Timed(block, steps, images, compile_seconds, factory.parameters())
 
 
 def inference(case: Case, factory: NetworkFactory, block_seconds: float) -> Timed:
-    """The converted network on one batch, each answer waited for."""
+    """The converted network on one batch at a time."""
 
     def build() -> Any:
         return for_inference(factory(nnx.Rngs(0)), batch_norm=True)
 
-    graphdef, shapes = nnx.split(nnx.eval_shape(build))
+    graphdef, _ = nnx.split(nnx.eval_shape(build))
     state = jax.jit(lambda: nnx.split(build())[1])()
-    images = pixels(case.batch_size, case).images.astype(jnp.float32) / 255
+    images = jnp.asarray(examples(case, case.batch_size)[0], jnp.float32) / 255
 
-    def answer(state: Any, images: jax.Array) -> jax.Array:
+    def logits_of(state: Any, images: jax.Array) -> jax.Array:
         logits: jax.Array = nnx.merge(graphdef, state)(images, train=False)
         return logits
 
-    start = time.perf_counter()
-    program = jax.jit(answer).lower(state, images).compile()
-    compile_seconds = time.perf_counter() - start
+    clock = time.perf_counter()
+    program = jax.jit(logits_of).lower(state, images).compile()
+    compile_seconds = time.perf_counter() - clock
 
-    def one() -> None:
-        wait(program(state, images))
+    def step() -> None:
+        jax.block_until_ready(program(state, images))
 
-    one()
-    repeats = repeats_for(seconds_of(one), block_seconds)
+    step()
+    repeats = repeats_for(seconds_of(step), block_seconds)
 
     def block() -> None:
         for _ in range(repeats):
-            one()
+            step()
 
-    return Timed(
-        block=block,
-        repeats=repeats,
-        images=case.batch_size,
-        multiply_adds=case.batch_size * work.forward(products(build)),
-        parameters=count_parameters(shapes),
-        compile_seconds=compile_seconds,
-    )
-
-
-def epoch(case: Case, dataset: Mapping[str, Any], network: NetworkConfig) -> Timed:
-    """One epoch of a data set end to end: its batches, its validation, and the test at the end.
-
-    The programs are compiled by a first epoch, which is not timed.
-
-    Raises:
-        InputError: if the data are not at hand, or fewer than a batch.
-        RunError: if they cannot be prepared here.
-    """
-    loaded = load(parse({"dataset": dataset}).dataset)
-    if case.batch_size > len(loaded.train):
-        raise InputError(
-            f"batch_size is {case.batch_size}, more than the {len(loaded.train)} training images "
-            f"of {loaded.name}; set it to at most that."
-        )
-    layer = layer_config(case.layer)
-    factory = NetworkFactory(loaded.image_shape, loaded.num_classes, layer, network)
-    data = DeviceData.put(loaded)
-    protocol = ProtocolConfig(epochs=1, warmup_epochs=0, batch_size=case.batch_size, seeds=1)
-    clock = CompileClock()
-
-    def block() -> None:
-        train(factory, data, protocol, seeds=range(protocol.seeds))
-
-    block()
-    layers = products(lambda: factory(nnx.Rngs(0)))
-    trained = len(loaded.train) // case.batch_size * case.batch_size
-    evaluated = len(loaded.validation) + len(loaded.test)
-    return Timed(
-        block=block,
-        repeats=1,
-        images=trained,
-        multiply_adds=trained * work.training(layers) + evaluated * work.forward(layers),
-        parameters=factory.parameters(),
-        compile_seconds=clock.seconds,
-        data=f"{loaded.title}, {trained:,} training images",
-    )
-
-
-def run(case: Case, dataset: Mapping[str, Any], network: NetworkConfig) -> Timed:
-    """A whole run of one seed under the quick protocol, from its start to its record on disk.
-
-    As in a quick study it trains on 1,000 images at most; it is kept in a checkpoint every tenth of
-    its epochs. A step is an epoch.
-
-    Raises:
-        InputError: if the data are not at hand.
-        RunError: if they cannot be prepared here.
-    """
-    protocol = ProtocolConfig(seeds=1)
-    values = {"dataset": dataset, "layer": case.layer}
-    config = dataclasses.replace(
-        parse(values),
-        network=network,
-        protocol=protocol,
-        checkpoint=CheckpointConfig(every_epochs=protocol.epochs // 10),
-    )
-    (job,) = jobs([config], RUN_IMAGES)
-    loaded = job.dataset
-    shares: list[float] = []
-    clock = CompileClock()
-
-    def once(protocol: ProtocolConfig) -> None:
-        with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w") as nowhere:
-            here = dataclasses.replace(config, protocol=protocol, results_dir=folder)
-            with contextlib.redirect_stderr(nowhere):
-                (record,) = execute([here], Tracker(), at_most_train=RUN_IMAGES).records
-            shares.append(record.time["outside_share"])
-
-    once(dataclasses.replace(protocol, epochs=1))  # compiles
-    shares.clear()
-    factory = NetworkFactory(loaded.image_shape, loaded.num_classes, config.layer, network)
-    layers = products(lambda: factory(nnx.Rngs(0)))
-    trained = len(loaded.train) // protocol.batch_size * protocol.batch_size
-    per_epoch = trained * work.training(layers) + len(loaded.validation) * work.forward(layers)
-    return Timed(
-        block=lambda: once(protocol),
-        repeats=protocol.epochs,
-        images=trained,
-        multiply_adds=per_epoch + len(loaded.test) * work.forward(layers) // protocol.epochs,
-        parameters=factory.parameters(),
-        compile_seconds=clock.seconds,
-        data=f"{loaded.title}, {trained:,} training images",
-        at_end=lambda: {"outside_share": statistics.median(shares[1:] or shares)},
-    )
+    return Timed(block, repeats, case.batch_size, compile_seconds, factory.parameters())

@@ -1,107 +1,91 @@
-"""From the command's settings to checked ones."""
+"""Settings of the benchmark; ``configs/benchmark.yaml`` explains them and has their defaults."""
 
 import dataclasses
-import json
-from collections.abc import Iterable, Mapping
+import itertools
+from collections.abc import Mapping
 from typing import Any
 
-from benchmarks.cases import QUICK, TASKS, Settings, Shape
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from benchmarks.cases import TASKS, Layer
+from benchmarks.peers import LAYERS, PEERS
 from lrlc_jax.errors import InputError, at_least, one_of
-from lrlc_jax.experiments.config import Config, layer_config, parse
-from lrlc_jax.networks import NetworkConfig
+from lrlc_jax.experiments.config import layer_config
+from lrlc_jax.layers.ops.product import WAYS
+from lrlc_jax.networks import COMPUTATION
 
 
-def check(values: Mapping[str, Any], given: Iterable[str], peers: Iterable[str]) -> Settings:
-    """The settings of a run.
+@dataclasses.dataclass
+class Settings:
+    """Settings of a run."""
 
-    Args:
-        values: as composed.
-        given: the names of those that the command line sets; ``quick`` leaves them alone.
-        peers: the names of all peers.
+    results_dir: str
+    quick: bool
+    tasks: list[str]
+    precision: str
+    product_way: str | None
+    rounds: int
+    batch_size: int
+    image_shapes: list[Any]
+    image_shape: Any
+    layers: list[Layer]
+    few_layers: list[Layer]
+    peers: list[str]
+    peer_layers: list[Layer]
+    peers_python: str | None
+    seeds: list[int]
+    inference_batches: list[int]
 
-    Raises:
-        InputError: for anything that is not allowed, naming the setting.
-    """
-    quick = values["quick"]
-    if not isinstance(quick, bool):
-        raise InputError(f"quick is {quick!r}; set it to true or false.")
-    values = dict(values)
-    if quick:
-        values |= {name: value for name, value in QUICK.items() if name not in set(given)}
-    for name in ("rounds", "batch_size"):
-        at_least(name, values[name], 1)
-    layers = _layers(values, "layers")
-    if not layers:
-        raise InputError("layers is empty; name at least one layer.")
-    for name in _list(values, "tasks"):
-        one_of("task", name, TASKS)
-    if not values["tasks"]:
-        raise InputError(f"tasks is empty; name at least one of {', '.join(TASKS)}.")
-    for name in _list(values, "peers"):
-        one_of("peer", name, peers)
-    one_of("precision", values["precision"], NetworkConfig.CHOICES["precision"])
-    if values["product_way"] is not None:
-        one_of("product_way", values["product_way"], Config.WAYS)
-    if values["precision"] == "bfloat16" and values["peers"]:
-        raise InputError("precision is bfloat16, which the peers do not compute in; add peers=[].")
-    python = values["peers_python"]
-    return Settings(
-        quick=quick,
-        rounds=values["rounds"],
-        batch_size=values["batch_size"],
-        layers=layers,
-        few_layers=_layers(values, "few_layers"),
-        peer_layers=_layers(values, "peer_layers"),
-        seeds=_counts(values, "seeds"),
-        inference_batches=_counts(values, "inference_batches"),
-        image_shapes=tuple(_shape("image_shapes", s) for s in _list(values, "image_shapes")),
-        peers=tuple(values["peers"]),
-        image_shape=_shape("image_shape", values["image_shape"]),
-        tasks=tuple(values["tasks"]),
-        precision=values["precision"],
-        product_way=values["product_way"],
-        peers_python=None if python is None else str(python),
-        dataset=dataclasses.asdict(parse({"dataset": values["dataset"]}).dataset),
-    )
+    @classmethod
+    def parse(cls, values: Mapping[str, Any]) -> "Settings":
+        """A composed configuration as checked settings.
 
+        Raises:
+            InputError: for a wrong value, naming the setting.
+        """
+        try:
+            merged = OmegaConf.merge(OmegaConf.structured(cls), dict(values))
+            settings: Settings = OmegaConf.to_object(merged)  # type: ignore[assignment]
+        except OmegaConfBaseException as error:
+            reason = str(error.msg or error).splitlines()[0].rstrip(".")
+            raise InputError(f"{error.full_key}: {reason}.") from None
+        settings.check()
+        return settings
 
-def to_keep(settings: Settings) -> dict[str, Any]:
-    """The settings as they are written down: without where things lie on this machine."""
-    values = dataclasses.asdict(settings)
-    del values["peers_python"]
-    for name in ("path", "manual_dir", "cache_dir"):
-        values["dataset"].pop(name, None)
-    kept: dict[str, Any] = json.loads(json.dumps(values))  # as they come back from disk
-    return kept
+    def check(self) -> None:
+        """Refuse values outside of their range.
 
-
-def _list(values: Mapping[str, Any], name: str) -> list[Any]:
-    found = values[name]
-    if not isinstance(found, list):
-        raise InputError(f"{name} is {found!r}; give a list, such as {name}=[...].")
-    return found
-
-
-def _counts(values: Mapping[str, Any], name: str) -> tuple[int, ...]:
-    numbers = _list(values, name)
-    for number in numbers:
-        at_least(name, number, 1)
-    return tuple(numbers)
-
-
-def _layers(values: Mapping[str, Any], name: str) -> tuple[dict[str, Any], ...]:
-    found = _list(values, name)
-    for layer in found:
-        if not isinstance(layer, Mapping):
-            raise InputError(f"{name} has {layer!r}; a layer is given as {{name: lrlc, rank: 4}}.")
-        layer_config(layer)
-    return tuple(dict(layer) for layer in found)
-
-
-def _shape(name: str, value: Any) -> Shape:
-    if not isinstance(value, list) or len(value) != 3:
-        raise InputError(f"{name} has {value!r}; a shape is rows, columns and channels.")
-    for number in value:
-        at_least(name, number, 1)
-    rows, cols, channels = value
-    return rows, cols, channels
+        Raises:
+            InputError: naming the setting, its value and the allowed ones.
+        """
+        for name in ("results_dir", "tasks", "layers", "image_shapes", "seeds"):
+            if not getattr(self, name):
+                raise InputError(f"{name} is empty.")
+        words: dict[str, tuple[list[Any], Any]] = {
+            "task": (self.tasks, TASKS),
+            "peer": (self.peers, PEERS),
+        }
+        words |= {"precision": ([self.precision], COMPUTATION)}
+        words |= {"product_way": ([self.product_way] if self.product_way else [], WAYS)}
+        for name, (given, allowed) in words.items():
+            for word in given:
+                one_of(name, word, allowed)
+        shapes = [self.image_shape, *self.image_shapes]
+        for shape in shapes:
+            if not isinstance(shape, list) or len(shape) != 3:
+                raise InputError(f"image_shapes has {shape}; give rows, columns and channels.")
+        numbers = {"rounds": [self.rounds], "batch_size": [self.batch_size], "seeds": self.seeds}
+        numbers |= {"inference_batches": self.inference_batches}
+        numbers |= {"image_shapes": list(itertools.chain(*shapes))}
+        for name, values in numbers.items():
+            for value in values:
+                at_least(name, value, 1)
+        for layer in (*self.layers, *self.few_layers, *self.peer_layers):
+            layer_config(layer)
+        for layer in self.peer_layers:
+            one_of("layer of the peers", layer["name"], LAYERS)
+            if options := sorted(set(layer) - {"name", "at", "rank"}):
+                raise InputError(f"peer_layers: the peers do not have {', '.join(options)}.")
+        if self.precision == "bfloat16" and self.peers:
+            raise InputError("precision is bfloat16, and the peers have none; add peers=[].")

@@ -1,58 +1,44 @@
-"""Measure ours and the peers, in turn, beside the convolution (``--help``)."""
+"""Measure our layers and their peers side by side (``--help``)."""
 
-import functools
+import datetime
 import pathlib
+import signal
 import sys
 from typing import Any
 
-from benchmarks.driver import now, run
-from benchmarks.peers import PEERS
-from benchmarks.plot import figure
-from benchmarks.report import load, markdown
-from benchmarks.results import Benchmark
-from benchmarks.settings import check
-from lrlc_jax.cli import run_command
-from lrlc_jax.experiments.config import results_folder
-from lrlc_jax.experiments.record import prepare
-from lrlc_jax.files import write_atomically
-from lrlc_jax.launch import INTERRUPTED
-from lrlc_jax.progress import steps
-from lrlc_jax.report.figures import pdf, png
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # `benchmarks` is not installed with the package
 
-CONFIGS = pathlib.Path(__file__).resolve().parents[1] / "configs"
+from benchmarks.driver import run  # noqa: E402
+from benchmarks.report import markdown  # noqa: E402
+from benchmarks.settings import Settings  # noqa: E402
+from lrlc_jax.cli import run_command  # noqa: E402
+
+
+def say(text: str) -> None:
+    """Print progress on standard error."""
+    print(text, file=sys.stderr, flush=True)
 
 
 def benchmark(values: dict[str, Any], overrides: list[str]) -> int:
-    """Measure, or take what was measured; print a table, and draw a plot beside it."""
-    if values["report"] is not None:
-        path = pathlib.Path(str(values["report"])).expanduser()
-        return show(load(path), path)
-    given = [override.partition("=")[0].lstrip("+") for override in overrides]
-    settings = check(values, given, PEERS)
-    results_dir = results_folder(values["results_dir"])
-    prepare(results_dir)
-    folder = pathlib.Path(results_dir).expanduser() / "benchmarks"
-    path = folder / f"benchmark-{now():%Y%m%dT%H%M%SZ}.json"
+    """Measure, and print the tables; the exit status is 1 if a case failed."""
+    del overrides
+    settings = Settings.parse(values)
+    folder = pathlib.Path(settings.results_dir).expanduser() / "benchmarks"
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"benchmark-{datetime.datetime.now(datetime.UTC):%Y%m%dT%H%M%SZ}.json"
     try:
-        return show(run(settings, path, functools.partial(steps, "benchmark")), path)
+        measured = run(settings, path, say)
     except KeyboardInterrupt:
-        kept = f"; what was measured is kept: report={path} shows it" if path.exists() else ""
-        print(f"interrupted{kept}", file=sys.stderr)
-        raise SystemExit(INTERRUPTED) from None
-
-
-def show(measured: Benchmark, path: pathlib.Path) -> int:
-    """Table and plot beside the JSON file; the exit status says whether a case failed."""
-    text, drawn = markdown(measured), figure(measured)
-    write_atomically(path.with_suffix(".md"), text)
-    write_atomically(path.with_suffix(".png"), png(drawn))
-    write_atomically(path.with_suffix(".pdf"), pdf(drawn))
-    print(text)
-    print("\n".join(str(path.with_suffix(kind)) for kind in (".json", ".md", ".png", ".pdf")))
+        say(f"interrupted; results so far: {path if path.exists() else 'none'}")
+        raise SystemExit(128 + signal.SIGINT) from None
+    print(markdown(measured))
+    print("\n".join(str(path.with_suffix(suffix)) for suffix in (".json", ".md", ".png")))
     return 1 if measured.failed else 0
 
 
 if __name__ == "__main__":
-    # The flag is what people expect; Hydra knows settings only.
-    sys.argv[1:] = ["quick=true" if word == "--quick" else word for word in sys.argv[1:]]
-    run_command(benchmark, CONFIGS, "benchmark")
+    # Hydra knows settings only; `--quick` is the customary form of one.
+    quick = {"--quick": "benchmark=quick", "quick=true": "benchmark=quick"}
+    sys.argv[1:] = [quick.get(word, word) for word in sys.argv[1:]]
+    run_command(benchmark, ROOT / "configs", "benchmark")

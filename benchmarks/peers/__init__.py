@@ -1,51 +1,48 @@
-"""One training step of the paper's network, written plainly in each of several frameworks.
+"""One training step of the paper's network, in other frameworks.
 
-These are what the product is compared with. Each is what a competent user of the framework would
-write, with its own convolution, batch normalisation and Adam, where it has them; LRLC is the
-paper's Algorithm 1: one convolution to K times the channels, then a sum weighted by position.
-None is tuned, none held back.
+Each peer is plain code with the framework's own convolution, batch normalisation and Adam. LRLC is
+the paper's Algorithm 1: one convolution to K times the channels, then a sum weighted by position.
+No peer is tuned. A peer starts from the parameters of our network, as numpy arrays by path, and
+turns them into its own layout. ``rows`` and ``cols`` are the layer's output size:
 
-All compute the same numbers from the same start. :func:`benchmarks.peers.start.start`
-makes it, a flat dictionary of arrays; each peer turns them into its own layout. ``i`` is a position
-of the network from 1, ``rows`` and ``cols`` are those of the layer's output, filters lie as
-``(kh, kw, in, out)``, dense kernels as ``(in, out)``:
+    layers/{i}/kernel  (3, 3, in, out)                                       convolution
+    layers/{i}/kernel  (rows, cols, 3, 3, in, out), bias (rows, cols, out)   locally connected
+    layers/{i}/bases  (K, 3, 3, in, out)                                     both kinds of LRLC
+    layers/{i}/{weights,spatial_bias}/{row,column}  (rows or cols, K or 1)   LRLC
+    layers/{i}/weights/{low,squeeze,excite,proj,depthwise/j}/{kernel,bias}   input-dependent LRLC
+    layers/{i}/spatial_bias/full  (rows, cols, 1)                            input-dependent LRLC
+    norms/{i}/{scale,bias}, classifier/{kernel,bias}
 
-    layer{i}/kernel                            (3, 3, in, 64)              convolution
-    layer{i}/kernel                            (rows, cols, 3, 3, in, 64)  locally connected
-    layer{i}/bias                              (rows, cols, 64)            locally connected
-    layer{i}/bases                             (K, 3, 3, in, 64)           LRLC of either kind
-    layer{i}/weights_row, .../weights_column   (rows, K), (cols, K)        LRLC
-    layer{i}/bias_row, .../bias_column         (rows,), (cols,)            LRLC
-    layer{i}/spatial_bias                      (rows, cols)                input dependent
-    layer{i}/{low,squeeze,excite,proj}/kernel  (in, out)                   1x1 convolutions of g
-    layer{i}/{low,squeeze,excite,proj}/bias    (out,)
-    layer{i}/dilation{d}/kernel                (3, 3, K)                   depthwise, one for each
-    layer{i}/dilation{d}/bias                  (K,)                        dilation that fits
-    norm{i}/scale, norm{i}/offset              (64,)                       batch normalisation
-    dense/kernel, dense/bias                   (64, 10), (10,)             classifier
-
-Nothing here imports a framework before a training step is asked for.
+This module imports no framework.
 """
 
 import dataclasses
 import importlib
-import importlib.util
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
-from benchmarks.peers.start import Arrays
-from lrlc_jax.errors import InputError
+import numpy as np
+import numpy.typing as npt
+
+from benchmarks.timing import Timed, repeats_for, seconds_of
+
+Array: TypeAlias = npt.NDArray[Any]
+Arrays: TypeAlias = Mapping[str, Array]
+Step: TypeAlias = Callable[[], float]
+
+DEPTH = 3
+LAYERS = ("conv", "lrlc", "lrlc_input_dependent", "locally_connected")
 
 
 @dataclasses.dataclass(frozen=True)
 class Peer:
-    """One framework's way to train the network.
+    """A framework's training step.
 
     Attributes:
-        title: the name that people know it by.
-        module: the name by which its framework is imported.
-        written_in: the module of this package that has its step.
-        options: what to call that with, besides what every peer takes.
+        title: name in tables.
+        module: import name of the framework.
+        written_in: the module of this package with ``training_step(params, images, labels)``.
+        options: further arguments of ``training_step``.
     """
 
     title: str
@@ -53,34 +50,34 @@ class Peer:
     written_in: str
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
-    def training_step(
-        self,
-        layer: Mapping[str, Any],
-        image_shape: tuple[int, int, int],
-        batch_size: int,
-        weights: Arrays | None = None,
-    ) -> Callable[[], float]:
-        """A function that trains for one step on the one batch, waits for it, returns the loss.
+    def training_step(self, arrays: Arrays) -> Step:
+        """A function that trains for one step, waits for its end, and returns the loss.
 
         Args:
-            layer: ``{"name": "conv"}``, ``{"name": "lrlc", "at": 3, "rank": 4}``,
-                ``{"name": "lrlc_input_dependent", "at": 3, "rank": 10}`` or
-                ``{"name": "locally_connected", "at": 3}``; ``at`` may be a list, or ``"all"``, and
-                a convolution stands elsewhere.
-            image_shape: rows, columns and channels of the images.
-            batch_size: how many of them.
-            weights: the start, by default that of :func:`benchmarks.peers.start.start`.
-
-        Raises:
-            InputError: for another layer, or if the framework is not installed.
+            arrays: the initial parameters, and the batch as ``images`` and ``labels``.
         """
-        if importlib.util.find_spec(self.module) is None:
-            raise InputError(f"{self.module} is not installed; `make peers` installs it.")
         written = importlib.import_module(f"{__name__}.{self.written_in}")
-        step: Callable[[], float] = written.training_step(
-            layer, image_shape, batch_size, weights, **self.options
-        )
+        params = dict(arrays)
+        images, labels = params.pop("images"), params.pop("labels")
+        step: Step = written.training_step(params, images, labels, **self.options)
         return step
+
+    def prepare(self, arrays: Arrays, block_seconds: float) -> Timed:
+        """A block of training steps, compiled.
+
+        A peer compiles in its first step: its time beyond the second step counts as compiling.
+        """
+        step = self.training_step(arrays)
+        first, second = seconds_of(step), seconds_of(step)
+        repeats = repeats_for(second, block_seconds)
+
+        def block() -> None:
+            for _ in range(repeats):
+                step()
+
+        images = len(arrays["labels"])
+        parameters = sum(a.size for n, a in arrays.items() if n not in ("images", "labels"))
+        return Timed(block, repeats, images, max(0.0, first - second), parameters)
 
 
 PEERS = {
@@ -89,3 +86,36 @@ PEERS = {
     "torch": Peer("PyTorch (eager)", "torch", "torch_peer"),
     "torch_compile": Peer("PyTorch (torch.compile)", "torch", "torch_peer", {"compiled": True}),
 }
+
+
+def kind(p: Mapping[str, Any]) -> str:
+    """The kind of layer with these parameters: one of ``LAYERS``.
+
+    >>> kind({"bases": np.ones((4, 3, 3, 1, 8)), "weights/row": np.ones((26, 4))})
+    'lrlc'
+    """
+    if "bases" in p:
+        return "lrlc" if "weights/row" in p else "lrlc_input_dependent"
+    return "conv" if p["kernel"].ndim == 4 else "locally_connected"
+
+
+def below(arrays: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """The entries below a path, by the rest of their paths.
+
+    >>> below({"norms/0/scale": 1, "norms/1/scale": 2}, "norms/1")
+    {'scale': 2}
+    """
+    start = f"{prefix}/"
+    return {n.removeprefix(start): value for n, value in arrays.items() if n.startswith(start)}
+
+
+def as_one_kernel(bases: Array) -> Array:
+    """Bases ``(K, kh, kw, in, out)`` as the kernel ``(kh, kw, in, K * out)`` of Algorithm 1."""
+    kernel = np.moveaxis(bases, 0, 3)
+    return kernel.reshape(*kernel.shape[:3], -1)
+
+
+def dilations(p: Mapping[str, Any]) -> list[int]:
+    """Dilations of the depthwise convolutions in an input-dependent layer."""
+    names = [n for n in p if n.startswith("weights/depthwise/") and n.endswith("/kernel")]
+    return [2**j for j in range(len(names))]

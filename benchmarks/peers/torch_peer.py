@@ -1,193 +1,111 @@
-"""The network in PyTorch: its modules and its Adam, eager or compiled by ``torch.compile``."""
+"""The network in PyTorch: its functions and its Adam, eager or compiled by ``torch.compile``."""
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, TypeAlias
 
 import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812
 
-from benchmarks.peers.start import (
-    FEATURES,
-    Array,
-    Arrays,
-    batch,
-    dilations_that_fit,
-    kinds,
-    part,
-    start,
-)
-from lrlc_jax.errors import InputError
+from benchmarks.peers import DEPTH, Array, Arrays, Step, as_one_kernel, below, dilations, kind
+
+Params: TypeAlias = Mapping[str, Any]
 
 
-def modules() -> dict[str, Callable[[Arrays], Any]]:
-    """What makes each layer of its start values."""
-    import torch  # noqa: PLC0415 (an optional framework, slow to import)
-    import torch.nn.functional as F  # noqa: N812, PLC0415
-    from torch import nn  # noqa: PLC0415
-
-    def parameter(value: Array) -> Any:
-        return nn.Parameter(torch.tensor(np.ascontiguousarray(value)))
-
-    def conv2d(kernel: Array, bias: Array | None = None, **options: Any) -> Any:
-        """A convolution with these filters ``(kh, kw, in, out)``."""
-        kh, kw, channels, features = kernel.shape
-        channels *= options.get("groups", 1)
-        conv = nn.Conv2d(channels, features, (kh, kw), bias=bias is not None, **options)
-        conv.weight = parameter(kernel.transpose(3, 2, 0, 1))
-        if bias is not None:
-            conv.bias = parameter(bias)
-        return conv
-
-    def convolution(p: Arrays) -> Any:
-        return conv2d(p["kernel"])
-
-    class Algorithm1(nn.Module):  # type: ignore[misc]
-        """The outputs of K filter banks from one convolution, summed with weights by position."""
-
-        def __init__(self, bases: Array) -> None:
-            super().__init__()
-            self.rank = len(bases)
-            kernel = bases.transpose(1, 2, 3, 0, 4)
-            self.conv = conv2d(kernel.reshape(*kernel.shape[:3], -1))
-
-        def forward(self, x: Any, weights: Any) -> Any:
-            y = self.conv(x)
-            y = y.view(len(x), self.rank, FEATURES, *y.shape[2:])
-            return (y * weights.unsqueeze(-3)).sum(dim=1)
-
-    class LRLC(nn.Module):  # type: ignore[misc]
-        """LRLC with combining weights that all examples share."""
-
-        def __init__(self, p: Arrays) -> None:
-            super().__init__()
-            self.product = Algorithm1(p["bases"])
-            self.weights_row = parameter(p["weights_row"].T)
-            self.weights_column = parameter(p["weights_column"].T)
-            self.bias_row = parameter(p["bias_row"])
-            self.bias_column = parameter(p["bias_column"])
-
-        def forward(self, x: Any) -> Any:
-            weights = self.weights_row[:, :, None] + self.weights_column[:, None, :]
-            bias = self.bias_row[:, None] + self.bias_column[None, :]
-            return self.product(x, weights.softmax(dim=0)) + bias
-
-    class InputDependentLRLC(nn.Module):  # type: ignore[misc]
-        """LRLC with combining weights from the input, by the network g."""
-
-        def __init__(self, p: Arrays) -> None:
-            super().__init__()
-
-            def pointwise(name: str) -> Any:
-                return conv2d(p[f"{name}/kernel"][None, None], p[f"{name}/bias"])
-
-            def depthwise(d: int) -> Any:
-                kernel, bias = p[f"dilation{d}/kernel"][:, :, None], p[f"dilation{d}/bias"]
-                return conv2d(kernel, bias, groups=len(bias), dilation=d)
-
-            self.product = Algorithm1(p["bases"])
-            self.spatial_bias = parameter(p["spatial_bias"])
-            rows, cols = p["spatial_bias"].shape
-            dilations = dilations_that_fit((rows + 2, cols + 2))
-            self.low = pointwise("low")
-            self.depthwise = nn.ModuleList(depthwise(d) for d in dilations)
-            self.squeeze, self.excite = pointwise("squeeze"), pointwise("excite")
-            self.proj = pointwise("proj")
-
-        def forward(self, x: Any) -> Any:
-            def resize(x: Any) -> Any:
-                return F.interpolate(x, size, mode="bilinear", align_corners=True)
-
-            size = self.spatial_bias.shape
-            low = self.low(x)
-            mean = low.mean(dim=(2, 3), keepdim=True).expand(-1, -1, *size)
-            maps = [resize(low), mean, *(resize(conv(low)) for conv in self.depthwise)]
-            hidden = F.relu(self.squeeze(torch.cat(maps, dim=1)))
-            weights = self.proj(torch.sigmoid(self.excite(hidden))).softmax(dim=1)
-            return self.product(x, weights) + self.spatial_bias
-
-    class LocallyConnected(nn.Module):  # type: ignore[misc]
-        """A filter bank for every position."""
-
-        def __init__(self, p: Arrays) -> None:
-            super().__init__()
-            rows, cols, kh, kw, channels, _ = p["kernel"].shape
-            kernel = p["kernel"].transpose(0, 1, 4, 2, 3, 5)  # patches lie as (in, kh, kw)
-            self.kernel = parameter(kernel.reshape(rows * cols, channels * kh * kw, FEATURES))
-            self.bias = parameter(p["bias"].transpose(2, 0, 1))
-
-        def forward(self, x: Any) -> Any:
-            y = torch.einsum("bfl,lfo->bol", F.unfold(x, 3), self.kernel)
-            return y.reshape(len(x), *self.bias.shape) + self.bias
-
-    return {
-        "conv": convolution,
-        "lrlc": LRLC,
-        "lrlc_input_dependent": InputDependentLRLC,
-        "locally_connected": LocallyConnected,
-    }
+def algorithm_1(x: Any, kernel: Any, weights: Any) -> Any:
+    """K convolutions in one, and their sum with weights ``(..., K, rows, cols)``."""
+    y = F.conv2d(x, kernel)
+    y = y.view(len(y), weights.shape[-3], -1, *y.shape[2:])
+    return (y * weights.unsqueeze(-3)).sum(dim=1)
 
 
-def network(names: tuple[str, ...], weights: Arrays) -> Any:
-    """The network, started from ``weights``."""
-    import torch  # noqa: PLC0415
-    from torch import nn  # noqa: PLC0415
-
-    def load(target: Any, value: Array) -> None:
-        with torch.no_grad():
-            target.copy_(torch.tensor(value))
-
-    makers = modules()
-    layers = []
-    for i, name in enumerate(names, start=1):
-        norm = nn.BatchNorm2d(FEATURES, eps=1e-5, momentum=0.1)  # what is new, 1 - 0.9
-        load(norm.weight, weights[f"norm{i}/scale"])
-        load(norm.bias, weights[f"norm{i}/offset"])
-        layers += [makers[name](part(weights, f"layer{i}")), norm, nn.ReLU()]
-    dense = nn.Linear(*weights["dense/kernel"].shape)
-    load(dense.weight, weights["dense/kernel"].T)
-    load(dense.bias, weights["dense/bias"])
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), dense)
+def lrlc(x: Any, p: Params) -> Any:
+    """LRLC with combining weights shared by all examples."""
+    weights = p["weights/row"].T[:, :, None] + p["weights/column"].T[:, None, :]
+    bias = p["spatial_bias/row"] + p["spatial_bias/column"].T
+    return algorithm_1(x, p["bases"], weights.softmax(dim=0)) + bias
 
 
-def training_step(
-    layer: Mapping[str, Any],
-    image_shape: tuple[int, int, int],
-    batch_size: int,
-    weights: Arrays | None = None,
-    *,
-    compiled: bool = False,
-) -> Callable[[], float]:
+def input_dependent(x: Any, p: Params) -> Any:
+    """LRLC with combining weights from the input, by the network g."""
+
+    def pointwise(x: Any, name: str) -> Any:
+        return F.conv2d(x, p[f"weights/{name}/kernel"], p[f"weights/{name}/bias"])
+
+    def resize(x: Any) -> Any:
+        return F.interpolate(x, size, mode="bilinear", align_corners=True)
+
+    size = p["spatial_bias/full"].shape
+    low = pointwise(x, "low")
+    mean = low.mean(dim=(2, 3), keepdim=True).expand(-1, -1, *size)
+    maps = [resize(low), mean]
+    for j, d in enumerate(dilations(p)):
+        kernel, bias = p[f"weights/depthwise/{j}/kernel"], p[f"weights/depthwise/{j}/bias"]
+        maps.append(resize(F.conv2d(low, kernel, bias, dilation=d, groups=len(bias))))
+    hidden = F.relu(pointwise(torch.cat(maps, dim=1), "squeeze"))
+    weights = pointwise(torch.sigmoid(pointwise(hidden, "excite")), "proj").softmax(dim=1)
+    return algorithm_1(x, p["bases"], weights) + p["spatial_bias/full"]
+
+
+def locally_connected(x: Any, p: Params) -> Any:
+    """A filter bank for each position."""
+    y = torch.einsum("bfl,lfo->bol", F.unfold(x, 3), p["kernel"])
+    return y.reshape(len(x), *p["bias"].shape) + p["bias"]
+
+
+LAYERS = {
+    "conv": lambda x, p: F.conv2d(x, p["kernel"]),
+    "lrlc": lrlc,
+    "lrlc_input_dependent": input_dependent,
+    "locally_connected": locally_connected,
+}
+
+
+def layout(name: str, value: Array) -> Array:
+    """A parameter in this peer's layout: channels before positions."""
+    layer, _, leaf = name.rpartition("/")
+    if leaf == "bases":
+        return as_one_kernel(value).transpose(3, 2, 0, 1)
+    if leaf == "full":
+        return value[..., 0]
+    if value.ndim == 6:  # locally connected; F.unfold orders patches as (in, kh, kw)
+        rows, cols, *_, features = value.shape
+        return value.transpose(0, 1, 4, 2, 3, 5).reshape(rows * cols, -1, features)
+    if value.ndim == 4:
+        return value.transpose((2, 3, 0, 1) if "depthwise" in layer else (3, 2, 0, 1))
+    if leaf == "kernel" and layer != "classifier":  # of a 1x1 convolution
+        return value.T[..., None, None]
+    return value.transpose(2, 0, 1) if value.ndim == 3 else value
+
+
+def training_step(weights: Arrays, images: Array, labels: Array, *, compiled: bool = False) -> Step:
     """See :meth:`benchmarks.peers.Peer.training_step`."""
-    names = kinds(layer)
-    import torch  # noqa: PLC0415
-    from torch import nn  # noqa: PLC0415
-
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = network(names, start(layer, image_shape) if weights is None else weights).to(device)
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.001)
-    loss_of = nn.CrossEntropyLoss()
-    images, labels = (torch.tensor(each, device=device) for each in batch(image_shape, batch_size))
-    images, labels = images.permute(0, 3, 1, 2).contiguous(), labels.long()
-    forward = torch.compile(model) if compiled else model
+    kinds = [kind(below(weights, f"layers/{i}")) for i in range(DEPTH)]
+
+    def tensor(value: Array) -> Any:
+        return torch.tensor(np.ascontiguousarray(value), device=device)
+
+    params = {n: tensor(layout(n, value)).requires_grad_() for n, value in weights.items()}
+    ones = [torch.ones_like(params[f"norms/{i}/scale"]) for i in range(DEPTH)]
+    moving = [(torch.zeros_like(one), one) for one in ones]
+    optimizer = torch.optim.Adam(params.values(), lr=0.001)
+    inputs, targets = tensor(images.transpose(0, 3, 1, 2)), tensor(labels).long()
+
+    def forward(x: Any) -> Any:
+        for i, name in enumerate(kinds):
+            x = LAYERS[name](x, below(params, f"layers/{i}"))
+            scale, bias = params[f"norms/{i}/scale"], params[f"norms/{i}/bias"]
+            x = F.relu(F.batch_norm(x, *moving[i], scale, bias, training=True, momentum=0.1))
+        return x.mean(dim=(2, 3)) @ params["classifier/kernel"] + params["classifier/bias"]
+
+    logits_of = torch.compile(forward) if compiled else forward
 
     def step() -> float:
         optimizer.zero_grad()
-        loss = loss_of(forward(images), labels)
+        loss = F.cross_entropy(logits_of(inputs), targets)
         loss.backward()
         optimizer.step()
         return float(loss.item())  # waits for a GPU's queue, the update included
 
-    done = 0
-
-    def run() -> float:
-        nonlocal done
-        try:
-            loss = step()
-        except RuntimeError as error:
-            if not compiled or done:
-                raise
-            reason = str(error).strip().partition("\n")[0]  # what follows is its log
-            raise InputError(f"torch.compile cannot compile the network: {reason}") from error
-        done += 1
-        return loss
-
-    return run
+    return step

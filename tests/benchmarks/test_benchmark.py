@@ -1,286 +1,274 @@
-import contextlib
 import dataclasses
+import doctest
+import functools
 import json
 import os
-import pathlib
 import signal
+import subprocess
 import sys
 
 import jax
 import pytest
-import yaml
-from flax import nnx
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 
-from benchmarks import process
-from benchmarks.cases import QUICK, Case, Group, Settings, cases, groups, reference
-from benchmarks.driver import Driver, plan, run
+from benchmarks import driver, ours, peers, report, timing
+from benchmarks.cases import Case, Group, cases, plan
+from benchmarks.driver import Worker, environment, interpreters, measure, run
 from benchmarks.peers import PEERS
-from benchmarks.plot import figure
-from benchmarks.report import load, markdown, sections
-from benchmarks.results import ratios
-from benchmarks.settings import check, to_keep
-from benchmarks.work import forward, training
-from lrlc_jax.errors import InputError, RunError
-from lrlc_jax.experiments.config import layer_config
-from lrlc_jax.networks import NetworkFactory, products
-from lrlc_jax.report.figures import pdf, png
+from benchmarks.report import Result
+from benchmarks.settings import Settings
+from lrlc_jax.errors import InputError
 from tests.conftest import ROOT
 
 CONV, LRLC = {"name": "conv"}, {"name": "lrlc", "at": 3, "rank": 2}
 
 
-def settings(**changes) -> Settings:
-    values = yaml.safe_load((ROOT / "configs" / "benchmark.yaml").read_text())
-    found = check({**values, **changes}, changes, PEERS)
-    assert found.layers[0] == CONV
-    return found
+@functools.cache
+def composed(*overrides):
+    with initialize_config_dir(version_base="1.3", config_dir=str(ROOT / "configs")):
+        return OmegaConf.to_container(compose("benchmark", list(overrides)))
 
 
-def tiny(**changes) -> Settings:
-    """Two cases of a training step, on small images."""
-    few = {
-        "quick": True,
-        "batch_size": 4,
-        "image_shapes": [[8, 8, 1]],
-        "layers": [CONV, LRLC],
-        "peers": [],
-        "tasks": ["training_step"],
-    }
-    return settings(**{**few, **changes})
+def settings(*overrides, **changes) -> Settings:
+    return Settings.parse({**composed(*overrides), **changes})
 
 
-def ignore(_text, _weight):
-    pass
+def case_of(layer, task="training_step", framework="ours", batch=4, seeds=1):
+    return Case(framework, layer, (8, 8, 1), batch, task, seeds)
 
 
-@contextlib.contextmanager
-def silent(_total):
-    yield ignore
+@pytest.mark.parametrize("overrides", [(), ("benchmark=quick",)])
+def test_each_case_is_one_row_beside_its_reference(overrides):
+    these = settings(*overrides)
+    found, groups = cases(these, PEERS), plan(these, PEERS)
+    rows = [repr(case) for group in groups for case in group.rows]
+    assert len(set(rows)) == len(rows)
+    assert {repr(case) for case in found} <= set(rows)
+    for group in groups:
+        reference = group.cases[0]
+        assert (reference.framework, reference.layer, reference.seeds) == ("ours", CONV, 1)
+        assert len({repr(case) for case in group.cases}) == len(group.cases)
+        for case in group.rows:
+            assert case in group.cases
+            assert case.ours in group.cases
+            assert case.section == reference.section
+        assert these.quick or len(group.cases) <= 3  # large cases share the memory
+
+
+def test_the_full_run_has_every_rank_shape_and_peer():
+    found = [
+        (c.framework, c.layer["name"], c.layer.get("at"), c.layer.get("rank"), c.image_shape)
+        for c in cases(settings(), PEERS)
+    ]
+    for shape in [(28, 28, 1), (32, 32, 3), (48, 48, 3)]:
+        assert {("ours", "lrlc", at, k, shape) for at in (3, "all") for k in (1, 4, 10, 30)} <= {
+            *found
+        }
+    assert {(peer, "lrlc", 3, 10, (32, 32, 3)) for peer in PEERS} <= {*found}
+
+
+def test_quick_leaves_given_settings_alone():
+    quick = settings("benchmark=quick", "rounds=3", "batch_size=8")
+    assert (quick.quick, quick.rounds, quick.batch_size, quick.peers) == (True, 3, 8, ["jax_naive"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"rounds": 0}, "rounds"),
+        ({"rounds": "many"}, "rounds"),
+        ({"quick": "perhaps"}, "quick"),
+        ({"tasks": ["epoch"]}, "training_step"),
+        ({"tasks": []}, "tasks"),
+        ({"tasks": "seeds"}, "tasks"),
+        ({"peers": ["torhc"]}, "'torch'"),
+        ({"precision": "float16"}, "bfloat16"),
+        ({"precision": "bfloat16"}, "peers"),
+        ({"product_way": "column"}, "'columns'"),
+        ({"image_shapes": [[32, 32]]}, "image_shapes"),
+        ({"image_shape": [32, 32, 0]}, "image_shape"),
+        ({"seeds": [0]}, "seeds"),
+        ({"layers": [{"name": "lrcl"}]}, "'lrlc'"),
+        ({"layers": [{"name": "lrlc", "at": 4}]}, "layer.at"),
+        ({"peer_layers": [{"name": "coord_conv"}]}, "conv"),
+        ({"peer_layers": [{**LRLC, "sharing": "full"}]}, "sharing"),
+        ({"results_dir": ""}, "results_dir"),
+    ],
+)
+def test_a_wrong_setting_is_named(changes, named):
+    with pytest.raises(InputError, match=named):
+        settings(**changes)
 
 
 @pytest.fixture(scope="module")
-def measured(tmp_path_factory):
-    path = tmp_path_factory.mktemp("benchmarks") / "benchmark.json"
-    return run(tiny(rounds=2), path, silent), path
+def measured():
+    """A group with a case that fails and a case whose process is killed in its second round."""
+    wrong = {**LRLC, "normalization": "other"}
+    killed = {"name": "locally_connected", "at": 3}
+    group = [case_of(layer) for layer in (CONV, wrong, killed, LRLC)]
+    killer = iter([False] * 8 + [True])  # four requests, three warm-ups, the first round of conv
 
-
-@pytest.mark.parametrize("quick", [False, True])
-def test_each_case_has_one_row_and_its_reference_beside_it(quick):
-    these = settings(quick=quick)
-    found = cases(these, list(PEERS))
-    made = plan(these, list(PEERS))
-    rows = [case for group in made for case in group.subjects]
-    assert all(rows.count(case) == 1 for case in found)
-    assert all(case in found or case == reference(case, CONV) for case in rows)
-    assert len({repr(case) for case in rows}) == len(rows)
-    for group in made:
-        assert len({repr(case) for case in group.cases}) == len(group.cases)
-        for case in group.subjects:
-            assert case in group.cases
-            assert group.cases[0] == reference(case, CONV)
-            assert group.cases[0].image_shape == case.image_shape
-            assert dataclasses.replace(case, framework="ours") in group.cases
-        if not quick:
-            assert len(group.cases) <= 3
-
-
-def test_the_full_run_has_every_case_that_was_asked_for():
-    found = {
-        (c.framework, c.layer["name"], c.layer.get("at"), c.layer.get("rank"), c.image_shape)
-        for c in cases(settings(), list(PEERS))
-        if c.task == "training_step"
-    }
-    for shape in [(28, 28, 1), (32, 32, 3), (48, 48, 3)]:
-        for place in (3, "all"):
-            assert all(("ours", "lrlc", place, k, shape) in found for k in (1, 4, 10, 30))
-        assert all(("ours", "lrlc_input_dependent", 3, k, shape) in found for k in (4, 10))
-    assert all((peer, "lrlc", 3, 10, (32, 32, 3)) in found for peer in PEERS)
-
-
-def test_a_case_alone_is_its_own_reference():
-    case = Case("ours", CONV, (8, 8, 1), 4, "inference")
-    (group,) = groups([case], CONV)
-    assert group.cases == group.subjects == (case,)
-
-
-def test_what_the_command_line_gives_is_not_changed_by_quick():
-    assert tiny(rounds=3).rounds == 3
-    quick = settings(quick=True)
-    assert (quick.rounds, list(quick.peers)) == (QUICK["rounds"], ["jax_naive"])
-
-
-@pytest.mark.parametrize(
-    "layer", [{"name": "conv"}, {"name": "lrlc", "at": "all", "rank": 30}], ids=str
-)
-def test_multiply_adds_are_those_counted_by_hand(layer):
-    factory = NetworkFactory((32, 32, 3), 10, layer_config(layer))
-    first, second, third = 30 * 30 * 27 * 64, 28 * 28 * 576 * 64, 26 * 26 * 576 * 64
-    found = products(lambda: factory(nnx.Rngs(0)))
-    assert forward(found) == first + second + third == 55_376_640
-    assert training(found) == 2 * first + 3 * second + 3 * third
-
-
-def test_ratios_are_those_of_the_rounds_per_image(measured):
-    conv, lrlc = measured[0].cases
-    conv = dataclasses.replace(conv, seconds=[1.0, 4.0, 2.0], images=8)
-    lrlc = dataclasses.replace(lrlc, seconds=[2.0, 4.0, 8.0], images=16)
-    assert ratios(lrlc, conv) == [1.0, 0.5, 2.0]
-    assert ratios(conv, conv) == [1.0] * 3
-    assert ratios(lrlc, dataclasses.replace(conv, problem="it died")) == []
-
-
-def test_a_run_writes_its_samples_and_what_they_were_taken_with(measured):
-    benchmark, path = measured
-    conv, lrlc = benchmark.cases
-    assert (conv.reference, lrlc.reference) == (True, False)
-    for result in (conv, lrlc):
-        assert len(result.seconds) == 2
-        assert result.problem is None
-        assert result.images == 4
-        assert result.peak_bytes > 0
-        assert result.compile_seconds > 0
-    assert conv.multiply_adds == 4 * (2 * 36 * 9 * 64 + 3 * (16 + 4) * 576 * 64)
-    assert lrlc.multiply_adds == conv.multiply_adds
-    assert lrlc.parameters > conv.parameters
-    values = json.loads(path.read_text())
-    assert values["versions"]["jax"]
-    assert values["machine"]["device"]
-    assert len(values["code"]["source_sha256"]) == 64
-    assert set(values["peak"]) == {"start", "end"}
-    assert "path" not in values["settings"]["dataset"]
-
-
-def test_the_file_leads_to_the_same_table_and_plot(measured):
-    benchmark, path = measured
-    again = load(path)
-    assert again == benchmark
-    text = markdown(again)
-    assert text == markdown(benchmark)
-    assert "LRLC (third layer), rank 2" in text
-    assert "Training step: 8x8x1, batch 4" in text
-    assert png(figure(again)).startswith(b"\x89PNG")
-    assert pdf(figure(again)).startswith(b"%PDF")
-
-
-def test_a_file_that_is_not_whole_gets_one_sentence(measured, tmp_path):
-    _, path = measured
-    text = path.read_text()
-    values = json.loads(text)
-    early = json.dumps({**values, "cases": []})
-    older = json.loads(text)
-    del older["settings"]["precision"]
-    values["cases"][0]["seconds"] = [0.1]
-    odd = json.dumps(values)
-    contents = ["{", "[]", '{"schema": 99}', '{"schema": 1}', text[:-9], early, odd]
-    contents.append(json.dumps(older))
-    for number, content in enumerate(contents):
-        bad = tmp_path / f"{number}.json"
-        bad.write_text(content)
-        with pytest.raises(InputError, match=str(bad)):
-            load(bad)
-
-
-def test_a_case_that_fails_or_dies_leaves_the_rest(measured, tmp_path, monkeypatch):
-    layers = CONV, {"name": "nothing"}, LRLC
-    found = [Case("ours", layer, (8, 8, 1), 4, "training_step") for layer in layers]
-    (group,) = groups(found, CONV, together=None)
-    ask = process.Worker.ask
-
-    def kill_lrlc(self, line):
-        if line == "go" and "lrlc" in self.request:
+    def ask(self, line, ask=Worker.ask):
+        if next(killer, False):
             os.kill(self.process.pid, signal.SIGKILL)
         return ask(self, line)
 
-    monkeypatch.setattr(process.Worker, "ask", kill_lrlc)
-    these = tiny(rounds=1)
-    fine, unknown, killed = Driver(these, {}, ignore).group(1, group)
-    assert fine.problem is None
-    assert len(fine.seconds) == 1
-    assert unknown.problem.startswith("There is no layer 'nothing'")
-    assert "its process was killed" in killed.problem
-    results = [fine, unknown, killed]
-    benchmark = dataclasses.replace(measured[0], cases=results, settings=to_keep(these))
-    path = tmp_path / "failed.json"
-    benchmark.write(path)
-    assert load(path).failed == [unknown, killed]
-    assert "FAILED: There is no layer 'nothing'" in markdown(load(path))
-    assert png(figure(load(path)))
-    assert [row.ratios for row in sections(benchmark)[0].rows] == [[1.0], [], []]
+    these = settings("benchmark=quick", rounds=2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Worker, "ask", ask)
+        patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+        return these, measure(1, Group(group, group), these, {}, {})
+
+
+def test_a_case_that_fails_or_dies_leaves_the_others(measured):
+    _, (conv, wrong, killed, lrlc) = measured
+    assert "normalization" in wrong.problem
+    assert "memory" in killed.problem
+    for result in (conv, lrlc):
+        assert result.problem is None
+        assert len(result.seconds) == len(result.ratios) == 2
+        assert result.images == 4
+        assert result.peak_bytes > 0
+        assert result.compile_seconds > 0
+    assert conv.ratios == [1.0, 1.0]
+    assert (killed.ratios, wrong.ratios) == ([], [])
+    assert lrlc.parameters > conv.parameters
+
+
+def test_json_and_tables_after_each_group_survive_an_interruption(measured, tmp_path, monkeypatch):
+    these, results = measured
+    groups = iter([results])
+
+    def one_group(*_):
+        try:
+            return next(groups)
+        except StopIteration:
+            raise KeyboardInterrupt from None
+
+    path = tmp_path / "benchmark.json"
+    monkeypatch.setattr(driver, "measure", one_group)
+    with pytest.raises(KeyboardInterrupt):
+        run(these, path, lambda _: None)
+    values = json.loads(path.read_text())
+    assert values["finished"] is None
+    assert [len(entry["seconds"]) for entry in values["cases"]] == [2, 0, 0, 2]
+    assert values["cases"][3]["title"] == "LRLC (third layer), rank 2"
+    assert len(values["code"]["source_sha256"]) == 64
+    assert values["versions"]["jax"]
+    assert values["machine"]["device"]
+    assert not {"results_dir", "peers_python"} & set(values["settings"])
+    table = path.with_suffix(".md").read_text()
+    assert "Incomplete" in table
+    assert all(result.problem in table for result in results if result.problem)
+    assert path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_ratios_are_per_image_and_round():
+    conv = Result(case_of(CONV), 1, images=8, seconds=[1.0, 4.0, 2.0])
+    lrlc = Result(case_of(LRLC), 1, images=16, seconds=[2.0, 4.0, 8.0])
+    assert lrlc.relative_to(conv) == [1.0, 0.5, 2.0]
+    assert lrlc.relative_to(dataclasses.replace(conv, problem="failed")) == []
+
+
+class FakeWorker:
+    """Answers at once: the convolution takes 1 s, ours 2 s, a peer 6 s."""
+
+    def __init__(self, *_):
+        self.seconds = None
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def ask(self, line):
+        if not line:
+            return {"seconds": self.seconds, "peak_bytes": 1, "memory": "process"}
+        case = json.loads(line)["case"]
+        ours_or_peer = 2.0 if case["framework"] == "ours" else 6.0
+        self.seconds = 1.0 if case["layer"] == CONV else ours_or_peer
+        return {"images": 4, "versions": {}}
+
+
+def test_a_peer_is_compared_with_ours_too(monkeypatch, tmp_path):
+    monkeypatch.setattr(driver, "Worker", FakeWorker)
+    few = {"layers": [CONV], "peer_layers": [LRLC], "tasks": ["training_step"]}
+    path = tmp_path / "benchmark.json"
+    measured = run(settings("benchmark=quick", product_way="patches", **few), path, lambda _: None)
+    conv, ours_too, peer = measured.cases
+    assert (conv.ratios, ours_too.ratios, peer.ratios) == ([1.0], [2.0], [6.0])
+    assert peer.ratios_to_ours == [3.0]
+    assert [result.row for result in measured.cases] == [True, False, True]
+    assert measured.finished
+    assert not measured.failed
+    table = path.with_suffix(".md").read_text()
+    row = next(line for line in table.splitlines() if "Algorithm 1" in line)
+    assert {"6.00", "3.00"} <= set(row.replace("|", " ").split())
+    assert "patches" in table
+
+
+@pytest.mark.usefixtures("optax_types", "quick_compilation")
+@pytest.mark.parametrize(
+    ("task", "seeds", "images", "precision"),
+    [
+        ("training_step", 1, 4, "bfloat16"),
+        ("seeds", 2, 8, "float32"),
+        ("inference", 1, 4, "float32"),
+    ],
+)
+def test_each_task_runs_again_and_again(task, seeds, images, precision):
+    case = case_of(LRLC, task, seeds=seeds)
+    request = {"case": json.loads(json.dumps(dataclasses.asdict(case)))}
+    request |= {"block_seconds": 0.0, "precision": precision, "product_way": None}
+    timed = ours.prepare(request)
+    timed.block()
+    timed.block()
+    assert timed.images == images
+    assert timed.compile_seconds > 0
 
 
 def test_a_worker_ends_with_its_driver():
-    with process.worker(sys.executable, {"peak": 10_000, "precision": "float32"}) as one:
-        one.process.stdin.write(one.request.encode() + b"\n")
+    with Worker(sys.executable, "float32") as one:
         one.process.stdin.close()
         assert one.process.wait(timeout=60) == 0
+        one.process.stdin = None
 
 
-def test_peers_that_are_not_installed_are_left_out_in_one_sentence(monkeypatch, tmp_path):
-    monkeypatch.setattr(process, "PEERS_PYTHON", pathlib.Path("/none"))
-    pythons, (sentence,) = process.interpreters(settings())
+def test_a_worker_of_our_interpreter_sees_our_import_path(tmp_path, monkeypatch):
+    (tmp_path / "carried_module.py").touch()
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    command = [sys.executable, "-P", "-c", "import carried_module, benchmarks.worker"]
+    assert not subprocess.run(command, check=False, env=environment(sys.executable, "")).returncode
+    assert str(tmp_path) not in environment("/other/python", "")["PYTHONPATH"]
+
+
+def test_missing_peers_are_left_out_by_name(monkeypatch, tmp_path):
+    missing = dataclasses.replace(PEERS["torch"], module="no_such_framework")
+    monkeypatch.setitem(PEERS, "torch", missing)
+    pythons, (sentence,) = interpreters(settings(peers=["jax_naive", "torch"]))
     assert list(pythons) == ["jax_naive"]
-    assert "PyTorch" in sentence
-    assert "make peers" in sentence
-    with pytest.raises(InputError, match="peers_python is"):
-        process.interpreters(settings(peers_python=str(tmp_path / "python")))
-
-
-def test_an_epoch_without_its_data_is_left_out(tmp_path):
-    these = tiny(
-        tasks=["epoch"],
-        few_layers=[CONV],
-        dataset={"name": "mnist", "source": "files", "cache_dir": str(tmp_path)},
-    )
-    (group,) = plan(these, [])
-    (result,) = Driver(these, {}, ignore).group(1, group)
-    assert result.left_out
-    assert "dataset.path" in result.problem
-
-
-@pytest.mark.parametrize(
-    ("task", "batch", "images"), [("inference", 2, 2), ("seeds", 4, 8), ("epoch", 200, 400)]
-)
-def test_every_other_task_can_be_timed(task, batch, images):
-    these = tiny(dataset={"name": "digits"})
-    shape = None if task == "epoch" else (8, 8, 1)
-    case = Case("ours", LRLC, shape, batch, task, 2 if task == "seeds" else 1)
-    (result,) = Driver(these, {}, ignore).group(1, Group((case,), (case,)))
-    assert result.problem is None
-    assert result.images == images
-    assert result.multiply_adds > 0
-
-
-def test_a_whole_run_says_what_it_spent_outside_of_its_programs(tmp_path):
-    path = tmp_path / "benchmark.json"
-    measured = run(tiny(tasks=["run"], dataset={"name": "digits"}), path, silent)
-    (result,) = measured.cases
-    assert result.problem is None
-    assert 0 < result.outside_share < 1
-    assert load(path).cases == measured.cases
-    table = markdown(measured)
-    assert "A run under the quick protocol, one seed: digits" in table
-    assert "Outside programs, %" in table
-    assert f"{100 * result.outside_share:.2f}" in table
-
-
-def test_another_precision_and_another_way_are_measured_and_said(tmp_path):
-    path = tmp_path / "benchmark.json"
-    these = tiny(precision="bfloat16", product_way="patches", layers=[CONV])
-    text = markdown(run(these, path, silent))
-    assert not load(path).failed
-    assert "Precision: bfloat16. Our products: patches." in text
+    assert missing.title in sentence
+    with pytest.raises(InputError, match="peers_python"):
+        interpreters(settings(peers=["torch"], peers_python=str(tmp_path / "python")))
 
 
 @pytest.mark.skipif(jax.default_backend() == "gpu", reason="a GPU has TF32")
-def test_what_the_device_cannot_compute_in_is_refused(tmp_path):
-    with pytest.raises(RunError, match="precision is tf32, and JAX computes on"):
-        run(tiny(precision="tf32"), tmp_path / "benchmark.json", silent)
+def test_a_precision_that_the_device_lacks_is_refused(tmp_path):
+    with pytest.raises(InputError, match="tf32"):
+        run(settings(precision="tf32"), tmp_path / "benchmark.json", lambda _: None)
 
 
-@pytest.mark.parametrize(("precision", "override"), [("float32", "0"), ("tf32", None)])
-def test_in_float32_no_framework_takes_tf32_unasked(monkeypatch, precision, override):
+def test_float32_excludes_tf32_in_all_frameworks(monkeypatch):
     monkeypatch.delenv("NVIDIA_TF32_OVERRIDE", raising=False)
-    given = {}
-    monkeypatch.setattr(process.subprocess, "Popen", lambda *_, **options: given.update(options))
-    process.Worker(sys.executable, {"precision": precision}).said.close()
-    assert given["env"].get("NVIDIA_TF32_OVERRIDE") == override
+    assert environment(sys.executable, "float32")["NVIDIA_TF32_OVERRIDE"] == "0"
+    assert "NVIDIA_TF32_OVERRIDE" not in environment(sys.executable, "tf32")
+
+
+@pytest.mark.parametrize("module", [peers, report, timing])
+def test_examples_in_docstrings(module):
+    results = doctest.testmod(module)
+    assert results.attempted
+    assert not results.failed

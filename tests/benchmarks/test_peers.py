@@ -1,11 +1,9 @@
-"""The other frameworks compute the same training as ours, so that their times can be compared."""
+"""The peers train as our network does, so that their times can be compared."""
 
 import functools
 import json
 import os
-import pathlib
 import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -13,114 +11,60 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from benchmarks.peers import PEERS
-from benchmarks.peers.start import batch, part, start
-from benchmarks.process import PEERS_PYTHON
-from lrlc_jax.errors import InputError
-from lrlc_jax.layers.settings import (
-    ConvConfig,
-    InputDependentLRLCConfig,
-    LocallyConnectedConfig,
-    LRLCConfig,
-)
+from benchmarks import ours
+from benchmarks.cases import Case
+from benchmarks.driver import environment, interpreters
+from benchmarks.peers import LAYERS, PEERS, Peer
 from lrlc_jax.networks import NetworkFactory, split
-from lrlc_jax.training.step import TrainState, adam, update
-from tests.conftest import ROOT
+from lrlc_jax.training.optimizer import Schedule
+from lrlc_jax.training.step import Examples, init, train_one_epoch
+from tests.benchmarks.test_benchmark import settings
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
+pytestmark = pytest.mark.usefixtures("quick_compilation", "plain_jax")
 
-SHAPE = (12, 12, 3)
-BATCH = 4
-STEPS = 3
-
-LAYERS = {
-    "conv": ({"name": "conv"}, ConvConfig()),
-    "lrlc": ({"name": "lrlc", "at": 3, "rank": 4}, LRLCConfig(at=3, rank=4)),
-    "lrlc everywhere": ({"name": "lrlc", "at": "all", "rank": 2}, LRLCConfig(at="all", rank=2)),
-    "input dependent": (
-        {"name": "lrlc_input_dependent", "at": [1, 3], "rank": 3},
-        InputDependentLRLCConfig(at=[1, 3], rank=3),
-    ),
-    "locally connected": (
-        {"name": "locally_connected", "at": 3},
-        LocallyConnectedConfig(at=3),
-    ),
+SHAPE, BATCH, STEPS = (12, 12, 3), 4, 3
+CASES = {
+    "conv": {"name": "conv"},
+    "lrlc": {"name": "lrlc", "at": 3, "rank": 4},
+    "lrlc everywhere": {"name": "lrlc", "at": "all", "rank": 2},
+    "input dependent": {"name": "lrlc_input_dependent", "at": [1, 3], "rank": 3},
+    "locally connected": {"name": "locally_connected", "at": 3},
 }
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def plain_jax():
     """A peer is written without our strictness, and optax mixes types itself."""
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         yield
 
 
-def perturbed(layer):
-    """A start in which no two parts are alike, so that one taken for another is seen."""
-    rng = np.random.default_rng(1)
-    return {
-        name: value + 0.1 * rng.standard_normal(value.shape).astype(np.float32)
-        for name, value in start(layer, SHAPE).items()
-    }
-
-
-def load(variable, value):
-    assert variable[...].shape == value.shape
-    variable[...] = jnp.asarray(value)
-
-
-def load_layer(layer, values):
-    """Set the parameters of one of our layers; whatever is not set is missed by name."""
-    names = set(values)
-
-    def take(variable, name, shape=None):
-        names.remove(name)
-        load(variable, values[name] if shape is None else values[name].reshape(shape))
-
-    if "kernel" in values:
-        take(layer.kernel, "kernel")
-        if layer.bias is not None:
-            take(layer.bias, "bias")
-    elif "weights_row" in values:
-        take(layer.bases, "bases")
-        for axis in ("row", "column"):
-            take(getattr(layer.weights, axis), f"weights_{axis}")
-            take(getattr(layer.spatial_bias, axis), f"bias_{axis}", (-1, 1))
-    else:
-        take(layer.bases, "bases")
-        for name in ("low", "squeeze", "excite", "proj"):
-            take(getattr(layer.weights, name).kernel, f"{name}/kernel")
-            take(getattr(layer.weights, name).bias, f"{name}/bias")
-        for filtered in layer.weights.depthwise:
-            shape = filtered.kernel[...].shape
-            take(filtered.kernel, f"dilation{filtered.dilation}/kernel", shape)
-            take(filtered.bias, f"dilation{filtered.dilation}/bias")
-        shape = layer.spatial_bias.full[...].shape
-        take(layer.spatial_bias.full, "spatial_bias", shape)
-    assert not names
-
-
 @functools.cache
-def our_losses(name):
-    """The losses of our network's first steps, from the peers' start and on their batch."""
-    settings, config = LAYERS[name]
-    weights = perturbed(settings)
-    network = NetworkFactory(SHAPE, 10, config)(nnx.Rngs(0))
-    for i in range(3):
-        load_layer(network.layers[i], part(weights, f"layer{i + 1}"))
-        load(network.norms[i].scale, weights[f"norm{i + 1}/scale"])
-        load(network.norms[i].bias, weights[f"norm{i + 1}/offset"])
-    load(network.classifier.kernel, weights["dense/kernel"])
-    load(network.classifier.bias, weights["dense/bias"])
-    graphdef, params, stats = split(network)
-    state = TrainState(jnp.uint32(0), params, stats, adam.init(params))
-    images, labels = map(jnp.asarray, batch(SHAPE, BATCH))
-    step = jax.jit(update, static_argnums=0)
+def our_training(name):
+    """Our first losses on one batch, and the arrays for the peers: the same start and batch.
+
+    The start is perturbed, so that no two parts of it are alike.
+    """
+    case = Case("jax_naive", CASES[name], SHAPE, BATCH, "training_step")
+    factory = NetworkFactory(SHAPE, ours.CLASSES, case.config)
+    rng = np.random.default_rng(1)
+
+    def perturbed(value):
+        return jnp.asarray(value + 0.1 * rng.standard_normal(value.shape), jnp.float32)
+
+    state = jax.jit(functools.partial(init, factory))(jnp.uint32(0))
+    state = state._replace(params=jax.tree.map(perturbed, jax.device_get(state.params)))
+    arrays = ours.flat(state.params) | ours.batch(case)
+    graphdef, _, _ = split(nnx.eval_shape(lambda: factory(nnx.Rngs(0))))
+    examples = Examples(*map(jnp.asarray, ours.examples(case, BATCH)))
+    scaling = jnp.float32(1 / 255), jnp.float32(0)
+    constant = Schedule(jnp.float32(0.001), jnp.float32(0), jnp.float32(1e9))
+    epoch = jax.jit(train_one_epoch, static_argnums=(0, 1))
     losses = []
-    for _ in range(STEPS):
-        state, loss, _ = step(graphdef, state, images, labels, jnp.float32(0.001))
-        losses.append(float(loss))
-    return losses
+    for step in range(STEPS):  # each an epoch of one batch
+        state, metrics = epoch(graphdef, BATCH, state, examples, scaling, constant, jnp.int32(step))
+        losses.append(float(metrics["loss"]))
+    return losses, arrays
 
 
 THEIR_LOSSES = """
@@ -128,110 +72,56 @@ import json, sys
 import numpy as np
 from benchmarks.peers import PEERS
 
-peer, shape, count, steps, cases = json.loads(sys.argv[1])
 losses = {}
-for name, (settings, path) in cases.items():
-    with np.load(path) as weights:
-        step = PEERS[peer].training_step(settings, tuple(shape), count, dict(weights))
-    losses[name] = [step() for _ in range(steps)]
+for name, path in json.loads(sys.argv[2]).items():
+    step = PEERS[sys.argv[1]].training_step(dict(np.load(path)))
+    losses[name] = [step() for _ in range(int(sys.argv[3]))]
 print(json.dumps(losses))
 """
 
 
-def interpreter_of(peer):
-    """An interpreter that has the peer's framework: this one, or that of `make peers`."""
-    code = "import importlib.util, sys; sys.exit(importlib.util.find_spec(sys.argv[1]) is None)"
-    for python in (sys.executable, str(PEERS_PYTHON)):
-        command = [python, "-c", code, PEERS[peer].module]
-        if pathlib.Path(python).exists() and not subprocess.run(command, check=False).returncode:
-            return python
-    return pytest.skip(f"{PEERS[peer].module} is not installed; `make peers` installs it")
-
-
 def their_losses(peer, folder):
-    """The losses of a peer's first steps, for each layer.
+    """A peer's first losses for each layer.
 
-    In a process of its own: TensorFlow and PyTorch do not get on in one, and what frameworks warn
-    of when they are imported is theirs to mend.
+    In a process of its own, except for JAX: TensorFlow and PyTorch do not share one.
     """
-    cases = {}
-    for number, (name, (settings, _)) in enumerate(LAYERS.items()):
-        path = folder / f"{number}.npz"
-        np.savez(path, **perturbed(settings))
-        cases[name] = (settings, str(path))
-    request = json.dumps([peer, SHAPE, BATCH, STEPS, cases])
+    if PEERS[peer].module == "jax":
+        steps = {name: PEERS[peer].training_step(our_training(name)[1]) for name in CASES}
+        return {name: [step() for _ in range(STEPS)] for name, step in steps.items()}
+    pythons, left_out = interpreters(settings(peers=[peer]))
+    if left_out:
+        pytest.skip(left_out[0])
+    paths = {}
+    for number, name in enumerate(CASES):
+        paths[name] = f"{folder}/{number}.npz"
+        np.savez(paths[name], **our_training(name)[1])
     answer = subprocess.run(
-        [interpreter_of(peer), "-c", THEIR_LOSSES, request],
+        [pythons[peer], "-P", "-c", THEIR_LOSSES, peer, json.dumps(paths), str(STEPS)],
         capture_output=True,
         text=True,
         check=False,
-        cwd=ROOT,
-        env=os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"},  # as in this process
+        env=os.environ | environment(pythons[peer], "float32"),
     )
     assert answer.returncode == 0, answer.stderr
     return json.loads(answer.stdout.splitlines()[-1])
 
 
 @pytest.mark.parametrize("peer", PEERS)
-def test_a_peer_trains_as_we_do(peer, tmp_path):
+def test_a_peer_has_our_losses(peer, tmp_path):
     losses = their_losses(peer, tmp_path)
-    # Keras adds Adam's epsilon before the correction of the moments, where it weighs more.
+    # Keras adds Adam's epsilon before the bias correction, where it weighs more.
     tolerance = 1e-3 if peer == "tensorflow" else 2e-5
-    for name in LAYERS:
-        ours = our_losses(name)
-        # The second loss tells whether the gradients and Adam agree, the third also its moments.
-        np.testing.assert_allclose(losses[name], ours, rtol=tolerance, err_msg=name)
-        assert ours[2] < ours[1] < ours[0]
+    assert {case["name"] for case in CASES.values()} == set(LAYERS)
+    for name in CASES:
+        expected, _ = our_training(name)
+        # The second loss compares gradients and Adam, the third also Adam's moments.
+        np.testing.assert_allclose(losses[name], expected, rtol=tolerance, err_msg=name)
+        assert expected[2] < expected[1] < expected[0]
 
 
-def test_without_weights_a_peer_starts_as_said():
-    settings, _ = LAYERS["lrlc"]
-    start_of = PEERS["jax_naive"].training_step
-    given = start_of(settings, SHAPE, BATCH, start(settings, SHAPE))()
-    assert start_of(settings, SHAPE, BATCH)() == given
-
-
-def test_a_start_is_that_of_the_network_in_size():
-    for settings, config in LAYERS.values():
-        count = sum(value.size for value in start(settings, SHAPE).values())
-        assert count == NetworkFactory(SHAPE, 10, config).parameters()
-
-
-@pytest.mark.parametrize(
-    ("layer", "message"),
-    [
-        ({"name": "coord_conv"}, "Valid: conv, locally_connected, lrlc, lrlc_input_dependent"),
-        ({}, "no layer"),
-        ({"name": "lrlc", "at": 3}, "takes the settings at, rank; given: at"),
-        ({"name": "lrlc", "at": 3, "rank": 4, "sharing": "full"}, "takes the settings at, rank"),
-        ({"name": "lrlc", "at": 4, "rank": 4}, "layer.at is 4"),
-        ({"name": "lrlc", "at": [], "rank": 4}, r"layer.at is \[\]"),
-        ({"name": "lrlc", "at": 3, "rank": 0}, "rank is 0"),
-    ],
-)
-def test_a_layer_that_no_peer_has_is_refused(layer, message):
-    with pytest.raises(InputError, match=message):
-        PEERS["jax_naive"].training_step(layer, SHAPE, BATCH)
-
-
-def test_images_too_small_are_refused():
-    with pytest.raises(InputError, match="7 rows"):
-        start({"name": "conv"}, (6, 12, 3))
-
-
-def test_a_framework_that_is_missing_is_named(monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
-    with pytest.raises(InputError, match="torch is not installed; `make peers`"):
-        PEERS["torch"].training_step({"name": "conv"}, SHAPE, BATCH)
-
-
-def test_the_registry_and_the_start_import_no_framework():
-    code = (
-        "import benchmarks.peers.start, sys; from benchmarks.peers import PEERS, "
-        "torch_peer, tensorflow_peer; print([p.module for p in PEERS.values() "
-        "if p.module in sys.modules])"
-    )
-    answer = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
-    )
-    assert answer.stdout.strip() == "[]"
+def test_parameters_are_counted_without_the_batch(monkeypatch):
+    case = Case("jax_naive", CASES["lrlc"], SHAPE, BATCH, "training_step")
+    monkeypatch.setattr(Peer, "training_step", lambda *_: lambda: 0.0)
+    timed = PEERS["jax_naive"].prepare(ours.start(case), 0.0)
+    factory = NetworkFactory(SHAPE, ours.CLASSES, case.config)
+    assert (timed.parameters, timed.images) == (factory.parameters(), BATCH)
