@@ -34,7 +34,7 @@ CPU, ACCELERATOR = 1e11, 1e13
 LONG_STEP = 2.5  # a network with a longer step is measured only if no other of its kind is left
 LONG_EPOCH, SHORT_EPOCH = 2.0, 0.5  # instead of a long epoch, steps of a short one are measured
 ALL_EPOCHS = 3.0
-FEWEST_EPOCHS, MOST_EPOCHS = 3, 10
+FEWEST_EPOCHS, MOST_EPOCHS = 3, 8
 FEWEST_STEPS = 2  # a loop of one step compiles to a different program
 
 
