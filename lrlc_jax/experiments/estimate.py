@@ -1,177 +1,197 @@
-"""How long the runs that are left will take on this machine.
+"""Time that runs take on this machine, from training steps measured now.
 
-Of each kind of layer one network is measured, and the others are scaled from it by the
-multiply-adds of their layers: where a convolution stands, at the rate of the network with nothing
-else; where the layer under study stands, at a rate of its own. Where runs of that kind are on
-record, done on such a machine with the same data and protocol, their times are taken instead.
+One network of each kind of layer is measured. The others are scaled from it by the multiply-adds of
+their layers: plain convolutions at the rate of the network without other layers, the layer under
+study at a rate of its own.
 """
 
 import dataclasses
+import math
+import time
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
+import jax
+import numpy as np
 from flax import nnx
+from jax.errors import JaxRuntimeError
 
+from lrlc_jax.errors import RunError
 from lrlc_jax.experiments import provenance
-from lrlc_jax.experiments.jobs import Job
-from lrlc_jax.experiments.pace import Pace, measured, on_record, rough_step, seeds_in_a_step
-from lrlc_jax.experiments.plan import label
-from lrlc_jax.experiments.run import network_of
-from lrlc_jax.experiments.state import DONE, LEFT, State
-from lrlc_jax.layers.settings import ConvConfig
+from lrlc_jax.experiments.config import Config
+from lrlc_jax.experiments.runner import network_of
+from lrlc_jax.experiments.study import Job
+from lrlc_jax.layers import ConvConfig
 from lrlc_jax.networks import check_precision, products
-from lrlc_jax.progress import steps
-from lrlc_jax.training.compilation import CompileClock, enable_cache
+from lrlc_jax.progress import Progress
+from lrlc_jax.training.compilation import enable_cache
+from lrlc_jax.training.devices import default_seeds_at_once
+from lrlc_jax.training.train import DeviceData, train
 
-# Seconds, roughly: a network whose training step takes longer is not measured, if a smaller one of
-# its kind is left.
-LONG_STEP = 2.5
-
-CONV = "conv"
-Kind: TypeAlias = tuple[int, str]  # which data, by their identity in this process, and which layer
+# Rough multiply-adds per second, and seconds at that speed. They only decide which network is
+# measured, and on which share of the images.
+CPU, ACCELERATOR = 1e11, 1e13
+LONG_STEP = 2.5  # a network with a longer step is measured only if no other of its kind is left
+LONG_EPOCH, SHORT_EPOCH = 2.0, 0.5  # instead of a long epoch, steps of a short one are measured
+ALL_EPOCHS = 3.0
+FEWEST_EPOCHS, MOST_EPOCHS = 3, 8
+FEWEST_STEPS = 2  # a loop of one step compiles to a different program
 
 
 @dataclasses.dataclass(frozen=True)
 class Forecast:
-    """How long the runs that are left will take, and on what that rests.
+    """Time of the runs that are left.
 
     Attributes:
-        seconds: all of them, one after the other, with compiling.
-        measured: how many networks were measured for it.
-        on_record: how many runs on record it rests on.
-        machine: what computes here.
+        seconds: for all of them, one after the other, with compilation.
+        measured: number of measured networks.
+        machine: as in records.
     """
 
     seconds: float
     measured: int
-    on_record: int
     machine: dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-    """Multiply-adds of a network's products for one image.
-
-    ``conv`` are those of the plain convolutions, ``special`` those of the layer under study.
-    """
+    """Multiply-adds of a network for one image, in plain convolutions and in other layers."""
 
     conv: int
     special: int
 
-    @property
-    def total(self) -> int:
-        """Those of all layers."""
-        return self.conv + self.special
+
+Run: TypeAlias = tuple[Job, Work]
 
 
 @dataclasses.dataclass(frozen=True)
-class Sample:
-    """A run of which the pace is known."""
+class Cost:
+    """Seconds of a run: once, mostly for compilation, and for each epoch, with all seeds."""
 
-    work: Work
-    pace: Pace
+    once: float
+    epoch: float
 
 
-def forecast(state: State) -> Forecast:
-    """Measure what is needed, and show progress meanwhile.
+def forecast(left: Sequence[Job]) -> Forecast:
+    """Measure one network of each kind of layer, for each data set.
 
     Raises:
         InputError: for a precision that the device lacks, or images too small for the network.
-        RunError: if a network cannot be trained here.
+        RunError: if the device fails, for example for want of memory.
     """
-    left = state.those(LEFT)
     for job in left:
         check_precision(job.config.network.precision)
-    # What is measured is not kept among the compiled programs: those of which it was found that
-    # they were compiled before, tell that the others of their kind have been, too.
+    # Programs on disk are used but none is added: compilation takes as long as it will in the runs.
     enable_cache(write=False)
-    clock, machine = CompileClock(), provenance.machine()
-    kinds, done = by_kind(left), by_kind(state.those(DONE))
-    for (data, _), jobs in list(kinds.items()):
-        plain = dataclasses.replace(jobs[0].config, layer=ConvConfig())
-        kinds.setdefault((data, CONV), [Job(plain, jobs[0].dataset, f"{CONV} {data}")])
-    known = {
-        kind: [
-            Sample(work_of(job), pace)
-            for job in done.get(kind, [])
-            if (pace := on_record(state.records[job.identity], job.config, machine))
-        ]
-        for kind in kinds
-    }
-    unknown = [kind for kind in kinds if not known[kind]]
-    works: dict[str, Work] = {}
-    with steps("measuring", len(unknown)) as step:
-        for kind, jobs in kinds.items():
-            works |= {job.identity: work_of(job) for job in jobs}
-            if kind in unknown:
-                chosen = representative(jobs, [works[job.identity] for job in jobs])
-                step(label(chosen.config.layer), 1)
-                work = works[chosen.identity]
-                known[kind] = [Sample(work, measured(chosen, work.total, clock))]
-    seconds = sum(
-        seconds_of(works[job.identity], job, known[kind], known[kind[0], CONV])
-        for kind, jobs in by_kind(left).items()
-        for job in jobs
-    )
-    used = sum(len(known[kind]) for kind in kinds if kind not in unknown)
-    return Forecast(seconds, len(unknown), used, machine)
-
-
-def by_kind(jobs: Sequence[Job]) -> dict[Kind, list[Job]]:
-    """The runs of each kind of layer on each data set."""
-    found: dict[Kind, list[Job]] = {}
-    for job in jobs:
-        found.setdefault((id(job.dataset), job.config.layer.name), []).append(job)
-    return found
+    # The convolution comes first, even if none is left: all other kinds are scaled with its rate.
+    plain: dict[int, Run] = {}
+    kinds: dict[tuple[int, str], list[Run]] = {}
+    for job in left:
+        data = id(job.dataset)
+        if data not in plain:
+            config = dataclasses.replace(job.config, layer=ConvConfig())
+            convolution = dataclasses.replace(job, config=config)
+            plain[data] = convolution, work_of(convolution)
+            kinds[data, ConvConfig.name] = []
+        kinds.setdefault((data, job.config.layer.name), []).append((job, work_of(job)))
+    seconds, conv_rates = 0.0, dict.fromkeys(plain, 0.0)
+    with Progress(len(kinds), "network", "measuring") as progress:
+        for (data, name), runs in kinds.items():
+            job, work = representative(runs or [plain[data]])
+            progress.describe(job.config.layer.label)
+            cost = measure(job, work)
+            progress.advance()
+            if name == ConvConfig.name:
+                conv_rates[data] = cost.epoch / work.conv
+            conv_rate = conv_rates[data]
+            rate = max(0.0, cost.epoch - conv_rate * work.conv) / max(1, work.special)
+            for job, work in runs:
+                epoch = conv_rate * work.conv + rate * work.special
+                seconds += cost.once + job.config.protocol.epochs * epoch
+    return Forecast(seconds, len(kinds), provenance.machine())
 
 
 def work_of(job: Job) -> Work:
-    """The multiply-adds of a run's network; nothing is computed.
+    """Multiply-adds of a run's network; nothing is computed.
 
     Raises:
         InputError: if the images are too small for it.
     """
-    factory = network_of(job.config, job.dataset)
-    found = dict(enumerate(products(lambda: factory(nnx.Rngs(0))), start=1))
-    special = sum(found[place] for place in job.config.layer.positions)
-    return Work(sum(found.values()) - special, special)
+    factory = network_of(job)
+    layers = dict(enumerate(products(lambda: factory(nnx.Rngs(0))), start=1))
+    special = sum(layers[position] for position in job.config.layer.positions)
+    return Work(sum(layers.values()) - special, special)
 
 
-def representative(jobs: Sequence[Job], works: Sequence[Work]) -> Job:
-    """The run that is measured for all of its kind.
+def representative(runs: Sequence[Run]) -> Run:
+    """The run with the most multiply-adds in the layer under study; of equals, the middle rank.
 
-    It is the one with the most multiply-adds in the layer under study, unless its step takes too
-    long; of several such, the one with the rank in the middle.
+    Of runs with long steps only the one with the shortest, and only if no other is left.
     """
-    pairs = list(zip(jobs, works, strict=True))
-
-    def step(job: Job, work: Work) -> float:
-        return seeds_in_a_step(job.config) * rough_step(job.config, work.total)
-
-    short = [pair for pair in pairs if step(*pair) <= LONG_STEP]
-    short = short or [min(pairs, key=lambda pair: step(*pair))]
+    short = [
+        (job, work)
+        for job, work in runs
+        if seeds_in_a_step(job.config) * rough_step(job, work) <= LONG_STEP
+    ] or [min(runs, key=lambda run: rough_step(*run))]
     most = max(work.special for _, work in short)
-    largest = [job for job, work in short if work.special == most]
-    largest.sort(key=lambda job: getattr(job.config.layer, "rank", 0))
+    largest = [run for run in short if run[1].special == most]
+    largest.sort(key=lambda run: getattr(run[0].config.layer, "rank", 0))
     return largest[len(largest) // 2]
 
 
-def seconds_of(
-    work: Work, job: Job, samples: Sequence[Sample], convolutions: Sequence[Sample]
-) -> float:
-    """What a run will take.
+def seeds_in_a_step(config: Config) -> int:
+    """Seeds that train together if they fit into memory."""
+    count = config.protocol.seeds
+    return min(config.seeds_at_once or default_seeds_at_once(count), count)
 
-    Args:
-        work: its multiply-adds.
-        job: the run.
-        samples: runs of its kind.
-        convolutions: runs with nothing but convolutions.
+
+def rough_step(job: Job, work: Work) -> float:
+    """Rough seconds of a training step of one seed: a forward pass and two gradients."""
+    speed = CPU if jax.default_backend() == "cpu" else ACCELERATOR
+    return 3 * job.config.protocol.batch_size * (work.conv + work.special) / speed
+
+
+def part_to_measure(job: Job, work: Work) -> tuple[Job, float]:
+    """The run itself if its epoch is short; else a few of its steps, for seeds that train together.
+
+    Also returns the part's share of the images of each split.
     """
-    conv_rate = sum(s.pace.epoch for s in convolutions) / sum(s.work.conv for s in convolutions)
-    special = sum(s.pace.epoch - conv_rate * s.work.conv for s in samples)
-    places = sum(s.work.special for s in samples)
-    rate = max(0.0, special) / places if places else 0.0
-    epoch = conv_rate * work.conv + rate * work.special
-    scale = epoch * len(samples) / sum(s.pace.epoch for s in samples)
-    once = sum(s.pace.compiling + scale * s.pace.besides for s in samples) / len(samples)
-    return once + job.config.protocol.epochs * epoch
+    protocol, dataset = job.config.protocol, job.dataset
+    steps = len(dataset.train) // protocol.batch_size
+    step = rough_step(job, work)
+    if protocol.seeds * steps * step <= LONG_EPOCH:
+        return job, 1.0
+    seeds = seeds_in_a_step(job.config)
+    share = min(1.0, max(FEWEST_STEPS, math.ceil(SHORT_EPOCH / (seeds * step))) / steps)
+    splits = {
+        name: getattr(dataset, name).take(slice(math.ceil(share * len(getattr(dataset, name)))))
+        for name in ("train", "validation", "test")
+    }
+    config = dataclasses.replace(job.config, protocol=dataclasses.replace(protocol, seeds=seeds))
+    return Job(config, dataclasses.replace(dataset, **splits)), share
+
+
+def measure(job: Job, work: Work) -> Cost:
+    """Train a part of a run, with the programs of training."""
+    part, share = part_to_measure(job, work)
+    protocol = part.config.protocol
+    steps = len(part.dataset.train) // protocol.batch_size
+    rough_epoch = protocol.seeds * steps * rough_step(job, work)
+    epochs = max(FEWEST_EPOCHS, min(MOST_EPOCHS, int(ALL_EPOCHS / rough_epoch)))
+    times = [time.perf_counter()]
+    try:
+        train(
+            network_of(part),
+            DeviceData.put(part.dataset),
+            dataclasses.replace(protocol, epochs=epochs, warmup_epochs=0),
+            seeds=range(protocol.seeds),
+            seeds_at_once=part.config.seeds_at_once,
+            on_epoch=lambda *_: times.append(time.perf_counter()),
+        )
+    except (JaxRuntimeError, MemoryError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise RunError(f"{job.config.layer.label} could not be measured: {reason}.") from error
+    first, *later = np.diff(times)
+    epoch = float(np.median(later or [first]))
+    once = time.perf_counter() - times[0] - (len(times) - 1) * epoch
+    return Cost(max(0.0, once), epoch * job.config.protocol.seeds / protocol.seeds / share)

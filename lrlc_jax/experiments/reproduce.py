@@ -1,132 +1,174 @@
-"""From a record back to the configuration that leads to it."""
+"""Repeat the run of a record, and compare the metrics."""
 
-import dataclasses
+import contextlib
 import pathlib
 from collections.abc import Sequence
 from typing import Any
 
 import yaml
 
-from lrlc_jax.data.dataset import DatasetConfig
 from lrlc_jax.data.order import BY_PERSON
-from lrlc_jax.data.sources import SOURCES
-from lrlc_jax.errors import InputError, unknown_name
-from lrlc_jax.experiments.config import Config
-from lrlc_jax.experiments.jobs import jobs
-from lrlc_jax.experiments.record import Record, find
+from lrlc_jax.errors import InputError, RunError
+from lrlc_jax.experiments.config import SECTIONS, Config, parse
+from lrlc_jax.experiments.execute import execute
+from lrlc_jax.experiments.identity import TRAINING_VERSION, canonical
+from lrlc_jax.experiments.provenance import differences, machine
+from lrlc_jax.experiments.record import Record, files_of, find, read
+from lrlc_jax.experiments.statistics import (
+    Comparison,
+    compare,
+    describe,
+    in_words,
+    largest_difference,
+)
+from lrlc_jax.experiments.study import Job, Loader
+from lrlc_jax.tracking import make_tracker
 
-# The sections of a configuration that determine figures, and what there only says where data lie.
-DETERMINING = ("dataset", "layer", "network", "protocol")
-WHERE = ("dataset.source", "dataset.path", "dataset.cache_dir", "dataset.manual_dir")
-PATHS = (*WHERE[1:], "results_dir")
+
+def reproduce(path: pathlib.Path, overrides: Sequence[str] = ()) -> tuple[Comparison, list[str]]:
+    """Repeat the run of a record, unless its repetition is on record, and compare the two.
+
+    Args:
+        path: file of the record.
+        overrides: see :func:`override`.
+
+    Returns:
+        The comparison, and lines that report it.
+
+    Raises:
+        InputError: for a bad record or override, or see :func:`check`.
+        RunError: if the run was stopped, or could not be trained.
+    """
+    record = read(path)
+    settings = settings_of(record, machine()["device"])
+    settings["results_dir"] = str(default_folder(path))
+    config = override(settings, overrides)
+    job = Loader().job(config)
+    check(job, record)
+    outcome = execute([job], make_tracker(config, group="reproduce", prefix="again-"))
+    if not outcome.records:
+        why = "; ".join(outcome.problems.values()) or outcome.ending
+        raise RunError(f"No verdict yet: {why.rstrip('.')}.")
+    (again,) = outcome.records
+    comparison = compare(record, again)
+    return comparison, [
+        f"{record.label} on {record.data_title}, {len(record.seeds)} seeds",
+        *result("record", record, path),
+        *result("again", again, files_of(again.identity, config.results_dir)[0]),
+        *details(record, again, comparison),
+        f"{comparison.verdict}: {comparison.reason}",
+    ]
 
 
 def settings_of(record: Record, device: str | None = None) -> dict[str, Any]:
-    """The settings of the run that a record is of, as :func:`lrlc_jax.experiments.config` takes them.
-
-    The inverse of :func:`lrlc_jax.experiments.plan.canonical`: what determines the figures comes from
-    ``record.run`` (how the data were split, from their notes). What may change a figure by rounding
-    is as it was: the way of the products, and how many seeds shared a step if the device is alike.
+    """Settings for :func:`~.config.parse` that lead to the run of a record.
 
     Args:
-        record: of any version of the training; settings that it does not know get their defaults.
-        device: what is going to compute, as records name it.
+        record: of any version of the training; its missing settings get their defaults.
+        device: the device to train on, as in records. On the record's own device the same number of
+            seeds share a step, for the same rounding.
     """
-    run, how = record.run, record.config
+    run, others = record.run, record.config
     dataset = {k: v for k, v in run["dataset"].items() if k not in ("fingerprint", "train_size")}
     if record.data["train"] < record.data["train_available"]:
         dataset["train_size"] = run["dataset"]["train_size"]
-    source = SOURCES.get(dataset["name"])
-    if source and source.persons:
-        dataset["split"] = "person" if BY_PERSON in record.data.get("notes", []) else "official"
-    if "source" in how:
-        dataset["source"] = how["source"]
+    if "source" in others:
+        dataset["source"] = others["source"]
+    dataset["split"] = "person" if BY_PERSON in record.notes else "official"
+    same_device = device == record.machine["device"]
     return {
         "dataset": dataset,
         "layer": dict(run["layer"]),
         "network": dict(run.get("network", {})),
-        "protocol": {"name": how.get("protocol", "recorded"), **run["protocol"]},
-        "product_way": how.get("product_way"),
-        "seeds_at_once": how.get("seeds_at_once") if device == record.machine["device"] else None,
+        "protocol": {"name": others.get("protocol", "recorded"), **run["protocol"]},
+        "product_way": others.get("product_way"),
+        "seeds_at_once": others.get("seeds_at_once") if same_device else None,
     }
 
 
-def overridable() -> list[str]:
-    """The settings that determine no figure: where things are, and how it runs."""
-    names = list(WHERE)
-    for name, default in dataclasses.asdict(Config()).items():
-        if name not in DETERMINING:
-            nested = isinstance(default, dict)
-            names += [f"{name}.{key}" for key in default] if nested else [name]
-    return ["tracker" if name == "tracker.name" else name for name in names]
+def override(settings: dict[str, Any], overrides: Sequence[str]) -> Config:
+    """The configuration with changes to settings that are not part of the run's identity.
 
-
-def override(settings: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """The settings, changed as each ``name=value`` says.
+    Args:
+        settings: from :func:`settings_of`.
+        overrides: ``name=value``, with the value in YAML.
 
     Raises:
-        InputError: for a setting that determines figures, or does not exist.
+        InputError: for an unknown setting, a bad value, or a setting that determines the metrics.
     """
-    changed = {k: dict(v) if isinstance(v, dict) else v for k, v in settings.items()}
-    names = overridable()
-    data_settings = {"dataset", *(f"dataset.{f.name}" for f in dataclasses.fields(DatasetConfig))}
+    config = parse(settings)
     for given in overrides:
         name, equals, text = given.partition("=")
         if not equals:
             raise InputError(f"{given!r} cannot be read; a setting is given as name=value.")
+        value: Any = text
+        with contextlib.suppress(yaml.YAMLError):
+            value = yaml.safe_load(text)
         section, _, key = name.partition(".")
-        if name not in names:
-            if name in data_settings or (section in DETERMINING and section != "dataset"):
-                raise InputError(
-                    f"{name} is part of what was run, and is as the record says; what can be given "
-                    f"is {', '.join(names)}."
-                )
-            raise unknown_name("setting", name, names)
-        if name == "tracker":
-            key = "name"
-        into = changed.setdefault(section, {}) if key else changed
-        into[key or name] = value(text, is_path=name in PATHS)
-    return changed
+        changes: dict[str, Any] = {name: value}
+        if section in {*SECTIONS, "layer"}:
+            changes = {
+                section: {**settings.get(section, {}), key: value} if key else {"name": value}
+            }
+        settings = settings | changes
+        changed = parse(settings)
+        if identifying(changed) != identifying(config):
+            raise InputError(f"{name} is fixed by the record: it determines the metrics.")
+        config = changed
+    return config
 
 
-def value(text: str, *, is_path: bool) -> Any:
-    """What a command line gives: a path as it stands, anything else as YAML reads it.
-
-    >>> value("2024", is_path=True), value("2024", is_path=False), value("null", is_path=True)
-    ('2024', 2024, None)
-    """
-    if is_path:
-        return None if text in ("", "null") else text
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError:
-        return text
+def identifying(config: Config) -> dict[str, Any]:
+    """The settings that determine the metrics, as far as they are known before the data."""
+    return canonical(config, f"split {config.dataset.split}", config.dataset.train_size or 0)
 
 
 def default_folder(path: pathlib.Path) -> pathlib.Path:
-    """Where what a record is reproduced in is kept: beside the folder of the record."""
+    """Results folder for the repetition, beside the folder of the record."""
     folder = path.resolve().parent
-    results = folder.parent if folder.name in ("records", "conflicts") else folder
-    return results / "reproductions"
+    return (folder.parent if folder.name == "records" else folder) / "reproductions"
 
 
-def check(config: Config, record: Record) -> None:
-    """Refuse data that are not the record's, and the record itself as its own reproduction.
+def check(job: Job, record: Record) -> None:
+    """Refuse to compare a record with a run on other data, or with itself.
 
     Raises:
-        InputError: if so, or if the data cannot be loaded.
-        RunError: if the data cannot be prepared.
+        InputError: in either case.
     """
-    (job,) = jobs([config])
     found, recorded = job.dataset.fingerprint, record.run["dataset"]["fingerprint"]
     if found != recorded:
         raise InputError(
-            f"The {job.dataset.title} that is here is not what the record was trained on (its "
-            f"fingerprint is {found}, not {recorded}); name that data by dataset.source and "
-            "dataset.path, or by dataset.cache_dir where it is prepared."
+            f"The record was trained on other data than the {job.dataset.title} found here (with "
+            f"fingerprint {recorded}, not {found}); set dataset.source and dataset.path, or "
+            "dataset.cache_dir for prepared data."
         )
-    if find(job.identity, config.results_dir) == record:
+    if find(job.identity, job.config.results_dir) == record:
         raise InputError(
-            f"results_dir {config.results_dir} holds the record itself, which cannot be compared "
-            "with itself; name another folder."
+            f"results_dir {job.config.results_dir} contains the record itself; choose another "
+            "folder for its repetition."
         )
+
+
+def result(name: str, record: Record, path: pathlib.Path) -> list[str]:
+    """Lines with the place, start and accuracies of a record."""
+    started = record.time.get("started", "of unknown date")
+    return [f"  {name}: {path}, {started}", f"    {describe(record)}"]
+
+
+def details(record: Record, again: Record, comparison: Comparison) -> list[str]:
+    """Lines with the statistical test, the largest difference, and possible causes of it."""
+    lines = []
+    if comparison.p:
+        p = ", ".join(f"{in_words(name)} {p:.2g}" for name, p in comparison.p.items())
+        lines += [f"Test: {comparison.test}.", f"Corrected p: {p}."]
+    if comparison.least is not None:
+        least = f"{100 * comparison.least:.2f} %"
+        lines.append(f"It detects a difference in test accuracy of at least {least}.")
+    largest, name = largest_difference(record, again)
+    lines.append(f"Largest difference: {f'{largest:.3g} ({name})' if largest else 0}.")
+    origins = [f"{n} ({' | '.join(v)})" for n, v in differences([record, again]).items()]
+    lines.append(f"Code, versions, machine: {', '.join(origins) or 'the same'}.")
+    if record.run["training"] != TRAINING_VERSION:
+        version = f"version {record.run['training']} of the training, this code {TRAINING_VERSION}"
+        lines.append(f"The record is of {version}: metrics may differ for that reason alone.")
+    return lines

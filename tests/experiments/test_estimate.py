@@ -1,0 +1,126 @@
+"""The forecast of a study's time: which networks are measured, and how the others are scaled."""
+
+import dataclasses
+
+import pytest
+
+from lrlc_jax.data import DatasetConfig
+from lrlc_jax.experiments import estimate
+from lrlc_jax.experiments.config import Config
+from lrlc_jax.experiments.estimate import (
+    Cost,
+    Work,
+    forecast,
+    measure,
+    part_to_measure,
+    representative,
+    rough_step,
+    work_of,
+)
+from lrlc_jax.experiments.study import Loader
+from lrlc_jax.layers import ConvConfig, InputDependentLRLCConfig, LRLCConfig, SpatialBiasConfig
+from lrlc_jax.networks import NetworkConfig
+from lrlc_jax.training.train import ProtocolConfig
+
+pytestmark = pytest.mark.usefixtures("optax_types", "quick_compilation")
+
+
+def make_jobs(*layers, dataset=None, **protocol):
+    loader = Loader()
+    settings = {"protocol": ProtocolConfig(**{"seeds": 3, **protocol})}
+    if dataset is not None:
+        settings["dataset"] = dataset
+    return [loader.job(Config(layer=layer, **settings)) for layer in layers]
+
+
+def runs(jobs):
+    return [(job, work_of(job)) for job in jobs]
+
+
+def test_multiply_adds_of_the_layer_under_study_are_counted_apart():
+    conv, third, everywhere = (
+        work_of(job)
+        for job in make_jobs(ConvConfig(), LRLCConfig(rank=2, at=3), LRLCConfig(rank=2, at="all"))
+    )
+    assert conv.special == 0
+    assert third == Work(conv.conv - third.special, 2 * 2 * 9 * 64 * 64)
+    assert everywhere == Work(0, conv.conv)
+
+
+def test_the_largest_network_of_a_kind_with_a_short_step_is_measured(monkeypatch):
+    jobs = make_jobs(*(LRLCConfig(at=at, rank=rank) for at in (3, "all") for rank in (2, 4, 30)))
+    assert representative(runs(jobs))[0] is jobs[4]
+    deep = runs(make_jobs(*(InputDependentLRLCConfig(rank=rank) for rank in (2, 4, 30))))
+    assert representative(deep) == deep[2]
+    monkeypatch.setattr(estimate, "LONG_STEP", 1.1 * rough_step(*deep[1]))
+    assert representative(deep) == deep[1]
+    monkeypatch.setattr(estimate, "LONG_STEP", 0)
+    assert representative(deep) == deep[0]
+
+
+def test_a_short_epoch_is_measured_whole_and_a_few_steps_of_a_long_one():
+    (job,) = make_jobs(ConvConfig())
+    assert part_to_measure(job, Work(1000, 0)) == (job, 1)
+    part, share = part_to_measure(job, Work(10**10, 0))
+    assert share == 2 * 50 / 400
+    assert part.config.protocol.seeds == 1
+    assert [len(split) for split in (part.dataset.train, part.dataset.validation)] == [100, 125]
+    together = dataclasses.replace(job, config=dataclasses.replace(job.config, seeds_at_once=2))
+    assert part_to_measure(together, Work(10**10, 0))[0].config.protocol.seeds == 2
+
+
+def test_a_measured_part_stands_for_all_steps_and_seeds(monkeypatch):
+    """Two of eight steps and one of three seeds: an epoch costs twelve times that of the part."""
+    clock = [0.0]
+
+    def train(_build, _data, protocol, *, on_epoch, **_):
+        clock[0] += 5  # compilation
+        for epoch in range(protocol.epochs):
+            clock[0] += 2
+            on_epoch(epoch + 1, {})
+        clock[0] += 1  # test
+
+    monkeypatch.setattr(estimate, "train", train)
+    monkeypatch.setattr(estimate.time, "perf_counter", lambda: clock[0])
+    (job,) = make_jobs(ConvConfig())
+    assert measure(job, Work(1000, 0)) == Cost(6, 2)
+    assert measure(job, Work(10**10, 0)) == Cost(6, 2 * 4 * 3)
+
+
+def test_a_measurement_trains_and_leaves_nothing_on_disk(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    job = Loader().job(Config(network=NetworkConfig(channels=2), protocol=ProtocolConfig(seeds=2)))
+    cost = measure(job, work_of(job))
+    assert cost.once > 0
+    assert cost.epoch > 0
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_forecast_measures_each_kind_once_and_scales_the_others(monkeypatch):
+    """With a fixed rate for each kind of layer, and one compilation a run, it is exact."""
+    digits = [
+        SpatialBiasConfig(at=3),
+        *(LRLCConfig(at=at, rank=rank) for at in (2, 3, "all") for rank in (2, 4)),
+        *(InputDependentLRLCConfig(rank=rank) for rank in (2, 4)),
+    ]
+    jobs = make_jobs(*digits, epochs=7)
+    jobs += make_jobs(ConvConfig(), dataset=DatasetConfig(translate=12), epochs=7)
+    rates = {"conv": 1e-6, "spatial_bias": 2e-6, "lrlc": 3e-6, "lrlc_input_dependent": 5e-6}
+    measured = []
+
+    def cost(job, work):
+        name = job.config.layer.name
+        pixels = job.dataset.image_shape[0]  # slower on the other data set
+        return Cost(2, pixels * (1e-6 * work.conv + rates[name] * work.special))
+
+    def pretend(job, work):
+        measured.append((job.config.layer.name, job.dataset.canvas))
+        return cost(job, work)
+
+    monkeypatch.setattr(estimate, "measure", pretend)
+    monkeypatch.setattr(estimate, "enable_cache", lambda **_: None)
+    found = forecast(jobs)
+    assert measured == [*((name, None) for name in rates), ("conv", 12)]
+    assert found.measured == len(measured)
+    costs = [cost(*run) for run in runs(jobs)]
+    assert found.seconds == pytest.approx(sum(c.once + 7 * c.epoch for c in costs))
