@@ -1,11 +1,14 @@
-"""Ends the work early, by a signal or a time box, so that what is done is kept.
+"""End the work early, by a signal or a time limit, and keep what is done.
 
-A signal is answered while a program computes: the main thread waits for it in such a way that it
-can be interrupted. What it computes then is given up, and the state before it is kept.
+A signal interrupts the main thread even while JAX computes: the computation runs in a thread of its
+own (:func:`wait`). Its result is dropped, and the state before it is kept.
 """
 
 import contextlib
+import multiprocessing
+import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,28 +17,30 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-STARTED = time.monotonic()  # of the process, nearly: the time box counts from here
+STARTED = time.monotonic()  # start of the process, nearly; time limits count from here
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
-LISTEN_EVERY = 1.0  # seconds
+FORWARDED = signal.SIGUSR1  # from the command to joblib's workers; repeats a signal harmlessly
+INTERRUPTED = 130  # exit status, as of a shell
+POLL_SECONDS = 1.0
 WAITING = "waits for the device"
 
 
 class Stopped(BaseException):
-    """The work is to end now. The message says why; nobody but who keeps the work catches it."""
+    """The work has to end now, for the reason in the message. Caught only by code that saves it."""
 
 
 class TimeBox:
-    """How long the process may work.
+    """Time limit of the process.
 
     Args:
-        minutes: from the start of the process; None for as long as it takes.
+        minutes: from the start of the process; None: no limit.
     """
 
     def __init__(self, minutes: float | None = None) -> None:
         self.minutes = minutes
 
     def require(self, seconds: float) -> None:
-        """Go on only if something that takes so long would end in time.
+        """Check that a step of ``seconds`` would end in time.
 
         Raises:
             Stopped: if it would not.
@@ -47,37 +52,43 @@ class TimeBox:
             raise Stopped(f"budget_minutes={self.minutes:g} is used up")
 
 
-_signalled: list[str] = []
+_received: list[str] = []  # name of the first signal
+
+
+def told() -> bool:
+    """Whether a signal has stopped this process's work."""
+    return bool(_received)
+
+
+def remember(number: int, frame: FrameType | None = None) -> None:
+    """Signal handler: note the first signal; the next :func:`stoppable` raises :class:`Stopped`."""
+    del frame
+    if not _received:
+        _received.append(signal.Signals(number).name)
 
 
 @contextlib.contextmanager
-def stoppable() -> Iterator[None]:
-    """Within it SIGTERM and SIGINT raise :class:`Stopped`; a second one ends the process.
+def answered(answer: Callable[[int], None], *, second_kills: bool) -> Iterator[None]:
+    """Call ``answer`` at the first SIGTERM or SIGINT.
 
-    Once one has come, whatever is begun within this process stops at once. In a thread other than
-    the main one, where Python allows no handlers, signals do what they did.
-
-    Raises:
-        Stopped: when a signal comes, or has come.
+    A second signal kills the process, or is handled as before. Ignored signals stay ignored (by
+    ``nohup``, or in the background of a shell). Only the main thread can handle signals; in others
+    nothing changes.
     """
-    if _signalled:
-        raise Stopped(_signalled[0])
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     found = {number: signal.getsignal(number) for number in SIGNALS}
-    # What `nohup`, or a shell for processes in the background, has set to be ignored stays so.
-    before = {number: handler for number, handler in found.items() if handler != signal.SIG_IGN}
+    before = {n: handler for n, handler in found.items() if handler not in (None, signal.SIG_IGN)}
 
-    def stop(number: int, frame: FrameType | None) -> None:
+    def handle(number: int, frame: FrameType | None) -> None:
         del frame
-        _signalled.append(signal.Signals(number).name)
-        for other in before:
-            signal.signal(other, signal.SIG_DFL)
-        raise Stopped(_signalled[0])
+        for other, handler in before.items():
+            signal.signal(other, signal.SIG_DFL if second_kills else handler)
+        answer(number)
 
     for number in before:
-        signal.signal(number, stop)
+        signal.signal(number, handle)
     try:
         yield
     finally:
@@ -85,13 +96,90 @@ def stoppable() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def told() -> bool:
-    """Whether a signal has come, within :func:`stoppable`."""
-    return bool(_signalled)
+@contextlib.contextmanager
+def stoppable() -> Iterator[None]:
+    """Within it SIGTERM and SIGINT raise :class:`Stopped`; a second one kills the process.
+
+    Raises:
+        Stopped: at a signal, or at once if this process has received one before.
+    """
+
+    def stop(number: int) -> None:
+        remember(number)
+        raise Stopped(_received[0])
+
+    with answered(stop, second_kills=True):
+        if _received:
+            raise Stopped(_received[0])
+        yield
+
+
+@contextlib.contextmanager
+def stoppable_job() -> Iterator[None]:
+    """Like :func:`stoppable`, around a job of one of joblib's workers.
+
+    The worker survives the signal, also between jobs, because joblib kills all workers when one
+    ends. Workers of other launchers handle SIGTERM themselves; their handlers stay.
+
+    Raises:
+        Stopped: see :func:`stoppable`.
+    """
+    in_main = threading.current_thread() is threading.main_thread()
+    if not in_main or signal.getsignal(signal.SIGTERM) not in (signal.SIG_DFL, remember):
+        yield
+        return
+
+    def repeat(number: int, frame: FrameType | None) -> None:
+        del number, frame
+        if not _received:
+            signal.raise_signal(signal.SIGTERM)
+
+    signal.signal(FORWARDED, repeat)
+    for number in SIGNALS:
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, remember)
+    with stoppable():
+        yield
+
+
+@contextlib.contextmanager
+def forwarded_to_workers() -> Iterator[None]:
+    """Forward the first signal to joblib's workers and wait for them; a second one kills them.
+
+    Without such workers signals are handled as before.
+    """
+    stopped = False
+
+    def forward(number: int) -> None:
+        nonlocal stopped
+        stopped = bool(joblib_workers())
+        if not stopped:
+            signal.raise_signal(number)
+            return
+        print("stopping the workers; a second signal kills them", file=sys.stderr, flush=True)
+        send_to_workers(FORWARDED)
+
+    with answered(forward, second_kills=False):
+        yield
+        if stopped:  # all jobs have returned; computations that go on have no use
+            send_to_workers(signal.SIGKILL)
+
+
+def joblib_workers() -> list[int]:
+    """Process numbers of joblib's workers."""
+    children = multiprocessing.active_children()
+    return [child.pid for child in children if type(child).__name__ == "LokyProcess" and child.pid]
+
+
+def send_to_workers(number: signal.Signals) -> None:
+    """Send a signal to each of joblib's workers."""
+    for process in joblib_workers():
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, number)
 
 
 def wait(function: Callable[[], T]) -> T:
-    """What ``function`` returns, when it does. A signal interrupts the wait, not the function."""
+    """Result of ``function``, computed in a thread. A signal interrupts only the wait for it."""
     results: list[T] = []
     errors: list[BaseException] = []
     done = threading.Event()
@@ -105,7 +193,7 @@ def wait(function: Callable[[], T]) -> T:
             done.set()
 
     threading.Thread(target=work, name=WAITING, daemon=True).start()
-    while not done.wait(LISTEN_EVERY):  # a signal that comes just before a wait does not end it
+    while not done.wait(POLL_SECONDS):  # a signal just before a wait does not end that wait
         pass
     if errors:
         raise errors[0]
@@ -113,5 +201,5 @@ def wait(function: Callable[[], T]) -> T:
 
 
 def computing() -> bool:
-    """Whether something that was waited for, and given up, still goes on."""
+    """Whether a computation goes on although its wait was interrupted."""
     return any(thread.name == WAITING for thread in threading.enumerate())
