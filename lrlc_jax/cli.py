@@ -34,6 +34,7 @@ from lrlc_jax.signals import (
     computing,
     forwarded_to_workers,
     stoppable_job,
+    told,
 )
 
 READER_GONE = 141  # exit status, as of a process that SIGPIPE ends
@@ -191,8 +192,9 @@ def in_worker(work: Callable[[], None], name: str) -> Result:
     output = io.StringIO()
 
     def job() -> None:
-        with stoppable_job():
-            work()
+        if not told():  # by a signal during an earlier job of this worker
+            with stoppable_job():
+                work()
 
     with (
         contextlib.redirect_stdout(output),

@@ -55,7 +55,8 @@ class Progress:
             TextColumn("{task.fields[note]}", markup=False),
             console=Console(stderr=True, highlight=False),
             disable=not sys.stderr.isatty(),
-            speed_estimate_period=float("inf"),  # an epoch may take longer than rich's 30 s
+            get_time=time.monotonic,
+            speed_estimate_period=float("inf"),  # an epoch may take longer than the default 30 s
         )
         task = self.bars.add_task(title, total=total, completed=done, note="")
         self.task = self.bars.tasks[task]

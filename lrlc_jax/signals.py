@@ -11,9 +11,9 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from types import FrameType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
@@ -60,40 +60,29 @@ def told() -> bool:
     return bool(_received)
 
 
-def remember(number: int, frame: FrameType | None = None) -> None:
+def remember(number: int, frame: FrameType | None) -> None:
     """Signal handler: note the first signal; the next :func:`stoppable` raises :class:`Stopped`."""
     del frame
     if not _received:
         _received.append(signal.Signals(number).name)
 
 
-@contextlib.contextmanager
-def answered(answer: Callable[[int], None], *, second_kills: bool) -> Iterator[None]:
-    """Call ``answer`` at the first SIGTERM or SIGINT.
+def handlers() -> dict[signal.Signals, Any]:
+    """Handlers of the signals that the process does not ignore.
 
-    A second signal kills the process, or is handled as before. Ignored signals stay ignored (by
-    ``nohup``, or in the background of a shell). Only the main thread can handle signals; in others
-    nothing changes.
+    It ignores them after ``nohup``, or in the background of a shell. Outside of the main thread,
+    which alone can handle signals, there are none.
     """
     if threading.current_thread() is not threading.main_thread():
-        yield
-        return
+        return {}
     found = {number: signal.getsignal(number) for number in SIGNALS}
-    before = {n: handler for n, handler in found.items() if handler not in (None, signal.SIG_IGN)}
+    return {n: handler for n, handler in found.items() if handler not in (None, signal.SIG_IGN)}
 
-    def handle(number: int, frame: FrameType | None) -> None:
-        del frame
-        for other, handler in before.items():
-            signal.signal(other, signal.SIG_DFL if second_kills else handler)
-        answer(number)
 
-    for number in before:
-        signal.signal(number, handle)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+def handle(chosen: Mapping[signal.Signals, Any]) -> None:
+    """Set handlers."""
+    for number, handler in chosen.items():
+        signal.signal(number, handler)
 
 
 @contextlib.contextmanager
@@ -103,15 +92,20 @@ def stoppable() -> Iterator[None]:
     Raises:
         Stopped: at a signal, or at once if this process has received one before.
     """
+    before = handlers()
 
-    def stop(number: int) -> None:
-        remember(number)
+    def stop(number: int, frame: FrameType | None) -> None:
+        remember(number, frame)  # first, or FORWARDED may come in between and kill
+        handle(dict.fromkeys(before, signal.SIG_DFL))
         raise Stopped(_received[0])
 
-    with answered(stop, second_kills=True):
+    handle(dict.fromkeys(before, stop))
+    try:
         if _received:
             raise Stopped(_received[0])
         yield
+    finally:
+        handle(before)
 
 
 @contextlib.contextmanager
@@ -124,8 +118,8 @@ def stoppable_job() -> Iterator[None]:
     Raises:
         Stopped: see :func:`stoppable`.
     """
-    in_main = threading.current_thread() is threading.main_thread()
-    if not in_main or signal.getsignal(signal.SIGTERM) not in (signal.SIG_DFL, remember):
+    before = handlers()
+    if before.get(signal.SIGTERM) not in (signal.SIG_DFL, remember):
         yield
         return
 
@@ -134,35 +128,44 @@ def stoppable_job() -> Iterator[None]:
         if not _received:
             signal.raise_signal(signal.SIGTERM)
 
-    signal.signal(FORWARDED, repeat)
-    for number in SIGNALS:
-        if signal.getsignal(number) != signal.SIG_IGN:
-            signal.signal(number, remember)
+    handle({FORWARDED: repeat, **dict.fromkeys(before, remember)})
     with stoppable():
         yield
 
 
 @contextlib.contextmanager
 def forwarded_to_workers() -> Iterator[None]:
-    """Forward the first signal to joblib's workers and wait for them; a second one kills them.
+    """Forward the first signal to joblib's workers and wait for them; a second one kills all.
 
     Without such workers signals are handled as before.
     """
+    before = handlers()
     stopped = False
 
-    def forward(number: int) -> None:
+    def forward(number: int, frame: FrameType | None) -> None:
         nonlocal stopped
+        del frame
         stopped = bool(joblib_workers())
-        if not stopped:
+        handle(dict.fromkeys(before, kill) if stopped else before)
+        if stopped:
+            print("stopping the workers; a second signal kills them", file=sys.stderr, flush=True)
+            send_to_workers(FORWARDED)
+        else:
             signal.raise_signal(number)
-            return
-        print("stopping the workers; a second signal kills them", file=sys.stderr, flush=True)
-        send_to_workers(FORWARDED)
 
-    with answered(forward, second_kills=False):
+    def kill(number: int, frame: FrameType | None) -> None:
+        del frame
+        send_to_workers(signal.SIGKILL)
+        signal.signal(number, signal.SIG_DFL)
+        signal.raise_signal(number)
+
+    handle(dict.fromkeys(before, forward))
+    try:
         yield
         if stopped:  # all jobs have returned; computations that go on have no use
             send_to_workers(signal.SIGKILL)
+    finally:
+        handle(before)
 
 
 def joblib_workers() -> list[int]:
