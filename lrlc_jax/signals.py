@@ -52,19 +52,19 @@ class TimeBox:
             raise Stopped(f"budget_minutes={self.minutes:g} is used up")
 
 
-_received: list[str] = []  # name of the first signal
+_signalled: list[str] = []  # name of the first signal
 
 
 def told() -> bool:
     """Whether a signal has stopped this process's work."""
-    return bool(_received)
+    return bool(_signalled)
 
 
 def remember(number: int, frame: FrameType | None) -> None:
     """Signal handler: note the first signal; the next :func:`stoppable` raises :class:`Stopped`."""
     del frame
-    if not _received:
-        _received.append(signal.Signals(number).name)
+    if not _signalled:
+        _signalled.append(signal.Signals(number).name)
 
 
 def handlers() -> dict[signal.Signals, Any]:
@@ -97,12 +97,12 @@ def stoppable() -> Iterator[None]:
     def stop(number: int, frame: FrameType | None) -> None:
         remember(number, frame)  # first, or FORWARDED may come in between and kill
         handle(dict.fromkeys(before, signal.SIG_DFL))
-        raise Stopped(_received[0])
+        raise Stopped(_signalled[0])
 
     handle(dict.fromkeys(before, stop))
     try:
-        if _received:
-            raise Stopped(_received[0])
+        if _signalled:
+            raise Stopped(_signalled[0])
         yield
     finally:
         handle(before)
@@ -125,7 +125,7 @@ def stoppable_job() -> Iterator[None]:
 
     def repeat(number: int, frame: FrameType | None) -> None:
         del number, frame
-        if not _received:
+        if not _signalled:
             signal.raise_signal(signal.SIGTERM)
 
     handle({FORWARDED: repeat, **dict.fromkeys(before, remember)})
