@@ -1,63 +1,111 @@
-"""From a command line to typed settings, and from an error to one sentence and an exit status."""
+"""From a command line to a task's settings, and from an error to one sentence and an exit status.
+
+Hydra composes the settings and, with ``-m``, hands jobs to its launcher. It drops the values that
+jobs return, and raises only the first error of several. So a job returns a :class:`Result` with
+strings instead, and the command's process reads all of them (:func:`kept`).
+"""
 
 import argparse
 import contextlib
 import dataclasses
+import io
 import os
 import pathlib
+import platform
 import re
 import sys
-from collections.abc import Callable, Iterator
-from typing import Any, NoReturn
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, NoReturn, TextIO
 
 import hydra
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import JobReturn
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lrlc_jax.errors import InputError, RunError, unknown_name
-from lrlc_jax.launch import (
-    GOES_ON,
+from lrlc_jax.signals import (
     INTERRUPTED,
-    Ending,
-    begin,
-    do,
-    first_line,
-    reader_gone,
-    workers_first,
+    Stopped,
+    computing,
+    forwarded_to_workers,
+    stoppable_job,
+    told,
 )
-from lrlc_jax.layers.settings import LAYERS
-from lrlc_jax.signals import computing
 
-# The launchers that an extra of this package brings.
-EXTRAS = {
-    "joblib": "joblib",
-    "submitit_local": "submitit",
-    "submitit_slurm": "submitit",
-    "ray": "ray",
-}
+READER_GONE = 141  # exit status, as of a process that SIGPIPE ends
+INTERRUPTION = "interrupted; the same command goes on from here"
+
+LAUNCHERS = ("joblib", "submitit_local", "submitit_slurm", "ray")  # from extras of this package
 
 
-@contextlib.contextmanager
-def one_sentence() -> Iterator[None]:
-    """End the process with a sentence on standard error where the input or the work is bad."""
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """Result of a job or command.
+
+    Attributes:
+        status: exit status.
+        error: one line for standard error; empty without an error.
+        output: standard output of a job in a worker.
+    """
+
+    status: int = 0
+    error: str = ""
+    output: str = ""
+
+
+def attempt(work: Callable[[], object]) -> Result:
+    """Call ``work`` and turn an error into a sentence and an exit status."""
     try:
-        yield
+        work()
+        sys.stdout.flush()  # raises if the reader of a pipe has gone
     except (InputError, RunError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(error.status) from None
+        return Result(error.status, f"error: {error}")
     except BrokenPipeError:
-        raise reader_gone() from None
-    except KeyboardInterrupt:
-        print(GOES_ON, file=sys.stderr)
-        raise SystemExit(INTERRUPTED) from None
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return Result(READER_GONE)
+    except OSError as error:
+        reason = f"{error.filename or 'The disk'}: {error.strerror or error}"
+        return Result(RunError.status, f"error: {reason}.")
+    except Exception as error:  # a bug: the traceback is needed
+        traceback.print_exc()
+        return Result(RunError.status, f"error: {type(error).__name__}: {first_line(error)}.")
+    return Result()
+
+
+def interruptible(work: Callable[[], object]) -> Result:
+    """As :func:`attempt`; a signal is a result, too."""
+    try:
+        return attempt(work)
+    except (KeyboardInterrupt, Stopped):
+        return Result(INTERRUPTED, INTERRUPTION)
+
+
+def leave(results: Iterable[Result]) -> NoReturn:
+    """Print each output and error once, and exit with the highest status."""
+    results = list(results)
+
+    def tell() -> None:
+        for output in dict.fromkeys(result.output for result in results if result.output):
+            print(output, end="")
+
+    results.append(attempt(tell))
+    for error in dict.fromkeys(result.error for result in results if result.error):
+        print(error, file=sys.stderr)
+    status = max(result.status for result in results)
+    if computing():  # the exit would wait for a computation without use
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    raise SystemExit(status)
 
 
 class Arguments(argparse.ArgumentParser):
-    """The command line of a script that has no settings of Hydra's: names of files and flags."""
+    """Command line of a script without Hydra settings: file names and flags."""
 
     def __init__(self, *, description: str, epilog: str) -> None:
         plain = argparse.RawDescriptionHelpFormatter
@@ -72,158 +120,202 @@ class Arguments(argparse.ArgumentParser):
         raise InputError(f"{message[:1].upper()}{message[1:]}; see --help.")
 
 
-def run_script(task: Callable[[list[str]], int]) -> None:
-    """Do ``task``, which gets the words of the command line and returns the exit status."""
-    status = 0
-    with one_sentence():
-        try:
-            status = task(sys.argv[1:])
-            sys.stdout.flush()  # here a reader that has gone is no error
-        except BrokenPipeError:
-            raise
-        except OSError as error:
-            reason = error.strerror or error
-            raise RunError(f"{error.filename or 'The disk'}: {reason}.") from error
-    raise SystemExit(status)
+def run_script(task: Callable[[list[str]], None]) -> NoReturn:
+    """Call ``task`` with the words of the command line, and exit."""
+    leave([interruptible(lambda: task(sys.argv[1:]))])
 
 
 def run_command(
-    task: Callable[[dict[str, Any], list[str]], int],
-    configs: pathlib.Path,
-    name: str,
-) -> None:
-    """Compose ``name`` from the folder ``configs`` with the command line, and do ``task``.
+    task: Callable[[dict[str, Any], list[str]], None], configs: pathlib.Path, name: str
+) -> NoReturn:
+    """Compose the settings ``name`` of the folder ``configs``, call ``task``, and exit.
 
-    The task gets the settings as plain values and the overrides that were given, and returns the
-    exit status. With ``-m`` it is done for every combination, here or in the workers of Hydra's
-    launcher; one that fails leaves the others to end, and the worst status counts.
+    With ``-m`` the task is called for each combination of settings, here or in the workers of
+    Hydra's launcher. All jobs run, even if some fail; the highest exit status counts.
+
+    Args:
+        task: called with the settings as plain values and the overrides of the command line. It
+            raises InputError for bad input (status 2) and RunError if the work fails (status 1).
+        configs: folder of the YAML files.
+        name: of the main YAML file, without its suffix.
     """
-    # Hydra then hands errors over instead of printing them in its own way.
-    os.environ["HYDRA_FULL_ERROR"] = "1"
-    endings = begin()
-    folder = os.getcwd()
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors instead of printing them
+    OmegaConf.register_new_resolver("menu", lambda _root_: menu(configs, _root_), replace=True)
+    OmegaConf.register_new_resolver("words", words, replace=True)
+    folder, home = os.getcwd(), (platform.node(), os.getpid())
 
-    def job(config: DictConfig) -> Ending:
-        overrides = list(HydraConfig.get().overrides.task)
+    def job(config: DictConfig) -> Result:
+        given: Any = OmegaConf.to_container(HydraConfig.get().overrides.task)
+        overrides = [str(override) for override in given]
 
-        def work() -> int:
+        def work() -> None:
             try:
                 values = OmegaConf.to_container(config, resolve=True)
             except OmegaConfBaseException as error:
                 raise explain(error, configs, name) from error
-            with contextlib.chdir(folder):  # a cluster's workers start elsewhere
-                status = task(values, overrides)  # type: ignore[arg-type]
-            sys.stdout.flush()  # here a reader that has gone is no error
-            return status
+            with contextlib.chdir(folder):  # workers on a cluster start elsewhere
+                task(values, overrides)  # type: ignore[arg-type]
 
-        return do(work, job_name(overrides))
+        if home == (platform.node(), os.getpid()):
+            return attempt(work)
+        return in_worker(work, job_name(overrides))
 
-    main = hydra.main(version_base="1.3", config_path=str(configs), config_name=name)(job)
-    with one_sentence():
+    def main() -> None:
         try:
-            with workers_first():
-                main()
-        except (HydraException, OmegaConfBaseException, TypeError, ValueError) as error:
+            hydra.main(version_base="1.3", config_path=str(configs), config_name=name)(job)()
+        except Exception as error:  # Hydra's or its launcher's; a job's error is a result
             raise explain(error, configs, name) from error
-        except ConnectionError as error:
-            raise gave_up(error) from error
-        except OSError as error:
-            raise InputError(
-                f"{error.filename or 'The disk'} cannot be used ({error.strerror or error}); "
-                "choose another results_dir or mend its permissions."
-            ) from error
-        except Exception as error:
-            raise gave_up(error) from error
-        finally:
-            status = endings.tell()
-    leave(status)
+
+    with kept() as results, forwarded_to_workers():
+        results.append(interruptible(main))
+    leave(results)
 
 
-def leave(status: int) -> NoReturn:
-    """End the process; what is still computed for nobody is not waited for."""
-    if computing():
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
-    raise SystemExit(status)
+@contextlib.contextmanager
+def kept() -> Iterator[list[Result]]:
+    """Keep the results of all jobs; Hydra reads each of them once, and drops it."""
+    results: list[Result] = []
+    hydras: property = vars(JobReturn)["return_value"]
+
+    def keep(job: JobReturn) -> None:
+        results.append(hydras.__get__(job))
+
+    JobReturn.return_value = property(keep, hydras.fset)  # type: ignore
+    try:
+        yield results
+    finally:
+        JobReturn.return_value = hydras  # type: ignore
+
+
+def in_worker(work: Callable[[], None], name: str) -> Result:
+    """Call ``work`` in a launcher's worker; its output goes to the command's process."""
+    output = io.StringIO()
+
+    def job() -> None:
+        if not told():  # by a signal during an earlier job of this worker
+            with stoppable_job():
+                work()
+
+    with (
+        contextlib.redirect_stdout(output),
+        contextlib.redirect_stderr(NamedLines(name, sys.stderr)),
+    ):
+        result = interruptible(job)
+    return dataclasses.replace(result, output=output.getvalue())
+
+
+class NamedLines(io.TextIOBase):
+    """Stream that several workers share: whole lines, each after the name of its worker."""
+
+    def __init__(self, name: str, stream: TextIO) -> None:
+        self.name, self.stream, self.line = name, stream, ""
+
+    def write(self, text: str) -> int:
+        """Write the complete lines."""
+        *lines, self.line = (self.line + text).split("\n")
+        self.stream.write("".join(f"{self.name}: {line}\n" for line in lines))
+        self.stream.flush()
+        return len(text)
 
 
 def job_name(overrides: list[str]) -> str:
-    """What to call a job of several, by what was given on the command line."""
-    worker = next((given for given in overrides if given.startswith("worker=")), None)
-    job = HydraConfig.get().job
-    return worker or ("job" if OmegaConf.is_missing(job, "num") else f"job {job.num}")
+    """Name of a worker's job: its setting ``worker=``, or its number."""
+    named = [override for override in overrides if override.startswith("worker=")]
+    return named[0] if named else f"job {HydraConfig.get().job.num}"
 
 
-def gave_up(error: Exception) -> RunError:
-    """What a launcher says when a worker died, or when it cannot start any."""
-    # submitit's first line says which worker, its second what happened to it.
-    lines = str(error).strip().splitlines()[:2]
-    reason = " ".join(lines).strip(" .:-") or type(error).__name__
-    return RunError(
-        f"Hydra's launcher gave up ({reason}). What is on record stays; the same command goes on."
-    )
+def first_line(error: BaseException) -> str:
+    """First line of an error's message; its type if it has none."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".")
 
 
-def explain(error: Exception, configs: pathlib.Path, name: str) -> InputError:
-    """What Hydra found wrong with a command line, in one sentence."""
+def explain(error: Exception, configs: pathlib.Path, name: str) -> InputError | RunError:
+    """One sentence for an error of Hydra, OmegaConf or a launcher, with the name of the setting."""
+    reason = error if isinstance(error, OmegaConfBaseException) else error.__cause__
+    reason = reason or error.__context__
+    setting = reason.full_key if isinstance(reason, OmegaConfBaseException) else None
+    refused = re.search(r"Could not override '([^']+)'", str(error))
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, choice = str(error.missing_cfg_file).rpartition("/")
-        if group == "hydra/launcher" and choice in EXTRAS:
-            return InputError(
-                f"{group}={choice} needs more: pip install -c constraints.txt "
-                f"-e '.[{EXTRAS[choice]}]'."
-            )
-        return unknown_name(group or "configuration", choice, error.options or [])
-    if isinstance(error, OverrideParseException):
-        return InputError(
-            f"{error.override!r} cannot be read; a setting is given as name=value, "
-            "a list as name=[1,2]."
+        if group != "hydra/launcher" or choice not in LAUNCHERS:
+            valid = choices(configs, group) or error.options or []
+            return unknown_name(group or "configuration", choice, valid)
+        extra = choice.partition("_")[0]
+        text = f"{group}={choice} needs an extra: pip install -c constraints.txt -e '.[{extra}]'"
+    elif isinstance(error, OverrideParseException):
+        text = f"{error.override!r} is not valid; write name=value, or a list as name=[1,2]"
+    elif refused or (setting and isinstance(reason, AttributeError | KeyError)):
+        return explain_setting(refused.group(1) if refused else str(setting), configs, name)
+    elif setting and reason:
+        text = f"{setting}: {first_line(reason)}"
+    elif isinstance(error, OSError) and error.filename:
+        text = f"{error.filename} cannot be used ({error.strerror}); choose another results_dir"
+    elif isinstance(error, HydraException | OmegaConfBaseException | TypeError | ValueError):
+        text = " ".join(str(error).split()).rstrip(".")
+    else:  # submitit's first line names the worker, its second the cause
+        lines = " ".join(str(error).split("\n")[:2]).strip(" .:-") or type(error).__name__
+        return RunError(
+            f"Hydra's launcher failed ({lines}). Finished work is kept; the same command goes on."
         )
-    match = re.search(r"Could not override '([^']+)'", str(error))
-    if match and isinstance(error.__cause__, OmegaConfBaseException | None):
-        return explain_setting(match.group(1), configs, name)
-    words = str(error)
-    if words.startswith("Error merging override") and error.__cause__:
-        words += f": {first_line(error.__cause__)}"
-    return InputError(" ".join(words.split()).rstrip(".") + ".")
+    return InputError(f"{text}.")
 
 
 def explain_setting(setting: str, configs: pathlib.Path, name: str) -> InputError:
-    """Why there is no such setting in this configuration."""
+    """Error for a setting that the composed settings do not have."""
     if setting.startswith("hydra."):
-        return InputError(
-            f"{setting} is not a setting of Hydra's, or not of the launcher that was chosen; "
-            "--cfg hydra prints those there are."
-        )
-    schemas = LAYERS.items()
-    owners = [
-        n for n, s in schemas if setting in {f"layer.{f.name}" for f in dataclasses.fields(s)}
-    ]
-    names = setting_names(configs, name)
-    if owners and "layer" in names:
-        choices = " or ".join(f"layer={owner}" for owner in owners)
-        return InputError(f"{setting} is not a setting of the layer chosen here; add {choices}.")
-    if (configs / setting).is_dir() and setting not in names:
-        return InputError(f"{setting} is not a setting of this command; see its --help.")
-    return unknown_name("setting", setting, names)
-
-
-def setting_names(configs: pathlib.Path, name: str) -> list[str]:
-    """Every setting and group that a command line may name."""
+        return InputError(f"{setting} is not a setting of Hydra here; see --cfg hydra.")
     GlobalHydra.instance().clear()
     with initialize_config_dir(version_base="1.3", config_dir=str(configs)):
-        config = compose(name)
-    names = []
+        names = setting_names(name)
+        group = setting.partition(".")[0]
+        others = {
+            f"{group}={choice}": setting_names(name, f"{group}={choice}")
+            for choice in choices(configs, group)
+            if group in names
+        }
+    owners = [choice for choice, owned in others.items() if setting in owned]
+    if owners:
+        return InputError(
+            f"{setting} is not a setting of the chosen {group}; add {' or '.join(owners)}."
+        )
+    if setting not in names and (configs / setting).is_dir():
+        return InputError(f"{setting} is not a setting of this command; see --help.")
+    return unknown_name("setting", setting, names.union(*others.values()))
 
-    def collect(node: dict[str, Any], prefix: str) -> None:
+
+def setting_names(name: str, *overrides: str) -> set[str]:
+    """Names of all settings and groups, such as ``layer`` and ``layer.rank``; none at an error."""
+    names: set[str] = set()
+
+    def collect(node: Mapping[str, Any], prefix: str) -> None:
         for key, value in node.items():
-            names.append(prefix + key)
+            names.add(prefix + key)
             if isinstance(value, dict):
                 collect(value, f"{prefix}{key}.")
 
-    collect(OmegaConf.to_container(config), "")  # type: ignore[arg-type]
-    if "layer" in names:
-        schemas = LAYERS.values()
-        names += [f"layer.{field.name}" for s in schemas for field in dataclasses.fields(s)]
-    return sorted(set(names))
+    with contextlib.suppress(HydraException):
+        collect(OmegaConf.to_container(compose(name, list(overrides))), "")  # type: ignore[arg-type]
+    return names
+
+
+def choices(configs: pathlib.Path, group: str) -> list[str]:
+    """Names of the YAML files of a group; none if there is no such group."""
+    return sorted(path.stem for path in (configs / group).glob("*.yaml"))
+
+
+def menu(configs: pathlib.Path, config: DictConfig) -> str:
+    """Resolver ``${menu:}``: a line for each group of a command, with its choices."""
+    groups = [group for group in sorted(map(str, config)) if choices(configs, group)]
+    return "\n".join(f"  {group}: {', '.join(choices(configs, group))}" for group in groups)
+
+
+def words(*, _root_: DictConfig) -> str:
+    """Resolver ``${words:}``: a line for each setting with allowed words, from its schema."""
+    schemas = {str(group): OmegaConf.get_type(_root_, str(group)) for group in _root_}
+    return "\n".join(
+        f"  {group}.{field.name}: {', '.join(field.metadata['allowed'])}"
+        for group, schema in schemas.items()
+        if dataclasses.is_dataclass(schema)
+        for field in dataclasses.fields(schema)
+        if "allowed" in field.metadata
+    )

@@ -1,4 +1,4 @@
-"""What a person did wrong, or what went wrong, in one sentence and without a traceback."""
+"""Errors that a command reports in one sentence, without a traceback."""
 
 import difflib
 from collections.abc import Iterable
@@ -8,21 +8,21 @@ LONG_LIST = 12
 
 
 class InputError(Exception):
-    """Bad input: a config, a data file, a record. The command exits with status 2."""
+    """Bad input: a setting, a data file, a record. Exit status 2."""
 
     status = 2
 
 
 class RunError(Exception):
-    """The work itself failed, with good input. The command exits with status 1."""
+    """The work failed, with valid input. Exit status 1."""
 
     status = 1
 
 
 def unknown_name(what: str, name: str, valid: Iterable[str]) -> InputError:
-    """An :class:`InputError` that suggests the nearest valid name.
+    """:class:`InputError` with the nearest valid name.
 
-    All valid names are listed, but for a long list of which one is near.
+    It lists all valid names; a list of more than 12 only if no name is near.
 
     >>> print(unknown_name("layer", "lrcl", ["conv", "lrlc"]))
     There is no layer 'lrcl'; did you mean 'lrlc'? Valid: conv, lrlc.
@@ -35,10 +35,10 @@ def unknown_name(what: str, name: str, valid: Iterable[str]) -> InputError:
 
 
 def one_of(what: str, value: Any, valid: Iterable[str]) -> None:
-    """Refuse a word that is not among the valid ones.
+    """Refuse a word that is not valid.
 
     Raises:
-        InputError: naming the setting, its value and what is allowed.
+        InputError: with the setting, its value and the valid words.
     """
     names = tuple(valid)
     if value not in names:
@@ -46,21 +46,21 @@ def one_of(what: str, value: Any, valid: Iterable[str]) -> None:
 
 
 def at_least(name: str, value: Any, low: int) -> None:
-    """Refuse what is not a whole number, or too low.
+    """Refuse values other than whole numbers of at least ``low``.
 
     Raises:
-        InputError: naming the setting and its value.
+        InputError: with the setting and its value.
     """
     if not isinstance(value, int) or isinstance(value, bool) or value < low:
         raise InputError(f"{name} is {value!r}; it must be a whole number of at least {low}.")
 
 
 def not_negative(name: str, value: Any) -> None:
-    """Refuse what is not a number, or less than 0.
+    """Refuse values other than finite numbers of at least 0.
 
     Raises:
-        InputError: naming the setting and its value.
+        InputError: with the setting and its value.
     """
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if not number or not 0 <= value < float("inf"):
-        raise InputError(f"{name} is {value!r}; it must be a number, and not negative.")
+        raise InputError(f"{name} is {value!r}; it must be a number of at least 0.")

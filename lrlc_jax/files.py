@@ -1,4 +1,4 @@
-"""Our files: JSON that people can read, and files of any kind that are written whole or not."""
+"""Files that are written whole or not at all; readable JSON; locks."""
 
 import fcntl
 import hashlib
@@ -11,14 +11,14 @@ from typing import Any
 
 from lrlc_jax.errors import InputError, RunError
 
-LOCK_ATTEMPTS = 100  # a folder may be removed between two calls, but not so often
+LOCK_ATTEMPTS = 100  # another process may remove the folder between two calls, but not so often
 
 
 def write_atomically(path: pathlib.Path, content: str | bytes) -> None:
-    """Write a whole file or nothing, whenever the process may be killed.
+    """Write a whole file or nothing, even if the process is killed.
 
     Raises:
-        RunError: if the disk does not take it.
+        RunError: if the disk refuses it.
     """
     data = content.encode() if isinstance(content, str) else content
     temporary = None
@@ -40,7 +40,7 @@ def write_atomically(path: pathlib.Path, content: str | bytes) -> None:
 
 
 def as_json(values: dict[str, Any]) -> str:
-    """JSON that people can read, with one line for each list of numbers."""
+    """Indented JSON with one line for each list of numbers."""
     lists: list[str] = []
 
     def shorten(value: Any) -> Any:
@@ -60,15 +60,16 @@ def as_json(values: dict[str, Any]) -> str:
 
 
 def read_values(path: pathlib.Path, kind: str, newest: int, hint: str) -> dict[str, Any]:
-    """What a JSON file of ours says, of a schema that this version knows.
+    """Values of a JSON file of this package.
 
     Args:
-        kind: what the file is, in an error.
-        newest: the latest schema that is known.
-        hint: what to do with another file.
+        path: of the file.
+        kind: of the file, for error messages.
+        newest: latest schema that this version can read.
+        hint: advice for an invalid file, for error messages.
 
     Raises:
-        InputError: if it cannot be read, is not JSON, has no schema, or a newer one.
+        InputError: if the file cannot be read, is not JSON, has no schema, or a newer one.
     """
     values: dict[str, Any]
     try:
@@ -89,47 +90,47 @@ def read_values(path: pathlib.Path, kind: str, newest: int, hint: str) -> dict[s
 
 
 def cache_folder() -> pathlib.Path:
-    """The folder ``lrlc_jax`` in the user's cache folder, for what can be made again."""
+    """Folder for files that can be made again: ``lrlc_jax`` in the user's cache folder."""
     root = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
     return pathlib.Path(root) / "lrlc_jax"
 
 
 def require_space(folder: pathlib.Path, needed: int) -> None:
-    """Refuse to begin what the disk cannot hold.
+    """Check that the disk of ``folder`` has ``needed`` bytes free.
 
     Raises:
-        RunError: saying what is needed.
+        RunError: if it has not.
     """
     status = os.statvfs(folder)
     free = status.f_bavail * status.f_frsize
     if free < needed:
         raise RunError(
             f"{folder} needs {needed / 2**20:,.0f} MiB for prepared data, and its disk has "
-            f"{free / 2**20:,.0f} MiB free; free some, or name another folder by dataset.cache_dir."
+            f"{free / 2**20:,.0f} MiB free; free some, or choose another dataset.cache_dir."
         )
 
 
 def cores() -> int:
-    """Processor cores that this process may use."""
+    """Number of processor cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):  # not on macOS
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def sha256_of(path: pathlib.Path) -> str:
-    """The SHA-256 of a file's content, in hexadecimal digits."""
+    """SHA-256 of a file, in hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def locked(path: pathlib.Path) -> int | None:
-    """Lock a file, which is made if need be, with its folder.
+    """Lock a file; make it and its folder if necessary.
 
-    The kernel releases the lock when the process ends, however it ends. Network file systems pass
-    it on to other machines, as far as they are set up to.
+    The kernel releases the lock when the process ends, even if it is killed. Whether other machines
+    see the lock depends on the network file system.
 
     Returns:
-        A file descriptor, which unlocks when it is closed; None if another process has the lock.
+        File descriptor; closing it unlocks the file. None if another process holds the lock.
 
     Raises:
         OSError: if the file cannot be made or locked.

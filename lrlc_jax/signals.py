@@ -1,41 +1,46 @@
-"""Ends the work early, by a signal or a time box, so that what is done is kept.
+"""End the work early, by a signal or a time limit, and keep what is done.
 
-A signal is answered while a program computes: the main thread waits for it in such a way that it
-can be interrupted. What it computes then is given up, and the state before it is kept.
+A signal interrupts the main thread even while JAX computes: the computation runs in a thread of its
+own (:func:`wait`). Its result is dropped, and the state before it is kept.
 """
 
 import contextlib
+import multiprocessing
+import os
 import signal
+import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from types import FrameType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-STARTED = time.monotonic()  # of the process, nearly: the time box counts from here
+STARTED = time.monotonic()  # start of the process, nearly; time limits count from here
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
-LISTEN_EVERY = 1.0  # seconds
+FORWARDED = signal.SIGUSR1  # from the command to joblib's workers; repeats a signal harmlessly
+INTERRUPTED = 130  # exit status, as of a shell
+POLL_SECONDS = 1.0
 WAITING = "waits for the device"
 
 
 class Stopped(BaseException):
-    """The work is to end now. The message says why; nobody but who keeps the work catches it."""
+    """The work has to end now, for the reason in the message. Caught only by code that saves it."""
 
 
 class TimeBox:
-    """How long the process may work.
+    """Time limit of the process.
 
     Args:
-        minutes: from the start of the process; None for as long as it takes.
+        minutes: from the start of the process; None: no limit.
     """
 
     def __init__(self, minutes: float | None = None) -> None:
         self.minutes = minutes
 
     def require(self, seconds: float) -> None:
-        """Go on only if something that takes so long would end in time.
+        """Check that a step of ``seconds`` would end in time.
 
         Raises:
             Stopped: if it would not.
@@ -47,51 +52,137 @@ class TimeBox:
             raise Stopped(f"budget_minutes={self.minutes:g} is used up")
 
 
-_signalled: list[str] = []
+_signalled: list[str] = []  # name of the first signal
+
+
+def told() -> bool:
+    """Whether a signal has stopped this process's work."""
+    return bool(_signalled)
+
+
+def remember(number: int, frame: FrameType | None) -> None:
+    """Signal handler: note the first signal; the next :func:`stoppable` raises :class:`Stopped`."""
+    del frame
+    if not _signalled:
+        _signalled.append(signal.Signals(number).name)
+
+
+def handlers() -> dict[signal.Signals, Any]:
+    """Handlers of the signals that the process does not ignore.
+
+    It ignores them after ``nohup``, or in the background of a shell. Outside of the main thread,
+    which alone can handle signals, there are none.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return {}
+    found = {number: signal.getsignal(number) for number in SIGNALS}
+    return {n: handler for n, handler in found.items() if handler not in (None, signal.SIG_IGN)}
+
+
+def handle(chosen: Mapping[signal.Signals, Any]) -> None:
+    """Set handlers."""
+    for number, handler in chosen.items():
+        signal.signal(number, handler)
 
 
 @contextlib.contextmanager
 def stoppable() -> Iterator[None]:
-    """Within it SIGTERM and SIGINT raise :class:`Stopped`; a second one ends the process.
-
-    Once one has come, whatever is begun within this process stops at once. In a thread other than
-    the main one, where Python allows no handlers, signals do what they did.
+    """Within it SIGTERM and SIGINT raise :class:`Stopped`; a second one kills the process.
 
     Raises:
-        Stopped: when a signal comes, or has come.
+        Stopped: at a signal, or at once if this process has received one before.
     """
-    if _signalled:
-        raise Stopped(_signalled[0])
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    found = {number: signal.getsignal(number) for number in SIGNALS}
-    # What `nohup`, or a shell for processes in the background, has set to be ignored stays so.
-    before = {number: handler for number, handler in found.items() if handler != signal.SIG_IGN}
+    before = handlers()
 
     def stop(number: int, frame: FrameType | None) -> None:
-        del frame
-        _signalled.append(signal.Signals(number).name)
-        for other in before:
-            signal.signal(other, signal.SIG_DFL)
+        remember(number, frame)  # first, or FORWARDED may come in between and kill
+        handle(dict.fromkeys(before, signal.SIG_DFL))
         raise Stopped(_signalled[0])
 
-    for number in before:
-        signal.signal(number, stop)
+    handle(dict.fromkeys(before, stop))
     try:
+        if _signalled:
+            raise Stopped(_signalled[0])
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        handle(before)
 
 
-def told() -> bool:
-    """Whether a signal has come, within :func:`stoppable`."""
-    return bool(_signalled)
+@contextlib.contextmanager
+def stoppable_job() -> Iterator[None]:
+    """Like :func:`stoppable`, around a job of one of joblib's workers.
+
+    The worker survives the signal, also between jobs, because joblib kills all workers when one
+    ends. Workers of other launchers handle SIGTERM themselves; their handlers stay.
+
+    Raises:
+        Stopped: see :func:`stoppable`.
+    """
+    before = handlers()
+    if before.get(signal.SIGTERM) not in (signal.SIG_DFL, remember):
+        yield
+        return
+
+    def repeat(number: int, frame: FrameType | None) -> None:
+        del number, frame
+        if not _signalled:
+            signal.raise_signal(signal.SIGTERM)
+
+    handle({FORWARDED: repeat, **dict.fromkeys(before, remember)})
+    with stoppable():
+        yield
+
+
+@contextlib.contextmanager
+def forwarded_to_workers() -> Iterator[None]:
+    """Forward the first signal to joblib's workers and wait for them; a second one kills all.
+
+    Without such workers signals are handled as before.
+    """
+    before = handlers()
+    stopped = False
+
+    def forward(number: int, frame: FrameType | None) -> None:
+        nonlocal stopped
+        del frame
+        stopped = bool(joblib_workers())
+        handle(dict.fromkeys(before, kill) if stopped else before)
+        if stopped:
+            print("stopping the workers; a second signal kills them", file=sys.stderr, flush=True)
+            send_to_workers(FORWARDED)
+        else:
+            signal.raise_signal(number)
+
+    def kill(number: int, frame: FrameType | None) -> None:
+        del frame
+        send_to_workers(signal.SIGKILL)
+        signal.signal(number, signal.SIG_DFL)
+        signal.raise_signal(number)
+
+    handle(dict.fromkeys(before, forward))
+    try:
+        yield
+        if stopped:  # all jobs have returned; computations that go on have no use
+            send_to_workers(signal.SIGKILL)
+    finally:
+        handle(before)
+
+
+def joblib_workers() -> list[int]:
+    """Process numbers of joblib's workers."""
+    children = multiprocessing.active_children()
+    return [child.pid for child in children if type(child).__name__ == "LokyProcess" and child.pid]
+
+
+def send_to_workers(number: signal.Signals) -> None:
+    """Send a signal to each of joblib's workers."""
+    for process in joblib_workers():
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, number)
 
 
 def wait(function: Callable[[], T]) -> T:
-    """What ``function`` returns, when it does. A signal interrupts the wait, not the function."""
+    """Result of ``function``, computed in a thread. A signal interrupts only the wait for it."""
     results: list[T] = []
     errors: list[BaseException] = []
     done = threading.Event()
@@ -105,7 +196,7 @@ def wait(function: Callable[[], T]) -> T:
             done.set()
 
     threading.Thread(target=work, name=WAITING, daemon=True).start()
-    while not done.wait(LISTEN_EVERY):  # a signal that comes just before a wait does not end it
+    while not done.wait(POLL_SECONDS):  # a signal just before a wait does not end that wait
         pass
     if errors:
         raise errors[0]
@@ -113,5 +204,5 @@ def wait(function: Callable[[], T]) -> T:
 
 
 def computing() -> bool:
-    """Whether something that was waited for, and given up, still goes on."""
+    """Whether a computation goes on although its wait was interrupted."""
     return any(thread.name == WAITING for thread in threading.enumerate())

@@ -5,7 +5,7 @@ import functools
 import pathlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeAlias
 
 from lrlc_jax.errors import one_of
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from lrlc_jax.experiments.record import Record
 
 P = ParamSpec("P")
+Row: TypeAlias = Sequence[str]
 CONNECT_SECONDS = 20
 
 
@@ -75,13 +76,7 @@ class Tracker:
     def stop(self) -> None:
         """The work ends for now, perhaps within a run; it will go on under the same identity."""
 
-    def finish_study(
-        self,
-        title: str,
-        caption: Sequence[str],
-        header: Sequence[str],
-        rows: Sequence[Sequence[str]],
-    ) -> None:
+    def finish_study(self, title: str, caption: Row, header: Row, rows: Sequence[Row]) -> None:
         """A study's table is on disk; its caption says what was run, and on what."""
 
 
@@ -174,13 +169,7 @@ class WandbTracker(Tracker):
             self.run.finish()
 
     @guarded
-    def finish_study(
-        self,
-        title: str,
-        caption: Sequence[str],
-        header: Sequence[str],
-        rows: Sequence[Sequence[str]],
-    ) -> None:
+    def finish_study(self, title: str, caption: Row, header: Row, rows: Sequence[Row]) -> None:
         """Log the study's table as a W&B table, its caption as the notes of the W&B run."""
         import wandb  # noqa: PLC0415
 

@@ -1,4 +1,4 @@
-"""A command whose jobs end as they are told to: ``launched.py FOLDER_OF_CONFIGS OVERRIDE...``."""
+"""A command for tests of launchers: ``launched.py FOLDER_OF_CONFIGS OVERRIDE...``."""
 
 import os
 import pathlib
@@ -15,7 +15,7 @@ defaults:
   - _self_
   - override hydra/job_logging: none
   - override hydra/hydra_logging: none
-what: ends
+job: succeeds
 results_dir: results
 worker: null
 hydra:
@@ -26,35 +26,36 @@ hydra:
 
 
 def task(values, overrides):
-    """End as ``what`` says, and leave a file that says how far it came."""
+    """Leave a file, and end in the way that ``job`` names."""
     del overrides
-    what, place = values["what"], pathlib.Path(values["results_dir"])
-    began = place / f"{what} {values['worker']}"
-    again = began.exists()
-    gpu = os.environ.get("CUDA_VISIBLE_DEVICES")
-    began.write_text(f"{'again' if again else 'first'} on GPU {gpu}")
-    if what == "bad":
-        raise InputError("what is bad.")
-    if what == "fails":
-        raise RunError("it could not be done.")
-    if what == "faulty":
+    job, folder = values["job"], pathlib.Path(values["results_dir"])
+    file = folder / f"{job} {values['worker']}"
+    again = file.exists()
+    file.write_text(
+        f"{'again' if again else 'first'}, GPU {os.environ.get('CUDA_VISIBLE_DEVICES')}"
+    )
+    if job == "bad":
+        raise InputError("job is bad.")
+    if job == "fails":
+        print("a table")
+        raise RunError("it failed.")
+    if job == "faulty":
         raise LookupError("a fault")
-    if what == "dies" or (what == "dies once" and not again):
+    if job == "dies" or (job == "dies once" and not again):
         os.kill(os.getpid(), signal.SIGKILL)
-    if what == "waits":
+    if job == "waits":  # outside of stoppable()
         print("begun", file=sys.stderr)
-        for _ in range(600):
-            time.sleep(0.1)
-    if what == "computes":
+        time.sleep(60)
+    if job in ("computes", "stays"):
         try:
             with stoppable():
                 print("begun", file=sys.stderr)
                 wait(lambda: time.sleep(60))
         except Stopped:
-            print("what was done is kept")
-            return 0
-    print("all that was to do is done")
-    return 1 if what == "partly" else 0
+            print("kept")
+            time.sleep(60 if job == "stays" else 0)
+            return
+    print("a table")
 
 
 if __name__ == "__main__":

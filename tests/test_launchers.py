@@ -1,8 +1,7 @@
-"""Several workers, started by Hydra's launchers."""
+"""Several jobs of a command: here, or in the workers of Hydra's launchers."""
 
 import importlib.util
 import os
-import pickle
 import re
 import signal
 import subprocess
@@ -12,27 +11,23 @@ import time
 import pytest
 from hydra.errors import MissingConfigException
 
-from lrlc_jax.cli import EXTRAS, explain
-from lrlc_jax.launch import Ending
+from lrlc_jax.cli import LAUNCHERS, explain
+from tests.commands import TINY, call
 from tests.conftest import ROOT
 from tests.launched import CONFIG
-from tests.test_commands import TINY, call, snapshot
 
-EXTRA = {"joblib": "joblib", "submitit_local": "submitit", "ray": "ray"}
-
-
-def installed(module):
-    """Whether it can be imported."""
-    try:
-        return importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:  # nor can what it lies in
-        return False
+GPUS = "+hydra.job.env_set.CUDA_VISIBLE_DEVICES=${hydra:job.num}"
 
 
 def launcher(name):
-    """The override that chooses it; skips where its extra is not installed."""
-    if not installed(f"hydra_plugins.hydra_{EXTRA[name]}_launcher"):
-        pytest.skip(f"the extra [{EXTRA[name]}] is not installed")
+    """The override that chooses a launcher; skips the test without its extra."""
+    extra = name.partition("_")[0]
+    try:
+        found = importlib.util.find_spec(f"hydra_plugins.hydra_{extra}_launcher")
+    except ModuleNotFoundError:
+        found = None
+    if name != "basic" and not found:
+        pytest.skip(f"the extra [{extra}] is not installed")
     return f"hydra/launcher={name}"
 
 
@@ -48,17 +43,16 @@ def configs(tmp_path):
     folder = tmp_path / "configs"
     folder.mkdir()
     (folder / "config.yaml").write_text(CONFIG)
+    (tmp_path / "work").mkdir()
     return folder
 
 
 def launched(configs, *arguments):
     """The command of tests/launched.py, under way."""
     command = [sys.executable, str(ROOT / "tests" / "launched.py"), str(configs), "-m", *arguments]
-    work = configs.parent / "work"
-    work.mkdir()
     return subprocess.Popen(
         command,
-        cwd=work,
+        cwd=configs.parent / "work",
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -67,136 +61,127 @@ def launched(configs, *arguments):
 
 
 def ended(process):
-    """Exit status, what was printed, and the lines of standard error."""
-    said, complaints = process.communicate(timeout=200)
-    return process.returncode, said, complaints.splitlines()
+    """Exit status, standard output, and the lines of standard error."""
+    said, errors = process.communicate(timeout=200)
+    return process.returncode, said, errors.splitlines()
 
 
-@pytest.mark.parametrize("name", ["joblib", "submitit_local", "ray"])
-def test_workers_share_a_study(tmp_path, name):
-    answer = call(
-        tmp_path,
-        "sweep",
-        "-m",
-        "worker=1,2",
-        launcher(name),
-        "study.runs=[{layer:conv},{layer:lrlc,rank:[1,2]}]",
-        *TINY,
-    )
-    results = tmp_path / "results"
-    assert len(list((results / "records").glob("*.json"))) == 3
-    logs = [path.read_text() for path in results.glob("multirun/.submitit/*/*.err")]
-    trained = re.findall(r"worker=[12]: (\d) runs trained now", answer.stderr + "".join(logs))
-    assert sum(map(int, trained)) == 3
-    assert answer.stdout.count("LRLC (third layer)") == 1
-    assert [path.name for path in tmp_path.iterdir()] == ["results"]
-    kept = {"records", "tables", "figures", "multirun"}
-    assert {path.name for path in results.iterdir()} == kept
-
-
-def test_the_jobs_of_train_go_to_workers_too(tmp_path):
-    arguments = ["layer=lrlc", "layer.rank=1,2", "hydra.launcher.n_jobs=2", *TINY]
-    answer = call(tmp_path, "train", "-m", launcher("joblib"), *arguments)
-    assert len(list((tmp_path / "results" / "records").glob("*.json"))) == 2
-    assert "rank 1 on digits" in answer.stdout
-    assert "rank 2 on digits" in answer.stdout
-
-
-@pytest.mark.parametrize("name", ["joblib", "submitit_local"])
-def test_bad_input_gets_one_sentence_whatever_the_number_of_workers(tmp_path, name):
-    answer = call(tmp_path, "sweep", "-m", "worker=1,2", launcher(name), "layer.rank=3", status=2)
-    assert len(answer.stderr.strip().splitlines()) == 1, answer.stderr
-    assert "layer.rank is set by the study" in answer.stderr
-    assert {path.parts[1] for path in snapshot(tmp_path)} == {"multirun"}
-
-
-@pytest.mark.parametrize("name", ["joblib", "submitit_local"])
-def test_a_job_that_fails_leaves_the_others_to_end(configs, name):
-    status, said, complaints = ended(launched(configs, launcher(name), "what=ends,fails,partly"))
-    assert status == 1
-    assert said == "all that was to do is done\n"
-    assert complaints == ["error: it could not be done."]
-
-
-def test_ray_does_the_job_of_a_worker_that_died_again(configs):
-    what = "what=bad,ends,dies once"
-    status, said, complaints = ended(launched(configs, launcher("ray"), what))
-    assert status == 2
-    assert said.count("all that was to do is done") == 1
-    assert [line for line in complaints if "error:" in line] == ["error: what is bad."]
+@pytest.mark.parametrize("name", ["basic", "joblib", "submitit_local"])
+def test_all_jobs_run_and_each_error_and_output_is_shown_once(configs, name):
+    jobs = ["job=bad,succeeds,fails,faulty", "worker=1,2"]
+    status, said, errors = ended(launched(configs, launcher(name), GPUS, *jobs))
+    assert status == 2  # the highest of 0, 1 and 2
+    tables = 4 if name == "basic" else 1  # of jobs here that succeed or fail
+    assert said == tables * "a table\n"
+    assert [line for line in errors if line.startswith("error: ")] == [
+        "error: job is bad.",
+        "error: it failed.",
+        "error: LookupError: a fault.",
+    ]
+    trace = {"basic": "Traceback", "joblib": "worker=1: Traceback", "submitit_local": ""}[name]
+    assert any(line.startswith(trace) for line in errors)
+    assert not any("Error executing job" in line for line in errors)
     results = configs.parent / "work" / "results"
-    assert (results / "dies once None").read_text().startswith("again")
-
-
-def test_jobs_in_one_process_are_all_done_too(configs):
-    status, said, complaints = ended(launched(configs, "what=bad,ends,fails", "worker=1,2"))
-    assert status == 2
-    assert said.count("all that was to do is done") == 2
-    assert complaints == ["error: what is bad.", "error: it could not be done."]
+    gpus = [(results / f"succeeds {worker}").read_text()[-1] for worker in (1, 2)]
+    assert gpus == ["2", "3"]  # numbers of the jobs
 
 
 @pytest.mark.parametrize("name", ["joblib", "submitit_local"])
-def test_a_worker_that_dies_gets_one_sentence(configs, name):
-    status, _, complaints = ended(launched(configs, launcher(name), "what=dies,ends"))
+def test_a_dead_worker_gets_one_sentence(configs, name):
+    status, _, errors = ended(launched(configs, launcher(name), "job=dies,succeeds"))
     assert status == 1
-    assert len(complaints) == 1, complaints
-    assert "Hydra's launcher gave up (" in complaints[0]
-    assert "the same command goes on" in complaints[0]
-
-
-def test_a_fault_of_the_program_shows_where_it_happened(configs):
-    arguments = [launcher("joblib"), "what=faulty", "worker=1,2"]
-    status, _, complaints = ended(launched(configs, *arguments))
-    assert status == 1
-    assert complaints[-1] == "error: LookupError: a fault."
-    assert any(line.startswith("worker=1: Traceback") for line in complaints)
+    assert len(errors) == 1, errors
+    assert "Hydra's launcher failed (" in errors[0]
 
 
 def to_command(process, number):
     process.send_signal(number)
 
 
-def to_all(process, number):  # as a terminal does it, or `timeout`
+def to_all(process, number):  # as a terminal or `timeout` does
     os.killpg(process.pid, number)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("send", [to_command, to_all])
-@pytest.mark.parametrize("what", ["computes", "waits"])
-def test_a_signal_ends_the_jobs_of_joblibs_workers_and_begins_none(configs, what, send, number):
-    two = [launcher("joblib"), "hydra.launcher.n_jobs=2"]
-    process = launched(configs, *two, f"what={what}", "worker=1,2,3,4")
-    begun = [process.stderr.readline() for _ in range(2)]
-    assert sorted(begun) == ["worker=1: begun\n", "worker=2: begun\n"]
-    told = time.monotonic()
+TWO_AT_ONCE = ["hydra.launcher.n_jobs=2", "worker=1,2,3,4"]
+
+
+def begun(configs, job):
+    """Four jobs of joblib, of which two have begun."""
+    process = launched(configs, launcher("joblib"), *TWO_AT_ONCE, f"job={job}")
+    lines = sorted(process.stderr.readline() for _ in range(2))
+    assert lines == ["worker=1: begun\n", "worker=2: begun\n"]
+    return process, time.monotonic()
+
+
+@pytest.mark.parametrize(
+    ("job", "send", "number"),
+    [
+        ("computes", to_command, signal.SIGTERM),
+        ("computes", to_all, signal.SIGINT),
+        ("waits", to_command, signal.SIGINT),
+        ("waits", to_all, signal.SIGTERM),
+    ],
+)
+def test_a_signal_stops_the_jobs_of_joblibs_workers_and_starts_none(configs, job, send, number):
+    process, told = begun(configs, job)
     send(process, number)
-    status, said, complaints = ended(process)
+    status, said, errors = ended(process)
     assert time.monotonic() - told < 20
-    assert complaints[0] == "stopping the workers; a second signal kills them"
-    if what == "computes":  # and keeps what was done when it is told to stop
-        assert (status, said, complaints[1:]) == (0, "what was done is kept\n", [])
+    assert "second signal" in errors[0]
+    names = {path.name for path in (configs.parent / "work" / "results").glob(f"{job} *")}
+    assert names == {f"{job} 1", f"{job} 2"}
+    if job == "computes":
+        assert (status, said, len(errors)) == (0, "kept\n", 1), errors
     else:
-        interrupted = "interrupted; the same command goes on from here"
-        assert (status, said, complaints[1:]) == (130, "", [interrupted])
+        assert (status, said, len(errors)) == (130, "", 2), errors
 
 
-def test_each_worker_can_be_given_a_gpu(configs):
-    gpu = "+hydra.job.env_set.CUDA_VISIBLE_DEVICES=${hydra:job.num}"
-    status, *_ = ended(launched(configs, launcher("joblib"), gpu, "worker=1,2"))
-    assert status == 0
+def test_a_second_signal_kills_joblibs_workers(configs):
+    process, told = begun(configs, "stays")
+    process.send_signal(signal.SIGTERM)
+    assert "second signal" in process.stderr.readline()
+    time.sleep(1)
+    process.send_signal(signal.SIGTERM)
+    status, *_ = ended(process)  # and its workers, which hold the pipes, too
+    assert status == -signal.SIGTERM
+    assert time.monotonic() - told < 20
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "joblib",
+        pytest.param("submitit_local", marks=pytest.mark.slow),
+        pytest.param("ray", marks=pytest.mark.slow),
+    ],
+)
+def test_workers_share_a_study(tmp_path, name):
+    study = ["study.runs=[{layer:conv},{layer:lrlc,rank:[1,2]}]", *TINY]
+    answer = call(tmp_path, "sweep", "-m", "worker=1,2", launcher(name), *study)
+    results = tmp_path / "results"
+    assert len(list((results / "records").glob("*.json"))) == 3
+    assert answer.stdout.count("LRLC (third layer)") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["results"]
+    kept = {"records", "tables", "figures", "multirun"}
+    assert {path.name for path in results.iterdir()} == kept
+    logs = [path.read_text() for path in results.glob("multirun/.submitit/*/*.err")]
+    trained = re.findall(r"worker=[12]: (\d) runs trained now", answer.stderr + "".join(logs))
+    assert sum(map(int, trained)) == 3
+
+
+@pytest.mark.slow
+def test_ray_repeats_the_job_of_a_dead_worker(configs):
+    jobs = "job=bad,succeeds,dies once"
+    status, said, errors = ended(launched(configs, launcher("ray"), jobs))
+    assert status == 2
+    assert said == "a table\n"
+    assert [line for line in errors if "error:" in line] == ["error: job is bad."]
     results = configs.parent / "work" / "results"
-    for worker in (1, 2):
-        text = (results / f"ends {worker}").read_text()
-        assert text == f"first on GPU {worker - 1}"
+    assert (results / "dies once None").read_text().startswith("again")
 
 
-@pytest.mark.parametrize("choice", EXTRAS)
-def test_a_launcher_that_is_not_installed_names_its_extra(choice):
-    missing = MissingConfigException("", missing_cfg_file=f"hydra/launcher/{choice}", options=[])
-    sentence = str(explain(missing, ROOT / "configs", "sweep"))
-    assert f"pip install -c constraints.txt -e '.[{EXTRAS[choice]}]'" in sentence
-
-
-def test_an_ending_is_the_same_after_its_way_back():
-    ending = Ending(1, "error: it could not be done.", "what was done\n")
-    assert pickle.loads(pickle.dumps(ending)) == ending
+def test_a_launcher_that_is_not_installed_names_its_extra():
+    for name in LAUNCHERS:
+        missing = MissingConfigException("", missing_cfg_file=f"hydra/launcher/{name}", options=[])
+        sentence = str(explain(missing, ROOT / "configs", "sweep"))
+        assert f"-e '.[{name.partition('_')[0]}]'" in sentence

@@ -1,4 +1,4 @@
-"""W&B mirrors the disk, and whatever it does no run is lost."""
+"""W&B mirrors the files on disk, and none of its failures loses a run."""
 
 import json
 import pathlib
@@ -17,7 +17,10 @@ from lrlc_jax.tracking import Tracker, TrackerConfig, WandbTracker, make_tracker
 from lrlc_jax.training.train import ProtocolConfig
 from tests.experiments.examples import example
 
-pytestmark = pytest.mark.filterwarnings("default")
+pytestmark = [
+    pytest.mark.filterwarnings("default"),
+    pytest.mark.usefixtures("optax_types", "quick_compilation"),
+]
 
 
 def config(folder, mode="offline"):
@@ -53,49 +56,49 @@ def test_offline_keeps_runs_in_the_results_folder(tmp_path, monkeypatch):
     assert any(p.suffix == ".wandb" for run in runs for p in run.iterdir())
 
 
-def test_without_an_account_it_goes_on_offline_and_says_so(tmp_path, monkeypatch, capsys):
+def test_without_an_account_it_goes_on_offline_with_a_warning(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(wandb, "login", lambda **_: False)
     tracker = make_tracker(config(tmp_path, "online"), "quick")
     use(tracker, tmp_path)
-    assert "going on offline" in capsys.readouterr().err
+    assert "offline" in capsys.readouterr().err
     assert not tracker.broken
 
 
-def test_without_a_network_it_goes_on_offline_and_says_so(tmp_path, monkeypatch, capsys):
+def test_without_a_network_it_goes_on_offline_with_one_warning(tmp_path, monkeypatch, capsys):
     wandb.teardown()
     monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
-    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")  # where nobody listens
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")  # no server
     monkeypatch.setattr("lrlc_jax.tracking.CONNECT_SECONDS", 3)
     tracker = make_tracker(config(tmp_path, "online"), "quick")
     use(tracker, tmp_path)
-    assert capsys.readouterr().err.count("going on offline") == 1
+    assert capsys.readouterr().err.count("wandb sync") == 1
     assert not tracker.broken
     assert len(list((tmp_path / "wandb").glob("offline-run-*"))) == 2
     wandb.teardown()
 
 
-def test_when_it_breaks_the_run_goes_on_and_says_so_once(tmp_path, monkeypatch, capsys):
+def test_after_its_first_error_the_run_goes_on_with_one_warning(tmp_path, monkeypatch, capsys):
     def fail(**_):
         raise RuntimeError("no space\nleft")
 
     monkeypatch.setattr(wandb, "init", fail)
     tracker = WandbTracker(config(tmp_path), "quick")
     use(tracker, tmp_path)
-    error = capsys.readouterr().err
-    assert error.count("W&B failed (no space left); going on without it") == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "no space left" in line
     (path,) = (tmp_path / "records").glob("*.json")
     assert json.loads(pathlib.Path(path).read_text())["identity"] == example().identity
 
 
 class FakeRun:
-    """A W&B run that remembers, and may break at a step."""
+    """A W&B run that keeps its steps, and may break at one."""
 
     def __init__(self, arguments, breaks_at=None):
         self.arguments, self.breaks_at = arguments, breaks_at
         self.steps, self.summary, self.artifacts, self.finished = [], {}, [], False
 
-    def log(self, figures, step=None):
-        assert figures
+    def log(self, metrics, step=None):
+        assert metrics
         if step is not None and step == self.breaks_at:
             raise ConnectionError("the server has gone")
         self.steps.append(step)
@@ -118,7 +121,7 @@ def training(folder, **changes):
     return Config(**{**settings, **changes})
 
 
-def test_a_run_during_which_it_breaks_ends_like_any_other(tmp_path, monkeypatch, capsys):
+def test_an_error_during_a_run_does_not_change_its_metrics(tmp_path, monkeypatch, capsys):
     runs = []
 
     def init(**arguments):
@@ -128,7 +131,7 @@ def test_a_run_during_which_it_breaks_ends_like_any_other(tmp_path, monkeypatch,
     monkeypatch.setattr(wandb, "init", init)
     config = training(tmp_path / "broken")
     broken = execute([config], make_tracker(config, "quick"))
-    assert capsys.readouterr().err.count("W&B failed (the server has gone)") == 1
+    assert capsys.readouterr().err.count("the server has gone") == 1
     assert runs[0].steps == [1, 2]
     config = training(tmp_path / "without", tracker=TrackerConfig())
     without = execute([config], make_tracker(config))
@@ -164,7 +167,7 @@ def test_a_run_is_resumed_under_its_identity_and_in_its_studys_group(tmp_path, m
         assert run.arguments["resume"] == "allow"
 
 
-def test_a_table_has_one_run_however_often_it_is_written(tmp_path, monkeypatch):
+def test_a_table_is_one_wandb_run_however_often_it_is_written(tmp_path, monkeypatch):
     arguments = []
     monkeypatch.setattr(wandb, "init", lambda **given: arguments.append(given) or FakeRun(given))
     tracker = WandbTracker(config(tmp_path), "quick")
