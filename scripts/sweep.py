@@ -41,7 +41,7 @@ def sweep(values: dict[str, Any], overrides: list[str]) -> None:
         show(study, entries)
         return
     tracker = make_tracker(config, group=study.name)
-    outcome = execute(jobs(entries), tracker, worker=worker)
+    outcome = execute(jobs(entries), tracker)
     if outcome.ending:
         print(outcome.ending)
     if outcome.stopped:
@@ -51,14 +51,15 @@ def sweep(values: dict[str, Any], overrides: list[str]) -> None:
         studies = {other.name: other for other in menu} | planned
         report = build(list(studies.values()), config.results_dir, entries)
         for name, table in report.requested.items():
+            print(markdown(table))
             tracker.finish_study(name, table.caption, table.header, table.rows)
-            if worker is None:  # several workers end with the same tables
-                print(markdown(table))
         print("\n".join(str(path) for path in report.files))
         for conflict in report.conflicts:
             print(conflict, file=sys.stderr)
         known = len(outcome.records) - outcome.trained
-        print(f"{outcome.trained} runs trained now, {known} were on record.")
+        # Equal outputs of several workers are shown once; this line is not equal.
+        count = sys.stdout if worker is None else sys.stderr
+        print(f"{outcome.trained} runs trained now, {known} were on record.", file=count)
     outcome.refuse_failures()
 
 

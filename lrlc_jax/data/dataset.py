@@ -89,6 +89,16 @@ class Dataset:
         return data_title(self.name, self.canvas, fresh=self.fresh, notes=self.notes)
 
     @property
+    def description(self) -> str:
+        """The title with the number of images in each split; a subset is in capitals."""
+        size, full = len(self.train), self.full_train_size
+        subset = "" if size == full else f" (a SUBSET of {full})"
+        return (
+            f"{self.title}: {size}{subset} training, {len(self.validation)} validation, "
+            f"{len(self.test)} test images"
+        )
+
+    @property
     def image_shape(self) -> tuple[int, int, int]:
         """Rows, columns and channels of the network's input."""
         _, rows, cols, channels = self.train.images.shape

@@ -83,7 +83,7 @@ class Outcome:
         )
 
 
-def execute(jobs: Sequence[Job], tracker: Tracker, *, worker: object = None) -> Outcome:
+def execute(jobs: Sequence[Job], tracker: Tracker) -> Outcome:
     """Train the runs that have no record.
 
     A run's record is on disk before the next run starts, and a stopped run leaves a checkpoint, so
@@ -93,7 +93,6 @@ def execute(jobs: Sequence[Job], tracker: Tracker, *, worker: object = None) -> 
     Args:
         jobs: different runs with the same results folder.
         tracker: is notified of runs and epochs.
-        worker: name of this process among several, for its lines of progress.
 
     Raises:
         InputError: for an unwritable folder, a damaged record or checkpoint.
@@ -108,7 +107,7 @@ def execute(jobs: Sequence[Job], tracker: Tracker, *, worker: object = None) -> 
                     outcome.done[job.identity] = record
                     tidy(job)
             if outcome.pending:
-                work(outcome, tracker, worker)
+                work(outcome, tracker)
     except Stopped as reason:
         outcome.stopped = str(reason)
     return outcome
@@ -123,7 +122,7 @@ def tidy(job: Job) -> None:
                 clear(folder)
 
 
-def work(outcome: Outcome, tracker: Tracker, worker: object) -> None:
+def work(outcome: Outcome, tracker: Tracker) -> None:
     """Train pending runs until all are done, by this process or by others.
 
     Raises:
@@ -133,8 +132,7 @@ def work(outcome: Outcome, tracker: Tracker, worker: object) -> None:
     config = pending[0].config
     box = TimeBox(config.budget_minutes)
     epochs = sum(job.config.protocol.epochs for job in pending)
-    prefix = "" if worker is None else f"worker {worker}: "
-    with Progress(epochs, unit="epoch", title="all runs", prefix=prefix) as progress:
+    with Progress(epochs, unit="epoch") as progress:
         runner = Runner(pending, tracker, progress, box, outcome.records)
         waiting = False
         try:

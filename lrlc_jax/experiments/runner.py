@@ -144,7 +144,7 @@ class Runner:
             self.on_device = job.dataset, DeviceData.put(job.dataset).on(layout)
             same = sum(other.dataset is job.dataset for other in self.pending)
             self.progress.say(
-                f"{job.dataset.counts}; {counted(same, 'run')} to train, "
+                f"{job.dataset.description}; {counted(same, 'run')} to train, "
                 f"{counted(protocol.seeds, 'seed')} each; records in "
                 f"{folder(job.config.results_dir)}"
             )
@@ -213,7 +213,7 @@ def record_of(
     matched = factory.matched()
     failed = dict(sorted(history.failed.items()))
     lost = np.array([seed in failed for seed in history.seeds])
-    final = history.epochs[-1] | {f"test_{name}": value for name, value in history.test.items()}
+    final = history.epochs[-1] | history.test
     return Record(
         identity=job.identity,
         run=job.run,

@@ -1,19 +1,15 @@
 """Text of a dry run: the plan of a study, the status of its runs, and the time left."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
-from lrlc_jax.data import Dataset
 from lrlc_jax.experiments.config import StudyConfig
+from lrlc_jax.experiments.estimate import Forecast
 from lrlc_jax.experiments.identity import canonical
 from lrlc_jax.experiments.record import Record
 from lrlc_jax.experiments.study import Entry
 from lrlc_jax.layers.settings import RankedLayerConfig
 from lrlc_jax.progress import counted, duration
 from lrlc_jax.report.results import device_name, protocol_sentences
-
-if TYPE_CHECKING:  # it needs jax
-    from lrlc_jax.experiments.estimate import Forecast
 
 DONE, FAILED, LEFT = "done", "FAILED", "left"
 
@@ -31,7 +27,7 @@ def overview(
     lines = [f"{study.name}: {study.title}" if study.title else study.name]
     lines += protocol_sentences(canonical(entries[0].job.config, "", 0))
     for dataset in {id(entry.job.dataset): entry.job.dataset for entry in entries}.values():
-        lines += ["", f"Data: {data_sentence(dataset)}"]
+        lines += ["", f"Data: {dataset.description}."]
         own = [entry for entry in entries if entry.job.dataset is dataset]
         lines += [f"  {line}" for line in row_lines(own, records)]
     runs = {entry.job.identity: status(entry, records) for entry in entries}
@@ -45,16 +41,6 @@ def status(entry: Entry, records: Mapping[str, Record]) -> str:
     if record is None:
         return LEFT
     return FAILED if record.failed else DONE
-
-
-def data_sentence(dataset: Dataset) -> str:
-    """Name of the data and number of images, with a subset in capitals."""
-    size, full = len(dataset.train), dataset.full_train_size
-    subset = "" if size == full else f" (a SUBSET of {full})"
-    return (
-        f"{dataset.title}, {size}{subset} training, {len(dataset.validation)} validation and "
-        f"{len(dataset.test)} test images."
-    )
 
 
 def row_lines(entries: Sequence[Entry], records: Mapping[str, Record]) -> list[str]:
@@ -85,17 +71,11 @@ def by_status(ranks: Mapping[int | None, str]) -> str:
     return f"rank {'; '.join(groups)}"
 
 
-def time_left(forecast: "Forecast") -> str:
+def time_left(forecast: Forecast) -> str:
     """Time to train the remaining runs, and the basis of the estimate."""
-    basis = []
-    if forecast.measured:
-        basis.append(
-            f"training steps and validation of {counted(forecast.measured, 'network')}, measured "
-            "now, one for each kind of layer and data set"
-        )
-    if forecast.on_record:
-        basis.append(f"the times of {counted(forecast.on_record, 'run')} on record")
     return (
         f"About {duration(forecast.seconds)} for the remaining runs, one after another on this "
-        f"machine ({device_name(forecast.machine)}); estimated from {' and '.join(basis)}."
+        f"machine ({device_name(forecast.machine)}); estimated from training steps and validation "
+        f"of {counted(forecast.measured, 'network')}, measured now, one for each kind of layer and "
+        "data set."
     )
