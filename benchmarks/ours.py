@@ -35,7 +35,7 @@ from lrlc_jax.networks import (
 from lrlc_jax.tracking import Tracker
 from lrlc_jax.training.checkpoint import CheckpointConfig
 from lrlc_jax.training.compilation import CompileClock
-from lrlc_jax.training.groups import default_seeds_at_once, over_seeds
+from lrlc_jax.training.devices import default_seeds_at_once, lay_out
 from lrlc_jax.training.optimizer import Schedule
 from lrlc_jax.training.step import Examples, TrainState, init, train_one_epoch
 from lrlc_jax.training.train import DeviceData, ProtocolConfig, train
@@ -109,13 +109,14 @@ def training(case: Case, factory: NetworkFactory, block_seconds: float) -> Timed
     graphdef, params, _ = split(nnx.eval_shape(lambda: factory(nnx.Rngs(0))))
     several = case.task != "training_step"
     at_once = min(default_seeds_at_once(case.seeds), case.seeds)
+    layout = lay_out(case.seeds, devices=jax.local_devices()[:1])
 
     def train_block(state: TrainState, *arguments: Any) -> tuple[TrainState, Any]:
         def one_seed(state: TrainState) -> tuple[TrainState, Any]:
             return train_one_epoch(graphdef, case.batch_size, state, *arguments)
 
         if several:
-            return over_seeds(one_seed, state, at_once)  # type: ignore[no-any-return]
+            return layout.over_seeds(one_seed, at_once, state)  # type: ignore[no-any-return]
         return one_seed(state)
 
     def compiled(steps: int) -> tuple[Callable[[], None], float]:

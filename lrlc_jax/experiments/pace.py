@@ -18,7 +18,7 @@ from lrlc_jax.experiments.plan import label
 from lrlc_jax.experiments.record import Record
 from lrlc_jax.experiments.run import network_of
 from lrlc_jax.training.compilation import CompileClock
-from lrlc_jax.training.groups import default_seeds_at_once
+from lrlc_jax.training.devices import default_seeds_at_once
 from lrlc_jax.training.step import EVALUATION_BATCH
 from lrlc_jax.training.train import DeviceData, train
 

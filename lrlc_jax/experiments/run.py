@@ -12,12 +12,12 @@ from lrlc_jax.errors import InputError, RunError
 from lrlc_jax.experiments.config import Config
 from lrlc_jax.experiments.part import Part
 from lrlc_jax.experiments.plan import identity, label, settings
-from lrlc_jax.experiments.record import EPOCH_FIGURES, Record
+from lrlc_jax.experiments.record import Record
 from lrlc_jax.layers.ops.product import set_way
 from lrlc_jax.networks import NetworkFactory
 from lrlc_jax.training.checkpoint import Checkpoints
 from lrlc_jax.training.compilation import CompileClock
-from lrlc_jax.training.metrics import EpochMetrics, History
+from lrlc_jax.training.metrics import Array, History, finite
 from lrlc_jax.training.train import DeviceData, train
 
 
@@ -41,7 +41,7 @@ def train_run(
     dataset: Dataset,
     data: DeviceData,
     clock: CompileClock,
-    on_epoch: Callable[[int, EpochMetrics], None],
+    on_epoch: Callable[[int, dict[str, Array]], None],
     checkpoints: Checkpoints | None = None,
 ) -> Record:
     """Train every seed of a run and return its record.
@@ -61,7 +61,7 @@ def train_run(
     """
     part = Part(checkpoints, clock)
 
-    def epoch_ended(epoch: int, metrics: EpochMetrics) -> None:
+    def epoch_ended(epoch: int, metrics: dict[str, Array]) -> None:
         part.epoch_ended(epoch)
         on_epoch(epoch, metrics)
 
@@ -122,16 +122,12 @@ def figures(history: History) -> dict[str, Any]:
 
     def per_epoch(name: str) -> list[list[float | None]]:
         # An accuracy that goes with a loss that is not finite means nothing.
-        return [numbers(getattr(metrics, name), ~metrics.finite) for metrics in history.epochs]
+        return [numbers(metrics[name], ~finite(metrics)) for metrics in history.epochs]
 
     return {
         "seeds": list(history.seeds),
         "failed": {str(seed): epoch for seed, epoch in failed.items()},
         "parameters": history.parameters,
-        "epochs": {name: per_epoch(name) for name in EPOCH_FIGURES},
-        "final": {
-            **{name: numbers(getattr(last, name), lost) for name in EPOCH_FIGURES},
-            "test_loss": numbers(history.test_loss, lost),
-            "test_accuracy": numbers(history.test_accuracy, lost),
-        },
+        "epochs": {name: per_epoch(name) for name in last},
+        "final": {name: numbers(value, lost) for name, value in (last | history.test).items()},
     }

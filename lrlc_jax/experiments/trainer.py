@@ -1,6 +1,5 @@
 """Trains runs one after the other on this process's device, in the time that there is."""
 
-import dataclasses
 import pathlib
 import time
 from collections.abc import Iterable, Sequence
@@ -19,7 +18,7 @@ from lrlc_jax.tracking import Tracker
 from lrlc_jax.training.checkpoint import Checkpoints
 from lrlc_jax.training.compilation import CompileClock, enable_cache
 from lrlc_jax.training.devices import lay_out
-from lrlc_jax.training.metrics import EpochMetrics
+from lrlc_jax.training.metrics import Array
 from lrlc_jax.training.train import DeviceData
 
 # An epoch may take so much longer than the longest before it, and what follows it has to fit too.
@@ -83,10 +82,10 @@ class Trainer:
         begun = last = time.monotonic()
         longest = 0.0
 
-        def on_epoch(epoch: int, metrics: EpochMetrics) -> None:
+        def on_epoch(epoch: int, metrics: dict[str, Array]) -> None:
             nonlocal last, longest
-            self.progress.epoch(epoch, float(metrics.validation_accuracy.mean()))
-            self.listener.epoch(epoch, dataclasses.asdict(metrics))
+            self.progress.epoch(epoch, float(metrics["validation_accuracy"].mean()))
+            self.listener.epoch(epoch, metrics)
             now = time.monotonic()
             if last == begun:
                 self.to_first_epoch = max(self.to_first_epoch, now - begun)

@@ -10,6 +10,7 @@ import sys
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import nnx
 
@@ -24,7 +25,7 @@ from lrlc_jax.layers.settings import (
     LRLCConfig,
 )
 from lrlc_jax.networks import NetworkFactory, split
-from lrlc_jax.training.step import TrainState, adam, update
+from lrlc_jax.training.step import TrainState, update
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -113,13 +114,14 @@ def our_losses(name):
     load(network.classifier.kernel, weights["dense/kernel"])
     load(network.classifier.bias, weights["dense/bias"])
     graphdef, params, stats = split(network)
-    state = TrainState(jnp.uint32(0), params, stats, adam.init(params))
+    optimizer = optax.adam(0.001)
+    state = TrainState(jnp.uint32(0), params, stats, optimizer.init(params))
     images, labels = map(jnp.asarray, batch(SHAPE, BATCH))
-    step = jax.jit(update, static_argnums=0)
+    step = jax.jit(update, static_argnums=(0, 1))
     losses = []
     for _ in range(STEPS):
-        state, loss, _ = step(graphdef, state, images, labels, jnp.float32(0.001))
-        losses.append(float(loss))
+        state, metrics = step(graphdef, optimizer, state, images, labels)
+        losses.append(float(metrics["loss"]))
     return losses
 
 
