@@ -133,7 +133,7 @@ def lay_out(
     if data_parallel > len(available):
         count = f"{len(available)} device{'s' * (len(available) > 1)}"
         raise InputError(
-            f"protocol.data_parallel is {data_parallel}, but JAX has {count} here; "
+            f"protocol.data_parallel is {data_parallel}, and JAX has {count} here; "
             f"set it to at most {len(available)}."
         )
     groups = fewest_groups(seeds, len(available) // data_parallel)

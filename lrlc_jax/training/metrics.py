@@ -116,7 +116,8 @@ def finite(metrics: Mapping[str, Array]) -> Array:
     array([ True, False])
     """
     losses = [values for name, values in metrics.items() if name.split("_", 1)[1] == "loss"]
-    return np.isfinite(losses).all(axis=0)
+    healthy: Array = np.isfinite(np.stack(losses)).all(axis=0)
+    return healthy
 
 
 def first_failures(seeds: Sequence[int], epochs: Sequence[Mapping[str, Array]]) -> dict[int, int]:

@@ -67,8 +67,8 @@ class ProtocolConfig(Schema):
             )
         if self.warmup_epochs > self.epochs:
             raise InputError(
-                f"protocol.warmup_epochs is {self.warmup_epochs}; it must be at most "
-                f"protocol.epochs, which is {self.epochs}."
+                f"protocol.warmup_epochs is {self.warmup_epochs}, more than protocol.epochs, "
+                f"which is {self.epochs}."
             )
         if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
             raise InputError(
@@ -167,11 +167,8 @@ def _test(
     data: DeviceData,
 ) -> Any:
     """An evaluation on test data, for all seeds."""
-
-    def one_seed(state: TrainState, data: DeviceData) -> Any:
-        return evaluate(graphdef, state, data.test, data.scaling, layout.batch_axis)
-
-    return layout.over_seeds(one_seed, seeds_at_once, states, data)
+    one_seed = functools.partial(evaluate, graphdef, batch_axis=layout.batch_axis)
+    return layout.over_seeds(one_seed, seeds_at_once, states, data.test, data.scaling)
 
 
 class Clock:
