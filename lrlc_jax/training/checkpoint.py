@@ -130,7 +130,9 @@ class Checkpoints:
             if not np.array_equal(snapshot.states.seed, states.seed):
                 raise ValueError("it has other seeds")
         self.saved_epochs, self.saved_at = count, time.monotonic()
-        return snapshot._replace(seeds_at_once=int(snapshot.seeds_at_once))
+        # JAX sorts the names in a dictionary.
+        epochs = tuple({name: epoch[name] for name in metrics} for epoch in snapshot.epochs)
+        return Snapshot(snapshot.states, epochs, int(snapshot.seeds_at_once))
 
     @contextlib.contextmanager
     def _newest(self) -> Iterator[tuple[int, Any]]:

@@ -82,6 +82,7 @@ def test_every_epoch_and_every_batch_has_other_places():
     assert first != pytest.approx(loss_of_copies(40, 0), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_only_fresh_places_change_training_and_they_are_the_same_each_time():
     losses = {}
     for kind in ("fixed", "fresh", "fresh again"):
