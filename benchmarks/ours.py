@@ -13,9 +13,8 @@ from flax import nnx
 
 from benchmarks.cases import INFERENCE, Case
 from benchmarks.timing import Timed, repeats_for, seconds_of
-from lrlc_jax.conversion import for_inference
-from lrlc_jax.networks import NetworkConfig, NetworkFactory, State, split
-from lrlc_jax.training.groups import default_seeds_at_once, over_seeds
+from lrlc_jax.networks import NetworkConfig, NetworkFactory, State, for_inference, split
+from lrlc_jax.training.devices import default_seeds_at_once, lay_out
 from lrlc_jax.training.optimizer import Schedule
 from lrlc_jax.training.step import Examples, TrainState, init, train_one_epoch
 
@@ -31,12 +30,13 @@ def prepare(request: Mapping[str, Any]) -> Timed:
         ValueError: if the images are too small for the network.
     """
     case = Case(**request["case"])
-    # MERGE: `way=request["product_way"]` as an argument of NetworkFactory, in place of set_way.
-    from lrlc_jax.layers.ops.product import set_way  # noqa: PLC0415
-
-    set_way(request["product_way"])
-    network = NetworkConfig(precision=request["precision"])
-    factory = NetworkFactory(case.image_shape, CLASSES, case.config, network)
+    factory = NetworkFactory(
+        case.image_shape,
+        CLASSES,
+        case.config,
+        NetworkConfig(precision=request["precision"]),
+        way=request["product_way"],
+    )
     timed = inference if case.task == INFERENCE else training
     return timed(case, factory, request["block_seconds"])
 
@@ -70,12 +70,13 @@ def training(case: Case, factory: NetworkFactory, block_seconds: float) -> Timed
     """Training steps of one seed or of several: an epoch with as many batches as fit in a block."""
     graphdef, _, _ = split(nnx.eval_shape(lambda: factory(nnx.Rngs(0))))
     seeds_at_once = default_seeds_at_once(case.seeds)
+    layout = lay_out(case.seeds, devices=jax.local_devices()[:1])
 
     def train(state: TrainState, *arguments: Any) -> tuple[TrainState, Any]:
         def one_seed(state: TrainState) -> tuple[TrainState, Any]:
             return train_one_epoch(graphdef, case.batch_size, state, *arguments)
 
-        return over_seeds(one_seed, state, seeds_at_once)  # type: ignore[no-any-return]
+        return layout.over_seeds(one_seed, seeds_at_once, state)  # type: ignore[no-any-return]
 
     def compiled(steps: int) -> tuple[Callable[[], None], float]:
         seeds = jnp.arange(case.seeds, dtype=jnp.uint32)

@@ -1,4 +1,4 @@
-"""Keeps compiled programs on disk between processes, and counts what compiling costs."""
+"""The cache of compiled programs on disk, and a clock of compilation."""
 
 from collections.abc import Callable
 
@@ -11,9 +11,9 @@ EVENT_PREFIX = "/jax/core/compile/"
 
 
 class CompileClock:
-    """Programs compiled (or fetched from disk) in this process, and the seconds it took.
+    """Programs compiled or read from the cache since its creation, and seconds that this took.
 
-    Tracing and lowering count too.
+    The seconds include tracing and lowering.
     """
 
     def __init__(self) -> None:
@@ -29,10 +29,10 @@ class CompileClock:
 
 
 def enable_cache(*, write: bool = True) -> None:
-    """Keep compiled programs in the user's cache folder, unless JAX is told of another one.
+    """Keep compiled programs in the user's cache folder, or in the one that JAX is set to.
 
     Args:
-        write: add what is compiled; without it, only what is there already is used.
+        write: add newly compiled programs to the cache.
     """
     update: Callable[[str, object], None] = jax.config.update
     if jax.config.values["jax_compilation_cache_dir"] is None:

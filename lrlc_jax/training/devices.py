@@ -1,7 +1,7 @@
-"""Which device trains which seeds, and which part of their batches."""
+"""Devices: which of them trains which seeds, and how many seeds share a step on each."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -11,57 +11,53 @@ from jax.sharding import PartitionSpec as Spec
 
 from lrlc_jax.errors import InputError
 
-# The axes of the grid of devices.
-SEEDS, BATCH = "seeds", "batch"
+SEEDS, BATCH = "seeds", "batch"  # axes of the grid of devices
+
+# Share of a device's memory that is left free, against fragmentation.
+SPARE = 0.05
 
 Tree = TypeVar("Tree")
 
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """How a run lies over devices.
+    """A grid of devices ``(groups, parts)`` for the seeds of a run.
 
-    The devices are a grid ``(groups, parts)``. Each group trains as many seeds as the others, and
-    the devices of a group share every batch of its seeds. Where the seeds do not go round, the
-    last one is trained more than once; what comes of it again is dropped by :meth:`get`.
+    Each group trains the same number of seeds; the devices of a group share every batch of its
+    seeds. The last seed pads the grid; its copies are dropped by :meth:`get`.
 
     Attributes:
-        seeds: of the run.
-        mesh: the grid. If it is a single device, nothing here does anything.
+        seeds: number of seeds of the run.
+        mesh: the grid. On a single device every method is the identity or a plain call.
     """
 
     seeds: int
     mesh: Mesh
 
     @property
-    def devices(self) -> list[jax.Device]:
-        """All devices of the grid."""
-        return list(self.mesh.devices.flat)
-
-    @property
     def seeds_each(self) -> int:
-        """Seeds that a device trains, repeated ones among them."""
+        """Number of seeds on each device, with padding."""
         groups: int = self.mesh.shape[SEEDS]
         return -(-self.seeds // groups)
 
     @property
     def batch_axis(self) -> str | None:
-        """The axis of the devices that share a batch, if any do."""
+        """Axis of the devices that share a batch; None if each batch is on one device."""
         return BATCH if self.mesh.shape[BATCH] > 1 else None
 
     def run(self, program: Callable[..., Any], states: Any, *shared: Any) -> Any:
-        """``program(states, *shared)``, where each device computes it for the seeds that it trains.
+        """``program(states, *shared)``, computed by each device for its own seeds.
 
         Args:
-            program: takes states of any number of seeds, and returns arrays with an axis of them
-                first. Every array that it uses is among its arguments.
-            states: of all seeds, as :meth:`put` lays them out.
-            shared: what is the same on all devices.
+            program: function of states with any number of seeds; its results have a leading axis
+                of seeds. It closes over no arrays.
+            states: states of all seeds, laid out by :meth:`put`.
+            shared: arguments that are the same on all devices.
         """
         if self.mesh.size == 1:
             return program(states, *shared)
-        # Without the check of what varies over which axis: it does not know our own primitive
-        # (layers/pallas.py). A derivative then is that of the sum over the devices (step.update).
+        # JAX's check of varying axes does not know our own primitive (layers/ops/pallas.py).
+        # Without it, a derivative is that of the sum over the devices (step.update).
         on_each = jax.shard_map(
             program,
             mesh=self.mesh,
@@ -71,32 +67,47 @@ class Layout:
         )
         return on_each(states, *shared)
 
+    def over_seeds(
+        self, function: Callable[..., Any], seeds_at_once: int, states: Any, *shared: Any
+    ) -> Any:
+        """``function(state, *shared)`` of each seed, ``seeds_at_once`` in parallel on each device.
+
+        With one seed at once this is a loop without an axis of seeds, which on CPU is faster than
+        all at once and takes the memory of one seed.
+        """
+        at_once = None if seeds_at_once == 1 else seeds_at_once
+
+        def own_seeds(states: Any, *shared: Any) -> Any:
+            return jax.lax.map(lambda state: function(state, *shared), states, batch_size=at_once)
+
+        return self.run(own_seeds, states, *shared)
+
     def replicate(self, tree: Tree) -> Tree:
-        """The same arrays on every device; one that is there already is not copied."""
+        """The same arrays on every device; an array that is there already is not copied."""
         if self.mesh.size == 1:
             return tree
-        everywhere: Tree = jax.device_put(tree, NamedSharding(self.mesh, Spec()))
-        return everywhere
+        replicated: Tree = jax.device_put(tree, NamedSharding(self.mesh, Spec()))
+        return replicated
 
     def put(self, tree: Tree) -> Tree:
-        """Arrays of the host, with an axis of all seeds first, each on the devices of its seeds."""
+        """Arrays on the host, with a leading axis of all seeds, to the devices of their seeds."""
         if self.mesh.size == 1:
             on_one: Tree = jax.device_put(tree)
             return on_one
         rows = self.seeds_each * self.mesh.shape[SEEDS]
         index = np.minimum(np.arange(rows), self.seeds - 1)
-        filled = jax.tree.map(lambda leaf: np.asarray(leaf)[index], tree)
-        spread: Tree = jax.device_put(filled, NamedSharding(self.mesh, Spec(SEEDS)))
+        padded = jax.tree.map(lambda leaf: np.asarray(leaf)[index], tree)
+        spread: Tree = jax.device_put(padded, NamedSharding(self.mesh, Spec(SEEDS)))
         return spread
 
     def get(self, tree: Tree) -> Tree:
-        """What lies on the devices, as arrays of the host with each seed once; undoes `put`."""
+        """Arrays on the devices to the host, without padding; the inverse of :meth:`put`."""
         own: Tree = jax.tree.map(lambda leaf: leaf[: self.seeds], jax.device_get(tree))
         return own
 
 
 def fewest_groups(seeds: int, most: int) -> int:
-    """As few groups as can be, up to ``most``, without more seeds in the largest of them.
+    """The fewest groups, at most ``most``, with the smallest possible largest group.
 
     >>> [fewest_groups(seeds, 8) for seeds in (1, 3, 8, 9, 10, 17)]
     [1, 3, 8, 5, 5, 6]
@@ -108,33 +119,73 @@ def fewest_groups(seeds: int, most: int) -> int:
 def lay_out(
     seeds: int, data_parallel: int = 1, devices: Sequence[jax.Device] | None = None
 ) -> Layout:
-    """Spread seeds over devices: over no more of them than it takes to be done as early.
+    """Spread seeds over the fewest devices that take no longer than all devices.
 
     Args:
-        seeds: of the run.
-        data_parallel: devices that share the batches of a seed.
-        devices: that there are; by default all of this process.
+        seeds: number of seeds of the run.
+        data_parallel: number of devices that share each batch of a seed.
+        devices: the devices to choose from; by default all of this process.
 
     Raises:
-        InputError: if there are fewer devices than share a batch.
+        InputError: if there are fewer devices than ``data_parallel``.
     """
-    there = list(jax.local_devices() if devices is None else devices)
-    if data_parallel > len(there):
-        count = f"{len(there)} device{'s' * (len(there) > 1)}"
+    available = list(jax.local_devices() if devices is None else devices)
+    if data_parallel > len(available):
+        count = f"{len(available)} device{'s' * (len(available) > 1)}"
         raise InputError(
             f"protocol.data_parallel is {data_parallel}, and JAX has {count} here; "
-            f"set it to at most {len(there)}."
+            f"set it to at most {len(available)}."
         )
-    groups = fewest_groups(seeds, len(there) // data_parallel)
-    grid = np.array(there[: groups * data_parallel]).reshape(groups, data_parallel)
+    groups = fewest_groups(seeds, len(available) // data_parallel)
+    grid = np.array(available[: groups * data_parallel]).reshape(groups, data_parallel)
     return Layout(seeds, Mesh(grid, (SEEDS, BATCH)))
 
 
 def own_part(values: jax.Array, batch_axis: str | None) -> jax.Array:
-    """This device's part of values ``(batch, ...)``: all, if no other device shares the batch."""
+    """This device's part of ``(batch, ...)``; all of it without a ``batch_axis``."""
     if batch_axis is None:
         return values
     parts = values.reshape(jax.lax.axis_size(batch_axis), -1, *values.shape[1:])
     index = jax.lax.axis_index(batch_axis)
     mine: jax.Array = jax.lax.dynamic_index_in_dim(parts, index, keepdims=False)
     return mine
+
+
+def default_seeds_at_once(count: int) -> int:
+    """All seeds at once on an accelerator; one at a time on CPU, where that is faster."""
+    return 1 if jax.default_backend() == "cpu" else count
+
+
+def free_memory(devices: Iterable[jax.Device]) -> int | None:
+    """Free bytes on the fullest of the devices; None if the backend does not report them."""
+    reports = [stats for device in devices if (stats := device.memory_stats())]
+    free = [
+        int((1 - SPARE) * stats["bytes_limit"]) - int(stats["bytes_in_use"])
+        for stats in reports
+        if "bytes_limit" in stats
+    ]
+    return min(free, default=None)
+
+
+def memory_of(compiled: jax.stages.Compiled) -> int:
+    """Bytes that a program needs on a device besides its arguments, by its compiler's analysis."""
+    analysis: Any = compiled.memory_analysis()
+    if analysis is None:
+        return 0
+    new = analysis.output_size_in_bytes - analysis.alias_size_in_bytes
+    return int(analysis.temp_size_in_bytes + new)
+
+
+def largest_group(count: int, needed: Callable[[int], int], free: int | None) -> int:
+    """The largest number of seeds at once that fits in memory, in groups of nearly equal size.
+
+    Args:
+        count: seeds on a device.
+        needed: bytes that a number of seeds at once needs; not called for 1, the last resort.
+        free: free bytes; None if unknown, then all seeds go at once.
+
+    >>> [largest_group(10, lambda seeds: seeds, free) for free in (10, 9, 4, 3, 1)]
+    [10, 5, 4, 3, 1]
+    """
+    sizes = sorted({-(-count // groups) for groups in range(1, count + 1)}, reverse=True)
+    return next(size for size in sizes if size == 1 or free is None or needed(size) <= free)

@@ -1,48 +1,107 @@
-"""What comes out of training: figures per epoch and at the end."""
+"""Metrics of each epoch. A metric is one function here, marked by ``@metric``."""
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 from numpy.typing import NDArray
 
-Array = NDArray[Any]
+Array: TypeAlias = NDArray[Any]
+Metric: TypeAlias = Callable[[jax.Array, jax.Array], jax.Array]
+
+METRICS: dict[str, Metric] = {}
 
 
-@dataclasses.dataclass(frozen=True)
-class EpochMetrics:
-    """The figures of one epoch, each an array over the seeds."""
+def metric(function: Metric) -> Metric:
+    """Register a function of logits ``(batch, classes)`` and labels ``(batch,)``.
 
-    train_loss: Array
-    train_accuracy: Array
-    validation_loss: Array
-    validation_accuracy: Array
+    It returns one value for each example. Booleans and integers are summed exactly over the
+    examples and divided by their number. Floats are averaged: in training the mean of the batches'
+    means. The name becomes ``train_NAME``, ``validation_NAME`` and ``test_NAME``.
+    """
+    METRICS[function.__name__] = function
+    return function
 
-    @property
-    def finite(self) -> Array:
-        """Which seeds still have finite losses."""
-        return np.isfinite(self.train_loss) & np.isfinite(self.validation_loss)
+
+@metric
+def loss(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Softmax cross-entropy, in nats; training minimises its mean."""
+    losses: jax.Array = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    return losses
+
+
+@metric
+def accuracy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Whether the largest logit is the label's."""
+    return jnp.argmax(logits, axis=-1).astype(labels.dtype) == labels
+
+
+def counted(values: jax.Array) -> bool:
+    """Whether a metric's values are summed exactly: booleans and integers."""
+    return not jnp.issubdtype(values.dtype, jnp.floating)
+
+
+def of_batch(
+    logits: jax.Array, labels: jax.Array, batch_axis: str | None = None
+) -> dict[str, jax.Array]:
+    """Each metric of one training batch: sums of counted values, means of floats.
+
+    Args:
+        logits: ``(batch, classes)``, or this device's part of them.
+        labels: ``(batch,)``, likewise.
+        batch_axis: axis of the devices that share the batch, if any do.
+    """
+
+    def reduce(values: jax.Array) -> jax.Array:
+        if counted(values):
+            total = jnp.sum(values)
+            return total if batch_axis is None else jax.lax.psum(total, batch_axis)
+        mean = jnp.mean(values)
+        return mean if batch_axis is None else jax.lax.pmean(mean, batch_axis)
+
+    return {name: reduce(function(logits, labels)) for name, function in METRICS.items()}
+
+
+def of_epoch(batches: Mapping[str, jax.Array], examples: int) -> dict[str, jax.Array]:
+    """Each metric of one training epoch, from the ``(batches,)`` of :func:`of_batch`."""
+    return {
+        name: jnp.sum(values) / examples if counted(values) else jnp.mean(values)
+        for name, values in batches.items()
+    }
+
+
+def named(**splits: Mapping[str, Any]) -> dict[str, Any]:
+    """Metrics of several splits in one dictionary, in the order of the registry.
+
+    >>> named(train={"accuracy": 0.9, "loss": 0.3}, validation={"accuracy": 0.8, "loss": 0.4})
+    {'train_loss': 0.3, 'train_accuracy': 0.9, 'validation_loss': 0.4, 'validation_accuracy': 0.8}
+    """
+    return {f"{split}_{name}": values[name] for split, values in splits.items() for name in METRICS}
 
 
 @dataclasses.dataclass(frozen=True)
 class History:
-    """What came out of training: figures per epoch and at the end, per seed.
+    """Result of training: metrics per epoch and at the end, as arrays ``(seeds,)`` by name.
 
     Attributes:
-        seeds: the seeds, which the arrays of the other figures run over.
-        epochs: figures of each epoch; fewer than asked for if every seed failed.
-        failed: the epoch, counted from 1, in which a seed's loss was first not finite.
-        parameters: trainable numbers in the network.
-        seeds_at_once: how many seeds shared a step of the program, on each device.
-        devices: how many there were.
-        computing_seconds: spent in programs, or compiling them, by this call.
+        seeds: the seeds, in the order of every array.
+        epochs: ``train_NAME`` and ``validation_NAME`` of each epoch; training ends early if every
+            seed fails.
+        test: ``test_NAME`` after the last epoch.
+        failed: by seed, the first epoch (counted from 1) with a loss that was not finite.
+        parameters: trainable parameters of the network.
+        seeds_at_once: seeds that shared a step, on each device.
+        devices: number of devices.
+        computing_seconds: seconds in programs and their compilation, in this process.
     """
 
     seeds: tuple[int, ...]
-    epochs: tuple[EpochMetrics, ...]
-    test_loss: Array
-    test_accuracy: Array
+    epochs: tuple[dict[str, Array], ...]
+    test: dict[str, Array]
     failed: dict[int, int]
     parameters: int
     seeds_at_once: int
@@ -50,11 +109,22 @@ class History:
     computing_seconds: float
 
 
-def first_failures(seeds: Sequence[int], epochs: Sequence[EpochMetrics]) -> dict[int, int]:
-    """The epoch, counted from 1, in which the loss of a seed was first not finite, by seed."""
+def finite(metrics: Mapping[str, Array]) -> Array:
+    """For each seed, whether all losses of an epoch, or of the test, are finite.
+
+    >>> finite({"train_loss": np.array([0.1, np.nan]), "train_accuracy": np.array([1.0, 0.0])})
+    array([ True, False])
+    """
+    losses = [values for name, values in metrics.items() if name.split("_", 1)[1] == "loss"]
+    healthy: Array = np.isfinite(np.stack(losses)).all(axis=0)
+    return healthy
+
+
+def first_failures(seeds: Sequence[int], epochs: Sequence[Mapping[str, Array]]) -> dict[int, int]:
+    """By seed, the first epoch (counted from 1) with a loss that is not finite."""
     failed: dict[int, int] = {}
     for number, metrics in enumerate(epochs, start=1):
-        for seed, finite in zip(seeds, metrics.finite, strict=True):
-            if not finite:
+        for seed, healthy in zip(seeds, finite(metrics), strict=True):
+            if not healthy:
                 failed.setdefault(seed, number)
     return failed

@@ -1,24 +1,24 @@
-"""The learning rate: a linear warmup, then cosine decay (section 4 of the paper)."""
+"""The optimiser: Adam; the learning rate warms up linearly, then decays as a cosine (section 4)."""
 
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 
 
 class Schedule(NamedTuple):
-    """Its numbers, as arrays: another schedule does not compile another program."""
+    """Numbers of the learning rate; as arrays, so that other values compile no other program."""
 
-    peak: jax.Array
-    warmup_steps: jax.Array
-    total_steps: jax.Array
+    peak: jax.Array | float = 0.0
+    warmup_steps: jax.Array | float = 0.0
+    total_steps: jax.Array | float = 0.0
 
 
 def learning_rate(schedule: Schedule, step: jax.Array) -> jax.Array:
-    """The learning rate of update ``step``, counted from 0.
+    """The learning rate of a step, counted from 0.
 
-    It grows from 0 to the peak over the warmup, and falls to 0 at the last step along half a
-    cosine.
+    It grows linearly from 0 to the peak during warmup, then falls to 0 along half a cosine.
 
     >>> s = Schedule(*map(jnp.float32, (0.1, 10, 110)))
     >>> [round(float(learning_rate(s, jnp.float32(t))), 4) for t in (0, 5, 10, 60, 110)]
@@ -29,3 +29,13 @@ def learning_rate(schedule: Schedule, step: jax.Array) -> jax.Array:
     progress = jnp.clip((step - schedule.warmup_steps) / decay_steps, 0, 1)
     decay = 0.5 * (1 + jnp.cos(jnp.pi * progress))
     return schedule.peak * jnp.where(step < schedule.warmup_steps, warmup, decay)
+
+
+def make_optimizer(schedule: Schedule) -> optax.GradientTransformation:
+    """Adam. Any other chain of optax may stand here; its state is part of each checkpoint."""
+    return optax.chain(
+        optax.scale_by_adam(),
+        optax.scale_by_learning_rate(
+            lambda count: learning_rate(schedule, count.astype(jnp.float32))
+        ),
+    )

@@ -1,7 +1,7 @@
-"""Pure functions for one seed: its start, an epoch of updates, an evaluation."""
+"""Pure functions of one seed: initialisation, an epoch of training, an evaluation."""
 
 from collections.abc import Callable
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,25 +10,22 @@ from flax import nnx
 
 from lrlc_jax.networks import Network, State, apply, split
 from lrlc_jax.training.devices import own_part
-from lrlc_jax.training.optimizer import Schedule, learning_rate
+from lrlc_jax.training.metrics import METRICS, loss, of_batch, of_epoch
+from lrlc_jax.training.optimizer import Schedule, make_optimizer
 
-Metrics: TypeAlias = dict[str, jax.Array]
-
-# What a key is for. Every key is derived from the seed by its purpose, then by the epoch.
+# Purposes of random keys. Every key is derived from the seed by its purpose, then by the epoch.
 INIT, SHUFFLE, PLACE = 0, 1, 2
 
 EVALUATION_BATCH = 512
 
-adam = optax.scale_by_adam()
-
 
 class TrainState(NamedTuple):
-    """What training changes, for one seed (or, with a leading axis, for several)."""
+    """The state of training, of one seed or, with a leading axis, of several."""
 
     seed: jax.Array
     params: State
     stats: State
-    moments: optax.OptState
+    opt_state: optax.OptState
 
 
 class Examples(NamedTuple):
@@ -39,7 +36,7 @@ class Examples(NamedTuple):
 
 
 class Noise(NamedTuple):
-    """Where training images are placed anew in each epoch: a square of uniform random pixels.
+    """A square canvas of uniform noise, at a random place of which a training image is put.
 
     ``size`` is its rows and columns, ``levels`` the largest pixel value.
     """
@@ -49,25 +46,31 @@ class Noise(NamedTuple):
 
 
 def purpose_key(seed: jax.Array, purpose: int, epoch: jax.Array | int = 0) -> jax.Array:
-    """The random key of a seed for one purpose, in one epoch."""
+    """The random key of a seed for one purpose in one epoch."""
     return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), purpose), epoch)
 
 
 def init(build: Callable[[nnx.Rngs], Network], seed: jax.Array) -> TrainState:
-    """The state before the first update."""
-    network = build(nnx.Rngs(purpose_key(seed, INIT)))
-    _, params, stats = split(network)
-    return TrainState(seed, params, stats, adam.init(params))
+    """The state before the first step."""
+    _, params, stats = split(build(nnx.Rngs(purpose_key(seed, INIT))))
+    # The learning rate does not enter an optimiser's initial state.
+    return TrainState(seed, params, stats, make_optimizer(Schedule()).init(params))
 
 
 def to_input(images: jax.Array, scaling: tuple[jax.Array, jax.Array]) -> jax.Array:
-    """Pixels as the network's input, in float32."""
+    """Pixels scaled to the network's input, in float32."""
     factor, offset = scaling
     return images.astype(jnp.float32) * factor + offset
 
 
 def place_in_noise(key: jax.Array, images: jax.Array, noise: Noise) -> jax.Array:
-    """Each image at a uniformly random place in uniformly random pixels, ``(n, size, size, c)``."""
+    """Put each image at a uniformly random place in uniform noise: ``(n, size, size, channels)``.
+
+    Args:
+        key: random key.
+        images: ``(n, rows, cols, channels)``.
+        noise: the canvas.
+    """
     count, *area, channels = images.shape
     pixels, places = jax.random.split(key)
     bits = jax.random.bits(pixels, (count, noise.size, noise.size, channels), jnp.uint8)
@@ -82,55 +85,42 @@ def place_in_noise(key: jax.Array, images: jax.Array, noise: Noise) -> jax.Array
     return jax.vmap(place)(canvas, images, corners)
 
 
-def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """Softmax cross-entropy of each example, in nats."""
-    losses: jax.Array = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-    return losses
-
-
-def correct(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """Whether the largest logit is the label's, for each example."""
-    return jnp.argmax(logits, axis=-1).astype(labels.dtype) == labels
-
-
 def update(
     graphdef: nnx.GraphDef[Network],
+    optimizer: optax.GradientTransformation,
     state: TrainState,
     inputs: jax.Array,
     labels: jax.Array,
-    rate: jax.Array,
     batch_axis: str | None = None,
-) -> tuple[TrainState, jax.Array, jax.Array]:
-    """One step of Adam on one batch.
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """One step of the optimiser on one batch.
 
     Args:
         graphdef: the structure of the network.
+        optimizer: an optax transformation, in the state ``state.opt_state``.
         state: before the step.
         inputs: ``(batch, rows, cols, channels)``, or this device's part of them.
-        labels: of these examples.
-        rate: the learning rate.
-        batch_axis: of the devices that share the batch, if they do.
+        labels: ``(batch,)``, likewise.
+        batch_axis: axis of the devices that share the batch, if any do.
 
     Returns:
-        The new state, the mean loss of the batch, and the number of examples it got right.
+        The new state, and the batch's metrics (:func:`~lrlc_jax.training.metrics.of_batch`).
     """
 
-    def loss(params: State) -> tuple[jax.Array, tuple[jax.Array, State]]:
+    def objective(params: State) -> tuple[jax.Array, tuple[jax.Array, State]]:
         logits, stats = apply(
             graphdef, params, state.stats, inputs, train=True, axis_name=batch_axis
         )
-        return jnp.mean(cross_entropy(logits, labels)), (logits, stats)
+        return jnp.mean(loss(logits, labels)), (logits, stats)
 
-    (value, (logits, stats)), grads = jax.value_and_grad(loss, has_aux=True)(state.params)
+    (value, (logits, stats)), grads = jax.value_and_grad(objective, has_aux=True)(state.params)
     if batch_axis is not None:
-        # A device's gradient is that of the sum of all devices' losses by its own parameters alone.
+        # Each device has the gradient of the sum of all devices' losses by its own parameters.
         value, grads = jax.lax.pmean((value, grads), batch_axis)
-    direction, moments = adam.update(grads, state.moments)
-    params = jax.tree.map(lambda p, d: p - rate * d, state.params, direction)
-    right = jnp.sum(correct(logits, labels))
-    if batch_axis is not None:
-        right = jax.lax.psum(right, batch_axis)
-    return state._replace(params=params, stats=stats, moments=moments), value, right
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    metrics = of_batch(logits, labels, batch_axis) | {"loss": value}
+    return state._replace(params=params, stats=stats, opt_state=opt_state), metrics
 
 
 def train_one_epoch(
@@ -143,11 +133,11 @@ def train_one_epoch(
     epoch: jax.Array,
     noise: Noise | None = None,
     batch_axis: str | None = None,
-) -> tuple[TrainState, Metrics]:
-    """Every example once, in a new order, but for those of the last incomplete batch.
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """One shuffled epoch; the incomplete last batch is dropped.
 
-    With ``noise`` each image is placed in it anew. Devices along ``batch_axis`` share each batch,
-    and have the same figures and state in the end.
+    With ``noise`` each image is put at a new place in it. Devices along ``batch_axis`` share each
+    batch, and end with the same state and metrics.
     """
     count = examples.labels.shape[0]
     steps = count // batch_size
@@ -155,28 +145,23 @@ def train_one_epoch(
     batches = order[: steps * batch_size].reshape(steps, batch_size)
     place_key = purpose_key(state.seed, PLACE, epoch)
 
-    def body(
+    def step(
         state: TrainState, batch: tuple[jax.Array, jax.Array]
-    ) -> tuple[TrainState, tuple[jax.Array, jax.Array]]:
-        step, index = batch
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
+        number, index = batch
         own_index = own_part(index, batch_axis)
         if noise is None:
             images = examples.images[own_index]
         else:
-            # The whole batch on every device, so that the places do not depend on their number.
+            # Every device places the whole batch, so that places do not depend on their number.
             images = examples.images[index]
-            images = place_in_noise(jax.random.fold_in(place_key, step), images, noise)
+            images = place_in_noise(jax.random.fold_in(place_key, number), images, noise)
             images = own_part(images, batch_axis)
-        inputs = to_input(images, scaling)
-        rate = learning_rate(schedule, (epoch * steps + step).astype(jnp.float32))
-        labels = examples.labels[own_index]
-        state, loss, right = update(graphdef, state, inputs, labels, rate, batch_axis)
-        return state, (loss, right)
+        inputs, labels = to_input(images, scaling), examples.labels[own_index]
+        return update(graphdef, make_optimizer(schedule), state, inputs, labels, batch_axis)
 
-    state, (losses, rights) = jax.lax.scan(body, state, (jnp.arange(steps), batches))
-    accuracy = jnp.sum(rights) / (steps * batch_size)
-    # Any step's loss that is not finite makes the mean so.
-    return state, {"loss": jnp.mean(losses), "accuracy": accuracy}
+    state, metrics = jax.lax.scan(step, state, (jnp.arange(steps), batches))
+    return state, of_epoch(metrics, steps * batch_size)
 
 
 def evaluate(
@@ -185,8 +170,8 @@ def evaluate(
     examples: Examples,
     scaling: tuple[jax.Array, jax.Array],
     batch_axis: str | None = None,
-) -> Metrics:
-    """Mean loss and accuracy over every example once, with the moving statistics.
+) -> dict[str, jax.Array]:
+    """Metrics over every example once, with the moving statistics.
 
     Devices along ``batch_axis`` share the examples.
     """
@@ -194,23 +179,23 @@ def evaluate(
     devices = 1 if batch_axis is None else jax.lax.axis_size(batch_axis)
     chunks = -(-count // (devices * EVALUATION_BATCH))
     size = -(-count // (devices * chunks))
-    # The last chunk is filled up with examples that count nothing.
+    # Padding of the last chunk is masked.
     index = own_part(jnp.arange(devices * chunks * size), batch_axis).reshape(chunks, size)
 
-    def body(
-        totals: tuple[jax.Array, jax.Array], index: jax.Array
-    ) -> tuple[tuple[jax.Array, jax.Array], None]:
-        counts = index < count
+    def sums(index: jax.Array) -> dict[str, jax.Array]:
+        valid = index < count
         index = jnp.minimum(index, count - 1)
         labels = examples.labels[index]
         inputs = to_input(examples.images[index], scaling)
         logits, _ = apply(graphdef, state.params, state.stats, inputs, train=False)
-        loss = jnp.sum(jnp.where(counts, cross_entropy(logits, labels), 0))
-        right = jnp.sum(counts & correct(logits, labels))
-        return (totals[0] + loss, totals[1] + right), None
+        return {
+            name: jnp.sum(metric(logits, labels), where=valid) for name, metric in METRICS.items()
+        }
 
-    zero = (jnp.zeros((), jnp.float32), jnp.zeros((), jnp.int32))
-    (loss, right), _ = jax.lax.scan(body, zero, index)
+    zeros = jax.tree.map(jnp.zeros_like, jax.eval_shape(sums, index[0]))
+    totals, _ = jax.lax.scan(
+        lambda totals, index: (jax.tree.map(jnp.add, totals, sums(index)), None), zeros, index
+    )
     if batch_axis is not None:
-        loss, right = jax.lax.psum((loss, right), batch_axis)
-    return {"loss": loss / count, "accuracy": right / count}
+        totals = jax.lax.psum(totals, batch_axis)
+    return {name: total / count for name, total in totals.items()}

@@ -1,13 +1,14 @@
-"""A run that is stopped goes on as if nothing had been."""
+"""A stopped run goes on as if it had not been stopped, and no damage to a checkpoint is missed."""
 
 import dataclasses
 import functools
 import os
 import signal
-import threading
+import sys
 import time
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -15,13 +16,13 @@ from lrlc_jax.data import load
 from lrlc_jax.data.dataset import DatasetConfig
 from lrlc_jax.errors import InputError
 from lrlc_jax.layers.settings import ConvConfig, LRLCConfig
-from lrlc_jax.networks import NetworkFactory
-from lrlc_jax.signals import Stopped, computing, stoppable, wait
-from lrlc_jax.training.checkpoint import Checkpoints, flatten, unflatten
+from lrlc_jax.networks import NetworkConfig, NetworkFactory
+from lrlc_jax.signals import Stopped, stoppable
+from lrlc_jax.training.checkpoint import CheckpointConfig, Checkpoints, Snapshot
 from lrlc_jax.training.step import init
 from lrlc_jax.training.train import DeviceData, ProtocolConfig, train
 
-pytestmark = pytest.mark.usefixtures("optax_types")
+pytestmark = pytest.mark.usefixtures("optax_types", "quick_compilation")
 
 PROTOCOL = ProtocolConfig(epochs=4, batch_size=40, seeds=2)
 SEEDS = (0, 1)
@@ -33,79 +34,73 @@ def dataset():
 
 
 @pytest.fixture(scope="module")
-def data(dataset):
-    return DeviceData.put(dataset)
+def run(dataset):
+    """A run, which may be stopped after some epochs."""
+    data = DeviceData.put(dataset)
 
+    def run(folder=None, *, stop=None, layer=None, protocol=PROTOCOL, seeds=SEEDS, **how):
+        def on_epoch(epoch, _):
+            seen.append(epoch)
+            if epoch == stop:
+                raise Stopped("here")
 
-def factory(dataset, layer=None):
-    layer = layer or LRLCConfig(at=3, rank=2)
-    return NetworkFactory(dataset.image_shape, dataset.num_classes, layer)
+        seen = []
+        make = NetworkFactory(
+            dataset.image_shape,
+            dataset.num_classes,
+            layer or ConvConfig(),
+            NetworkConfig(channels=16),
+        )
+        checkpoints = how.pop("checkpoints", None) or (folder and Checkpoints(folder))
+        how = {"on_epoch": on_epoch, "checkpoints": checkpoints, **how}
+        if stop is None:
+            return train(make, data, protocol, seeds=seeds, **how), seen
+        with pytest.raises(Stopped):
+            train(make, data, protocol, seeds=seeds, **how)
+        return None, seen
+
+    return run
 
 
 @pytest.fixture(scope="module")
-def undisturbed(dataset, data):
-    return figures(train(factory(dataset), data, PROTOCOL, seeds=SEEDS))
+def undisturbed(run):
+    return values(run()[0])
 
 
-def figures(history):
-    return [dataclasses.astuple(epoch) for epoch in history.epochs], history.test_loss
+def values(history):
+    return [*history.epochs, history.test]
 
 
-def stop_after(epoch):
-    def on_epoch(done, metrics):
-        del metrics
-        if done == epoch:
-            raise Stopped("here")
-
-    return on_epoch
-
-
-def begin(folder, dataset, data, epochs=2):
-    """A run that is stopped after some epochs."""
-    with pytest.raises(Stopped):
-        train(
-            factory(dataset),
-            data,
-            PROTOCOL,
-            seeds=SEEDS,
-            on_epoch=stop_after(epochs),
-            checkpoints=Checkpoints(folder),
-        )
-
-
-@pytest.mark.parametrize("epochs", [1, 3, 4])
-def test_a_stopped_run_goes_on_to_the_same_figures_bitwise(
-    tmp_path, dataset, data, undisturbed, epochs
+def test_a_run_that_is_stopped_again_and_again_ends_with_the_same_values(
+    tmp_path, run, undisturbed
 ):
-    begin(tmp_path / "run", dataset, data, epochs)
-    seen = []
-    history = train(
-        factory(dataset),
-        data,
-        PROTOCOL,
-        seeds=SEEDS,
-        on_epoch=lambda epoch, _: seen.append(epoch),
-        checkpoints=Checkpoints(tmp_path / "run"),
-    )
-    assert seen == list(range(epochs + 1, 5))
-    np.testing.assert_equal(figures(history), undisturbed)
+    epochs = [run(tmp_path, stop=stop)[1] for stop in (1, 3, 4)]
+    history, seen = run(tmp_path)
+    assert [*epochs, seen] == [[1], [2, 3], [4], []]
+    np.testing.assert_equal(values(history), undisturbed)
 
 
-def test_it_may_be_stopped_again_and_again(tmp_path, dataset, data, undisturbed):
-    for epochs in (1, 2, 3):
-        begin(tmp_path / "run", dataset, data, epochs)
-    checkpoints = Checkpoints(tmp_path / "run")
-    history = train(factory(dataset), data, PROTOCOL, seeds=SEEDS, checkpoints=checkpoints)
-    np.testing.assert_equal(figures(history), undisturbed)
+def test_a_signal_within_an_epoch_keeps_the_epochs_before(tmp_path, run, monkeypatch):
+    monkeypatch.setattr("lrlc_jax.signals._signalled", [])
+
+    def on_epoch(epoch, _):
+        if epoch == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    checkpoints = Checkpoints(tmp_path)
+    long = dataclasses.replace(PROTOCOL, epochs=2000)
+    with pytest.raises(Stopped, match="SIGTERM"), stoppable():
+        run(protocol=long, on_epoch=on_epoch, checkpoints=checkpoints)
+    assert 2 <= checkpoints.saved_epochs < 2000
 
 
-def test_only_the_newest_checkpoint_is_kept(tmp_path, dataset, data):
-    checkpoints = Checkpoints(tmp_path / "run", every_epochs=1)
-    train(factory(dataset), data, PROTOCOL, seeds=SEEDS, checkpoints=checkpoints)
-    assert [path.name for path in (tmp_path / "run").iterdir()] == ["3"]  # the last needs none
+def test_only_the_newest_checkpoint_is_kept(tmp_path, run):
+    run(checkpoints=Checkpoints(tmp_path, every_epochs=1))
+    (path,) = tmp_path.iterdir()
+    assert path.name.startswith("3-")  # the last epoch needs none
 
 
-def test_checkpoints_come_every_so_many_epochs_or_minutes(tmp_path, monkeypatch):
+def test_checkpoints_are_due_after_epochs_or_minutes(tmp_path, monkeypatch):
     by_epochs = Checkpoints(tmp_path, every_epochs=3)
     assert [by_epochs.due(n) for n in (1, 2, 3, 4)] == [False, False, True, True]
     by_minutes = Checkpoints(tmp_path, every_minutes=5)
@@ -117,175 +112,138 @@ def test_checkpoints_come_every_so_many_epochs_or_minutes(tmp_path, monkeypatch)
     assert not Checkpoints(tmp_path).due(1000)
 
 
-def test_what_is_said_beside_the_state_comes_back(tmp_path, dataset, data):
-    said = {"seconds": 1.25, "parts": [{"epochs": 2}]}
-    checkpoints = Checkpoints(tmp_path / "run", about=lambda: said)
+@pytest.mark.parametrize("setting", [{"every_epochs": 0}, {"every_minutes": -1.0}])
+def test_a_time_between_checkpoints_that_is_none_is_refused(setting):
+    (name,) = setting
+    with pytest.raises(InputError, match=f"checkpoint.{name}"):
+        CheckpointConfig(**setting).check()
+    CheckpointConfig(every_epochs=None, every_minutes=None).check()
+
+
+def test_values_saved_beside_the_state_come_back(tmp_path, run):
+    about = {"seconds": 1.25, "parts": [{"epochs": 2, "machine": "Gerät"}]}
+    checkpoints = Checkpoints(tmp_path, about=lambda: about)
     assert checkpoints.before == {}
-    with pytest.raises(Stopped):
-        train(
-            factory(dataset),
-            data,
-            PROTOCOL,
-            seeds=SEEDS,
-            on_epoch=stop_after(2),
-            checkpoints=checkpoints,
-        )
-    assert Checkpoints(tmp_path / "run").before == said
+    run(stop=2, checkpoints=checkpoints)
+    assert Checkpoints(tmp_path).before == about
 
 
-def test_the_number_of_seeds_at_once_stays_unless_another_is_asked_for(tmp_path, dataset, data):
-    with pytest.raises(Stopped):
-        train(
-            factory(dataset),
-            data,
-            PROTOCOL,
-            seeds=SEEDS,
-            seeds_at_once=2,
-            on_epoch=stop_after(2),
-            checkpoints=Checkpoints(tmp_path / "run"),
-        )
-    for asked, used in ((None, 2), (1, 1)):
-        checkpoints = Checkpoints(tmp_path / "run")
-        history = train(
-            factory(dataset),
-            data,
-            PROTOCOL,
-            seeds=SEEDS,
-            seeds_at_once=asked,
-            checkpoints=checkpoints,
-        )
-        assert history.seeds_at_once == used
+def test_the_number_of_seeds_at_once_stays_unless_another_is_asked_for(tmp_path, run):
+    run(tmp_path, stop=2, seeds_at_once=2)
+    assert run(tmp_path)[0].seeds_at_once == 2
+    assert run(tmp_path, seeds_at_once=1)[0].seeds_at_once == 1
 
 
-def go_on(folder, dataset, data, layer=None):
-    checkpoints = Checkpoints(folder)
-    return train(factory(dataset, layer), data, PROTOCOL, seeds=SEEDS, checkpoints=checkpoints)
+def test_a_checkpoint_of_another_network_or_of_other_seeds_is_refused(tmp_path, run):
+    run(tmp_path, stop=2)
+    for other in ({"layer": LRLCConfig(at=3, rank=2)}, {"seeds": (0, 2)}, {"seeds": (0, 1, 2)}):
+        with pytest.raises(InputError, match=str(tmp_path)) as caught:
+            run(tmp_path, **other)
+        assert "\n" not in str(caught.value)
 
 
-def test_a_checkpoint_of_another_network_is_refused_in_one_sentence(tmp_path, dataset, data):
-    begin(tmp_path / "run", dataset, data)
-    with pytest.raises(InputError, match=r"cannot be used .* remove that folder") as caught:
-        go_on(tmp_path / "run", dataset, data, ConvConfig())
-    assert "\n" not in str(caught.value)
+def test_no_byte_of_a_checkpoint_can_be_lost_or_changed_unseen(tmp_path, run, undisturbed):
+    run(tmp_path, stop=2)
+    (path,) = tmp_path.iterdir()
+    content = path.read_bytes()
+    places = [0, *np.random.default_rng(0).integers(0, len(content), 20), len(content) - 1]
+    for damaged in [b"", content[: len(content) // 2], *(flipped(content, p) for p in places)]:
+        path.write_bytes(damaged)
+        for read in (lambda: Checkpoints(tmp_path).before, lambda: run(tmp_path)):
+            with pytest.raises(InputError, match=str(tmp_path)) as caught:
+                read()
+            assert "\n" not in str(caught.value)
+    path.rename(tmp_path / path.name.replace("2-", "3-"))
+    with pytest.raises(InputError, match=str(tmp_path)):
+        run(tmp_path)
+    (tmp_path / path.name.replace("2-", "3-")).rename(path)
+    path.write_bytes(content)
+    (tmp_path / f"3-{64 * '0'}.npz").write_bytes(content)  # a damaged one that is newer
+    history, seen = run(tmp_path)
+    assert seen == [3, 4]
+    np.testing.assert_equal(values(history), undisturbed)
+    for file in tmp_path.iterdir():
+        file.unlink()
+    np.testing.assert_equal(values(run(tmp_path)[0]), undisturbed)
 
 
-def test_no_byte_of_a_checkpoint_can_be_lost_or_changed_unseen(
-    tmp_path, dataset, data, undisturbed
-):
-    folder = tmp_path / "run"
-    begin(folder, dataset, data)
-    files = [path for path in folder.rglob("*") if path.is_file() and path.stat().st_size]
-    assert len(files) > 3
-    refused = 0
-    for path in files:
-        content = path.read_bytes()
-        for damaged in (content[: len(content) // 2], flipped(content), None):
-            if damaged is None:
-                path.unlink()
-            else:
-                path.write_bytes(damaged)
-            refused += not same_or_refused(folder, dataset, data, undisturbed)
-            path.write_bytes(content)
-    assert refused >= len(files)
-    np.testing.assert_equal(figures(go_on(folder, dataset, data)), undisturbed)
+def flipped(content, place):
+    return content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
 
 
-def same_or_refused(folder, dataset, data, expected):
-    """Whether the run went on from the checkpoint, to the expected figures: or was refused."""
-    try:
-        history = go_on(folder, dataset, data)
-    except InputError as error:
-        return str(folder) not in str(error)
-    np.testing.assert_equal(figures(history), expected)  # Orbax can do without that file
-    return True
-
-
-def flipped(content):
-    middle = len(content) // 2
-    return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
-
-
-def test_where_none_can_be_written_training_goes_on_and_says_so(
-    tmp_path, dataset, data, undisturbed
-):
+def test_where_none_can_be_written_training_goes_on_and_says_so(tmp_path, run, undisturbed):
     (tmp_path / "file").write_text("")
     said = []
     checkpoints = Checkpoints(tmp_path / "file" / "run", every_epochs=1, warn=said.append)
-    history = train(factory(dataset), data, PROTOCOL, seeds=SEEDS, checkpoints=checkpoints)
-    np.testing.assert_equal(figures(history), undisturbed)
+    history, _ = run(checkpoints=checkpoints)
+    np.testing.assert_equal(values(history), undisturbed)
     assert len(said) == 3
-    assert "No checkpoint could be written" in said[0]
+    assert str(tmp_path) in said[0]
     assert "\n" not in said[0]
 
 
-def test_states_survive_the_way_to_disk_and_back_bitwise(dataset):
-    seeds = jax.numpy.arange(2, dtype=jax.numpy.uint32)
-    states = jax.vmap(functools.partial(init, factory(dataset)))(seeds)
-    back = unflatten(states, flatten(states))
-    assert jax.tree.structure(back) == jax.tree.structure(states)
-    for a, b in zip(jax.tree.leaves(states), jax.tree.leaves(back), strict=True):
+@pytest.fixture(scope="module")
+def states(dataset):
+    make = NetworkFactory(dataset.image_shape, 10, ConvConfig(), NetworkConfig(channels=4))
+    return jax.jit(jax.vmap(functools.partial(init, make)))(jnp.arange(2, dtype=jnp.uint32))
+
+
+def snapshot(states, epochs):
+    names = [f"{s}_{n}" for s in ("train", "validation") for n in ("loss", "accuracy")]
+    metrics = {name: np.array([0.1, 0.2], np.float32) for name in names}
+    return Snapshot(states, tuple({**metrics} for _ in range(epochs)), 1)
+
+
+def test_a_snapshot_comes_back_bitwise(tmp_path, states):
+    states = states._replace(stats={"half": jnp.array([0.1, np.nan], jnp.bfloat16)})
+    saved = snapshot(states, 3)
+    Checkpoints(tmp_path).save(saved)
+    loaded = Checkpoints(tmp_path).load(states)
+    assert jax.tree.structure(loaded) == jax.tree.structure(saved)
+    for a, b in zip(jax.tree.leaves(saved[:2]), jax.tree.leaves(loaded[:2]), strict=True):
         assert a.dtype == b.dtype
-        np.testing.assert_array_equal(a, b)
+        assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
 
 
-def kill_after(seconds, number=signal.SIGTERM):
-    threading.Timer(seconds, os.kill, (os.getpid(), number)).start()
+class Killed(BaseException):
+    pass
 
 
-@pytest.fixture
-def forgotten(monkeypatch):
-    """Signals that came do not count in other tests."""
-    monkeypatch.setattr("lrlc_jax.signals._signalled", [])
+class Kills:
+    """Ends the work before one of its changes of the disk."""
+
+    at = count = 0
+
+    def __call__(self, event, arguments):
+        if self.at and (
+            event in ("os.rename", "os.remove", "os.mkdir", "tempfile.mkstemp")
+            or (event == "open" and isinstance(arguments[2], int) and arguments[2] & os.O_WRONLY)
+        ):
+            self.count += 1
+            if self.count == self.at:
+                raise Killed
 
 
-@pytest.mark.usefixtures("forgotten")
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_the_wait_for_a_program_at_once(number):
-    begun = time.monotonic()
-    before = signal.getsignal(number)
-    kill_after(0.2, number)
-    with pytest.raises(Stopped, match=number.name), stoppable():
-        wait(lambda: time.sleep(3))
-    assert time.monotonic() - begun < 2
-    assert computing()
-    assert signal.getsignal(number) is before
-    with pytest.raises(Stopped, match=number.name), stoppable():
-        pytest.fail("what is begun after a signal must not be")
-
-
-@pytest.mark.usefixtures("forgotten")
-def test_a_signal_that_the_shell_had_ignored_stays_so():
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        with stoppable():
-            os.kill(os.getpid(), signal.SIGINT)
-            assert wait(lambda: "all is done") == "all is done"
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-@pytest.mark.usefixtures("forgotten")
-def test_stopped_within_an_epoch_it_keeps_the_epochs_before(tmp_path, dataset, data):
-    def on_epoch(epoch, metrics):
-        del metrics
-        if epoch == 2:
-            kill_after(0)
-
-    long = dataclasses.replace(PROTOCOL, epochs=2000)
-    checkpoints = Checkpoints(tmp_path / "run")
-    with pytest.raises(Stopped, match="SIGTERM"), stoppable():
-        train(
-            factory(dataset),
-            data,
-            long,
-            seeds=SEEDS,
-            on_epoch=on_epoch,
-            checkpoints=checkpoints,
-        )
-    assert 2 <= checkpoints.saved_epochs < 2000
-
-
-def test_what_a_wait_raises_is_raised():
-    with pytest.raises(ZeroDivisionError):
-        wait(lambda: 1 // 0)
-    assert wait(lambda: 5) == 5
+def test_killed_at_any_instant_a_save_leaves_a_whole_checkpoint(tmp_path, states):
+    kills = Kills()
+    sys.addaudithook(kills)  # for good, but idle from the end of this test
+    for at in range(1, 100):
+        folder = tmp_path / str(at)
+        for epochs in (1, 2):
+            kills.at, kills.count = at, 0
+            try:
+                Checkpoints(folder).save(snapshot(states, epochs))
+                killed = False
+            except Killed:
+                killed = True
+            kills.at = 0
+            loaded = Checkpoints(folder).load(states)
+            assert (len(loaded.epochs) if loaded else 0) in (epochs - 1, epochs)
+            if epochs == 1:
+                Checkpoints(folder).save(snapshot(states, 1))
+        assert killed or at > 4
+        if not killed:
+            break
+    else:
+        pytest.fail("the save never ended")
+    assert len(list(folder.iterdir())) == 1

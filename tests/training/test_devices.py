@@ -1,4 +1,4 @@
-"""Several devices give the figures of one: for seeds, and for the parts of a batch."""
+"""Several devices give the values of one: for seeds, and for the parts of a batch."""
 
 import json
 import os
@@ -30,10 +30,11 @@ def with_devices(count):
     }
 
 
-def on_devices(*names):
-    """What a process with 8 devices finds in these cases."""
+@pytest.fixture(scope="module")
+def found():
+    """The results of all cases, in a process with 8 devices."""
     answer = subprocess.run(
-        [sys.executable, "-m", "tests.training.on_devices", *names],
+        [sys.executable, "-m", "tests.training.on_devices"],
         stdout=subprocess.PIPE,
         check=True,
         text=True,
@@ -43,43 +44,48 @@ def on_devices(*names):
     return json.loads(answer.stdout)
 
 
-def same(several, one, *, rtol):
-    """The same figures, up to rounding."""
-    for ours, theirs in zip(several["figures"], one["figures"], strict=True):
-        for name, figures in theirs.items():
-            np.testing.assert_allclose(ours[name], figures, rtol=rtol, err_msg=name)
+@pytest.mark.slow
+@pytest.mark.parametrize(("case", "devices"), [("9 seeds", 5), ("3 seeds in fresh places", 3)])
+def test_seeds_spread_over_devices_have_the_values_of_one_device(found, case, devices):
+    several, one = found[case]
+    assert (several["devices"], one["devices"]) == (devices, 1)
+    assert len(several["metrics"][-1]["test_loss"]) == CASES[case]["seeds"]
+    assert several["metrics"] == one["metrics"]
 
 
-def test_seeds_that_are_spread_over_devices_or_go_on_on_others_give_the_figures_of_one_device():
-    found = on_devices("9 seeds", "moved", "3 seeds in fresh places")
-    moved = found.pop("moved")
-    assert [several["devices"] for several, _ in found.values()] == [5, 3]
-    for name, (several, one) in found.items():
-        assert one["devices"] == 1
-        assert len(several["figures"][-1]["test_loss"]) == CASES[name]["seeds"]
-        assert several["figures"] == one["figures"]
+@pytest.mark.slow
+def test_a_run_goes_on_on_other_devices_to_the_same_values(found):
+    moved = found["moved"]
     assert (moved["devices"], moved["trained"]) == (1, [2])
-    assert moved["figures"] == found["9 seeds"][1]["figures"]
+    assert moved["metrics"] == found["9 seeds"][1]["metrics"]
 
 
-def test_devices_that_share_a_batch_give_the_figures_of_one_device_within_rounding():
-    found = on_devices("5 seeds, shared batches", "1 seed, shared batches in fresh places")
-    assert [several["devices"] for several, _ in found.values()] == [6, 8]
-    for several, one in found.values():
-        same(several, one, rtol=1e-4)
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("case", "devices"),
+    [("5 seeds, shared batches", 6), ("1 seed, shared batches in fresh places", 8)],
+)
+def test_devices_that_share_a_batch_have_the_values_of_one_within_rounding(found, case, devices):
+    several, one = found[case]
+    assert several["devices"] == devices
+    for ours, theirs in zip(several["metrics"], one["metrics"], strict=True):
+        for name, values in theirs.items():
+            np.testing.assert_allclose(ours[name], values, rtol=1e-4, err_msg=name)
 
 
-def test_a_shared_batch_has_the_gradient_and_the_statistics_of_the_whole():
-    alone, shared = on_devices("first steps")["first steps"]
-    assert shared["hits"] == alone["hits"]
+@pytest.mark.slow
+def test_a_shared_batch_has_the_gradient_and_the_statistics_of_the_whole(found):
+    alone, shared = found["first steps"]
+    assert shared["accuracy"] == alone["accuracy"]
     for name in ("gradient", "statistics", "loss"):
         scale = np.abs(alone[name]).max()
         np.testing.assert_allclose(shared[name], alone[name], rtol=1e-5, atol=2e-6 * scale)
 
 
-def test_a_state_is_saved_once_for_each_seed_and_goes_on_on_other_devices():
+@pytest.mark.slow
+def test_a_state_is_saved_once_for_each_seed_and_goes_to_other_devices(found):
     seeds = list(range(9))
-    assert on_devices("layouts")["layouts"] == {
+    assert found["layouts"] == {
         "devices": [[5, 1], [2, 2]],
         "seeds each": [2, 5],
         "on the devices": [[*seeds, 8], [*seeds, 8]],
@@ -90,14 +96,14 @@ def test_a_state_is_saved_once_for_each_seed_and_goes_on_on_other_devices():
     }
 
 
-def test_several_devices_compile_nothing_twice():
-    found = on_devices("programs")["programs"]
-    first, *others = found["by epoch"]
+@pytest.mark.slow
+def test_several_devices_compile_nothing_twice(found):
+    first, *others = found["programs"]["by epoch"]
     assert others == [first, first]
-    assert found["asked"] == 1
+    assert found["programs"]["asked"] == 1
 
 
-def test_no_device_could_be_spared_and_none_more_would_help():
+def test_the_devices_are_the_fewest_with_the_smallest_load():
     for seeds in range(1, 40):
         for most in range(1, 20):
             groups = fewest_groups(seeds, most)
@@ -107,10 +113,10 @@ def test_no_device_could_be_spared_and_none_more_would_help():
             assert groups == 1 or -(-seeds // (groups - 1)) > largest
 
 
-def test_more_devices_for_a_batch_than_there_are_get_one_sentence():
+def test_more_devices_for_a_batch_than_there_are_are_refused():
     device = jax.local_devices()[:1]
     assert lay_out(3, 1, device).mesh.size == 1
-    with pytest.raises(InputError, match=r"data_parallel is 2, and JAX has 1 device here; set"):
+    with pytest.raises(InputError, match=r"protocol\.data_parallel"):
         lay_out(3, 2, device)
 
 
@@ -130,6 +136,7 @@ def test_a_run_says_on_how_many_devices_it_was():
     )
 
 
+@pytest.mark.slow
 def test_a_run_that_shared_its_batches_is_the_same_run(tmp_path):
     script = [sys.executable, str(ROOT / "scripts" / "train.py"), "protocol.seeds=2"]
     tiny = ["layer=conv", "protocol.epochs=1", "dataset.train_size=100"]
