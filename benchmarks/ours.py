@@ -18,7 +18,6 @@ from flax import nnx
 from benchmarks import work
 from benchmarks.cases import EPOCH, INFERENCE, RUN, Case
 from benchmarks.timing import repeats_for, seconds_of
-from lrlc_jax.conversion import for_inference
 from lrlc_jax.data.load import load
 from lrlc_jax.errors import InputError
 from lrlc_jax.experiments.config import layer_config, parse
@@ -29,6 +28,7 @@ from lrlc_jax.networks import (
     NetworkFactory,
     check_precision,
     count_parameters,
+    for_inference,
     products,
     split,
 )
@@ -77,6 +77,7 @@ def prepare(
     block_seconds: float,
     dataset: Mapping[str, Any] | None = None,
     precision: str = "float32",
+    way: Any = None,
 ) -> Timed:
     """The case, compiled.
 
@@ -88,11 +89,11 @@ def prepare(
     check_precision(precision)
     network = NetworkConfig(precision=precision)
     if case.task == EPOCH:
-        return epoch(case, dataset or {}, network)
+        return epoch(case, dataset or {}, network, way)
     if case.task == RUN:
-        return run(case, dataset or {}, network)
+        return run(case, dataset or {}, network, way)
     assert case.image_shape is not None
-    factory = NetworkFactory(case.image_shape, CLASSES, layer_config(case.layer), network)
+    factory = NetworkFactory(case.image_shape, CLASSES, layer_config(case.layer), network, way)
     return (inference if case.task == INFERENCE else training)(case, factory, block_seconds)
 
 
@@ -198,7 +199,7 @@ def inference(case: Case, factory: NetworkFactory, block_seconds: float) -> Time
     )
 
 
-def epoch(case: Case, dataset: Mapping[str, Any], network: NetworkConfig) -> Timed:
+def epoch(case: Case, dataset: Mapping[str, Any], network: NetworkConfig, way: Any) -> Timed:
     """One epoch of a data set end to end: its batches, its validation, and the test at the end.
 
     The programs are compiled by a first epoch, which is not timed.
@@ -214,7 +215,7 @@ def epoch(case: Case, dataset: Mapping[str, Any], network: NetworkConfig) -> Tim
             f"of {loaded.name}; set it to at most that."
         )
     layer = layer_config(case.layer)
-    factory = NetworkFactory(loaded.image_shape, loaded.num_classes, layer, network)
+    factory = NetworkFactory(loaded.image_shape, loaded.num_classes, layer, network, way)
     data = DeviceData.put(loaded)
     protocol = ProtocolConfig(epochs=1, warmup_epochs=0, batch_size=case.batch_size, seeds=1)
     clock = CompileClock()
@@ -237,7 +238,7 @@ def epoch(case: Case, dataset: Mapping[str, Any], network: NetworkConfig) -> Tim
     )
 
 
-def run(case: Case, dataset: Mapping[str, Any], network: NetworkConfig) -> Timed:
+def run(case: Case, dataset: Mapping[str, Any], network: NetworkConfig, way: Any) -> Timed:
     """A whole run of one seed under the quick protocol, from its start to its record on disk.
 
     As in a quick study it trains on 1,000 images at most; it is kept in a checkpoint every tenth of
@@ -253,6 +254,7 @@ def run(case: Case, dataset: Mapping[str, Any], network: NetworkConfig) -> Timed
         parse(values),
         network=network,
         protocol=protocol,
+        product_way=way,
         checkpoint=CheckpointConfig(every_epochs=protocol.epochs // 10),
     )
     (job,) = jobs([config], RUN_IMAGES)

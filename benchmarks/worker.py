@@ -72,11 +72,10 @@ def build_ours(
     """The block of one of our cases, its steps, and what is known of it."""
     start_jax(importlib.import_module("jax"))
     from benchmarks.ours import prepare  # noqa: PLC0415
-    from lrlc_jax.layers.ops.product import set_way  # noqa: PLC0415
 
     baseline = memory("VmRSS")
-    set_way(request["product_way"])
-    timed = prepare(case, request["block_seconds"], request["dataset"], request["precision"])
+    options = (request[name] for name in ("block_seconds", "dataset", "precision", "product_way"))
+    timed = prepare(case, *options)
     facts = {
         "compile_seconds": timed.compile_seconds,
         "baseline_bytes": baseline,

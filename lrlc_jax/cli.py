@@ -29,7 +29,7 @@ from lrlc_jax.launch import (
     reader_gone,
     workers_first,
 )
-from lrlc_jax.layers.settings import LAYERS
+from lrlc_jax.layers import LAYERS
 from lrlc_jax.signals import computing
 
 # The launchers that an extra of this package brings.

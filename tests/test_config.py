@@ -15,7 +15,7 @@ from lrlc_jax.experiments.menu import studies
 from lrlc_jax.experiments.plan import members
 from lrlc_jax.layers import combining, product
 from lrlc_jax.layers.local import STARTS
-from lrlc_jax.layers.settings import LAYERS, LRLCConfig
+from lrlc_jax.layers import LAYERS, LRLCConfig
 from lrlc_jax.networks import PAPER_NETWORK, NetworkConfig
 from lrlc_jax.tracking import TrackerConfig
 from lrlc_jax.training.train import PAPER_PROTOCOL, ProtocolConfig

@@ -16,7 +16,7 @@ from lrlc_jax.data.sources import faces
 from lrlc_jax.layers import LRLC
 from lrlc_jax.layers.combining_network import resize
 from lrlc_jax.layers.coord import append_coordinates
-from lrlc_jax.layers.settings import (
+from lrlc_jax.layers import (
     ConvConfig,
     CoordConvConfig,
     InputDependentLRLCConfig,

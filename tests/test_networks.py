@@ -8,7 +8,7 @@ from flax import nnx
 
 from lrlc_jax.conversion import for_inference
 from lrlc_jax.layers import LRLC, Conv, LocallyConnected
-from lrlc_jax.layers.settings import (
+from lrlc_jax.layers import (
     LAYERS,
     ConvConfig,
     LocallyConnectedConfig,

@@ -13,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lrlc_jax.data.dataset import DatasetConfig
 from lrlc_jax.errors import InputError, at_least, not_negative, one_of, unknown_name
-from lrlc_jax.layers.settings import LAYERS, ConvConfig, LayerConfig
+from lrlc_jax.layers import LAYERS, ConvConfig, LayerConfig
 from lrlc_jax.networks import NetworkConfig
 from lrlc_jax.tracking import TrackerConfig
 from lrlc_jax.training.checkpoint import CheckpointConfig

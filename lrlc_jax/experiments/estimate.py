@@ -18,7 +18,7 @@ from lrlc_jax.experiments.pace import Pace, measured, on_record, rough_step, see
 from lrlc_jax.experiments.plan import label
 from lrlc_jax.experiments.run import network_of
 from lrlc_jax.experiments.state import DONE, LEFT, State
-from lrlc_jax.layers.settings import ConvConfig
+from lrlc_jax.layers import ConvConfig
 from lrlc_jax.networks import check_precision, products
 from lrlc_jax.progress import steps
 from lrlc_jax.training.compilation import CompileClock, enable_cache

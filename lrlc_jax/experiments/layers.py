@@ -9,7 +9,7 @@ from typing import Any
 
 from lrlc_jax.errors import InputError, unknown_name
 from lrlc_jax.experiments.config import StudyConfig, layer_config
-from lrlc_jax.layers.settings import (
+from lrlc_jax.layers import (
     LAYERS,
     ConvConfig,
     InputDependentLRLCConfig,

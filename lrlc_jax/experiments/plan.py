@@ -12,7 +12,7 @@ from lrlc_jax.data.names import in_words
 from lrlc_jax.errors import InputError, unknown_name
 from lrlc_jax.experiments.config import Config, StudyConfig, layer_config
 from lrlc_jax.experiments.layers import PLACE, asked, simplest
-from lrlc_jax.layers.settings import LAYERS, LayerConfig, SpecialLayerConfig
+from lrlc_jax.layers import LAYERS, LayerConfig, SpecialLayerConfig
 from lrlc_jax.networks import PAPER_NETWORK
 
 # Part of every identity. Raise it when a change of the code changes the figures that a

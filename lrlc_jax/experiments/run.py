@@ -13,7 +13,6 @@ from lrlc_jax.experiments.config import Config
 from lrlc_jax.experiments.part import Part
 from lrlc_jax.experiments.plan import identity, label, settings
 from lrlc_jax.experiments.record import EPOCH_FIGURES, Record
-from lrlc_jax.layers.ops.product import set_way
 from lrlc_jax.networks import NetworkFactory
 from lrlc_jax.training.checkpoint import Checkpoints
 from lrlc_jax.training.compilation import CompileClock
@@ -22,13 +21,18 @@ from lrlc_jax.training.train import DeviceData, train
 
 
 def network_of(config: Config, dataset: Dataset) -> NetworkFactory:
-    """The network of a run, whose products are computed from now on as the run wants them.
+    """The network of a run.
 
     Raises:
         InputError: if the images are too small for it.
     """
-    set_way(config.product_way)  # type: ignore[arg-type]
-    factory = NetworkFactory(dataset.image_shape, dataset.num_classes, config.layer, config.network)
+    factory = NetworkFactory(
+        dataset.image_shape,
+        dataset.num_classes,
+        config.layer,
+        config.network,
+        config.product_way,  # type: ignore[arg-type]
+    )
     try:
         nnx.eval_shape(lambda: factory(nnx.Rngs(0)))
     except ValueError as error:

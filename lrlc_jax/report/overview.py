@@ -8,7 +8,7 @@ from lrlc_jax.experiments.config import Config, StudyConfig
 from lrlc_jax.experiments.jobs import Job
 from lrlc_jax.experiments.plan import Entry, canonical, run_before_data
 from lrlc_jax.experiments.state import DONE, FAILED, LEFT, State
-from lrlc_jax.layers.settings import RankedLayerConfig
+from lrlc_jax.layers import RankedLayerConfig
 from lrlc_jax.progress import counted, duration
 from lrlc_jax.report.rows import device_name, protocol_in_words, row_name
 

@@ -13,7 +13,7 @@ from lrlc_jax.experiments.layers import PLACE, expand, simplest
 from lrlc_jax.experiments.plan import data_name, identity, label, layer_settings
 from lrlc_jax.experiments.record import Record, notes
 from lrlc_jax.experiments.statistics import Estimate, best, estimate
-from lrlc_jax.layers.settings import LAYERS, LayerConfig, RankedLayerConfig
+from lrlc_jax.layers import LAYERS, LayerConfig, RankedLayerConfig
 from lrlc_jax.networks import PAPER_NETWORK
 from lrlc_jax.training.train import PAPER_PROTOCOL
 

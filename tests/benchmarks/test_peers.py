@@ -17,7 +17,7 @@ from benchmarks.peers import PEERS
 from benchmarks.peers.start import batch, part, start
 from benchmarks.process import PEERS_PYTHON
 from lrlc_jax.errors import InputError
-from lrlc_jax.layers.settings import (
+from lrlc_jax.layers import (
     ConvConfig,
     InputDependentLRLCConfig,
     LocallyConnectedConfig,

@@ -11,7 +11,7 @@ from lrlc_jax.experiments import trainer
 from lrlc_jax.experiments.claims import claim, unfinished
 from lrlc_jax.experiments.config import Config
 from lrlc_jax.experiments.execute import execute
-from lrlc_jax.layers.settings import ConvConfig, LRLCConfig
+from lrlc_jax.layers import ConvConfig, LRLCConfig
 from lrlc_jax.progress import Progress
 from lrlc_jax.signals import Stopped, TimeBox
 from lrlc_jax.tracking import Tracker

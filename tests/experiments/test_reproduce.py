@@ -24,7 +24,7 @@ from lrlc_jax.experiments.config import Config, parse
 from lrlc_jax.experiments.plan import canonical, identity
 from lrlc_jax.experiments.provenance import differences
 from lrlc_jax.experiments.reproduce import default_folder, override, settings_of
-from lrlc_jax.layers.settings import LAYERS
+from lrlc_jax.layers import LAYERS
 from lrlc_jax.networks import NetworkConfig
 from lrlc_jax.training.train import ProtocolConfig
 from tests.conftest import ROOT

@@ -31,7 +31,7 @@ from lrlc_jax.experiments.menu import studies
 from lrlc_jax.experiments.pace import Pace, measured, on_record, piece_of
 from lrlc_jax.experiments.plan import entries, layer_settings, members, plan
 from lrlc_jax.experiments.state import DONE, FAILED, LEFT, left, state
-from lrlc_jax.layers.settings import (
+from lrlc_jax.layers import (
     ConvConfig,
     InputDependentLRLCConfig,
     LocallyConnectedConfig,

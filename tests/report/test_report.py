@@ -12,7 +12,7 @@ from lrlc_jax.experiments import record as records
 from lrlc_jax.experiments.config import Config, StudyConfig
 from lrlc_jax.experiments.menu import studies
 from lrlc_jax.experiments.plan import plan
-from lrlc_jax.layers.settings import LRLCConfig
+from lrlc_jax.layers import LRLCConfig
 from lrlc_jax.networks import NetworkConfig
 from lrlc_jax.report.build import build
 from lrlc_jax.report.figures import accuracy_against_rank

@@ -11,7 +11,7 @@ from flax import nnx
 
 from lrlc_jax.data import load
 from lrlc_jax.data.dataset import DatasetConfig
-from lrlc_jax.layers.settings import ConvConfig, LRLCConfig
+from lrlc_jax.layers import ConvConfig, LRLCConfig
 from lrlc_jax.networks import NetworkFactory, apply, split
 from lrlc_jax.training import groups
 from lrlc_jax.training import train as loop
