@@ -160,13 +160,16 @@ def check_network(path, _):
         picked = jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], axis=1)
         return -jnp.mean(picked), (logits, after)
 
-    value, (logits, _) = jax.jit(loss, static_argnums=2)(params, images, False)
+    @jax.jit
+    def evaluated_and_trained(params, images):
+        gradients = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)
+        return loss(params, images, False), gradients(params, images, True)
+
+    evaluated, trained = evaluated_and_trained(params, images)
+    value, (logits, _) = evaluated
     golden.close(logits, arrays["logits_eval"])
     golden.close(value, arrays["loss_eval"])
-    gradients = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)
-    (value, (logits, after)), (grads, grad_images) = jax.jit(gradients, static_argnums=2)(
-        params, images, True
-    )
+    (value, (logits, after)), (grads, grad_images) = trained
     golden.close(logits, arrays["logits_train"])
     golden.close(value, arrays["loss_train"])
     golden.close(grad_images, arrays["grad_images"])

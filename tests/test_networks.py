@@ -147,7 +147,7 @@ def test_blur_takes_the_same_steps_as_strides():
 
 
 def test_images_too_small_to_be_blurred_are_refused_before_training():
-    with pytest.raises(ValueError, match="2x3.*5x5"):
+    with pytest.raises(ValueError, match=r"2x3.*5x5"):
         small(ConvConfig(), strides=[1, 1, 3], blur=True)(nnx.Rngs(0))
 
 
@@ -230,7 +230,7 @@ def test_each_layer_has_its_kernel_size():
     network = nnx.eval_shape(lambda: small(ConvConfig(), kernel_size=[3, 1, 2])(nnx.Rngs(0)))
     assert [layer.kernel_size for layer in network.layers] == [(3, 3), (1, 1), (2, 2)]
     for wrong in ([3, 3], [3, 3, 0], 0):
-        with pytest.raises(InputError, match="network.kernel_size"):
+        with pytest.raises(InputError, match=r"network\.kernel_size"):
             NetworkConfig(kernel_size=wrong).check()
 
 

@@ -65,6 +65,7 @@ NETWORKS = [
     "nobn_lrlc_layer2_rank2",
     "flatten_strided_lrlc_layer2_rank2",
 ]
+RANKS = ("1", "4", "30")  # of the parameter counts
 META = ["config", "weight_order", "trainable", "trainable_parameters"]
 UNUSED = ("pooled_train", "pooled_eval")
 
@@ -99,8 +100,11 @@ def main(whole: pathlib.Path) -> None:
         write("preprocess", {k: file[k] for k in file.files if k != "meta"}, {})
     counts = json.loads((whole / "param_counts.json").read_text())
     for table in counts.values():
-        for key, entry in table["variants"].items():
-            table["variants"][key] = {k: entry[k] for k in ("trainable", "non_trainable")}
+        table["variants"] = {
+            key: {k: entry[k] for k in ("trainable", "non_trainable")}
+            for key, entry in table["variants"].items()
+            if key.rpartition("rank=")[2] in RANKS or "rank" not in key
+        }
     stats = json.loads((whole / "init_stats.json").read_text())
     for weights in stats.values():
         for key, entry in weights.items():

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 VARIANTS = list(variants())
 X = random(0, 3, *SIZE, CHANNELS)
 
-every_layer = pytest.mark.parametrize("config", VARIANTS, ids=lambda config: repr(config))
+every_layer = pytest.mark.parametrize("config", VARIANTS, ids=repr)
 every_kind = pytest.mark.parametrize("schema", LAYERS.values(), ids=LAYERS)
 
 
@@ -60,7 +60,7 @@ def test_seeds_under_jit_and_vmap_give_outputs_and_gradients_of_each_alone(monke
         )
     # the gradient is the slope along a random direction, by central differences
     direction = jax.tree.map(lambda leaf: random(3, *leaf.shape) / leaf[0].size ** 0.5, stacked)
-    step = 3e-3
+    step = 1e-3
     ends = [
         jnp.sin(
             outputs_and_gradients(
@@ -70,7 +70,7 @@ def test_seeds_under_jit_and_vmap_give_outputs_and_gradients_of_each_alone(monke
         for sign in (1, -1)
     ]
     slope = sum(jax.tree.leaves(jax.tree.map(lambda g, d: jnp.sum(g * d), gradients, direction)))
-    assert (ends[0] - ends[1]) / (2 * step) == pytest.approx(float(slope), rel=0.03, abs=0.03)
+    assert (ends[0] - ends[1]) / (2 * step) == pytest.approx(float(slope), rel=0.03, abs=0.05)
 
 
 @every_kind
