@@ -5,7 +5,7 @@ import itertools
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from lrlc_jax.layers.settings import LAYERS, LayerConfig
+from lrlc_jax.layers import LAYERS, LayerConfig
 
 if TYPE_CHECKING:
     from benchmarks.settings import Settings

@@ -1,27 +1,37 @@
 """The paper's network: three layers of 64 channels, a pool, a linear classifier (section 4)."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, Literal, TypeAlias
+from collections.abc import Callable
+from typing import Any, ClassVar, TypeAlias
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from lrlc_jax.builders import BUILDERS, Site, make_conv
-from lrlc_jax.errors import InputError, at_least, one_of
-from lrlc_jax.layers import BatchNorm, blur_downsample, matched_width
+from lrlc_jax.errors import InputError, at_least
+from lrlc_jax.layers import (
+    DEPTH,
+    LRLC,
+    BatchNorm,
+    ConvConfig,
+    LayerConfig,
+    Site,
+    SpatialBiasConv,
+    Way,
+    blur_downsample,
+    fold_batch_norm,
+    to_locally_connected,
+)
+from lrlc_jax.layers.base import glorot_uniform
 from lrlc_jax.layers.blur import blur_window
-from lrlc_jax.layers.initializers import glorot_uniform
-from lrlc_jax.layers.ops.product import Elementwise, Precision, unchanged
-from lrlc_jax.layers.ops.window import Padding, as_pair
-from lrlc_jax.layers.settings import DEPTH, LayerConfig, LRLCConfig, WideConvConfig
+from lrlc_jax.layers.ops.product import Elementwise, Precision, identity
+from lrlc_jax.layers.ops.window import PADDINGS, as_pair
+from lrlc_jax.schema import Schema, whole, word
 
-Pooling: TypeAlias = Literal["average", "max", "flatten"]
 State: TypeAlias = nnx.State[Any, Any]
 
-# The type in which the layers compute, and the precision of their products. By default JAX takes
-# TF32 on a GPU and bfloat16 on a TPU for the products of float32; `float32` means what it says.
+# Type of the layers' computation, and precision of their products. By default JAX multiplies
+# float32 in TF32 on a GPU and in bfloat16 on a TPU; `float32` here is exact float32.
 COMPUTATION: dict[str, tuple[jax.typing.DTypeLike | None, Precision]] = {
     "float32": (None, "highest"),
     "tf32": (None, "tensorfloat32"),
@@ -30,55 +40,50 @@ COMPUTATION: dict[str, tuple[jax.typing.DTypeLike | None, Precision]] = {
 
 
 @dataclasses.dataclass
-class NetworkConfig:
-    """What surrounds the layer under study; the defaults are the paper's network."""
+class NetworkConfig(Schema):
+    """The network around the layer under study; the defaults are those of the paper."""
 
-    channels: int = 64
-    kernel_size: int = 3
-    strides: list[int] = dataclasses.field(default_factory=lambda: [1, 1, 1])
-    padding: str = "valid"
-    pooling: str = "average"
+    SECTION: ClassVar[str] = "network"
+
+    channels: int = whole(64)
+    kernel_size: Any = 3  # or a list, one for each layer
+    strides: list[int] = dataclasses.field(default_factory=lambda: [1] * DEPTH)
+    padding: str = word(*map(str.lower, PADDINGS))
+    pooling: str = word("average", "max", "flatten")
     blur: bool = False
     batch_norm: bool = True
-    precision: str = "float32"
+    precision: str = word(*COMPUTATION)
 
-    CHOICES: ClassVar[dict[str, tuple[str, ...]]] = {
-        "padding": ("valid", "same", "reflect", "circular"),
-        "pooling": ("average", "max", "flatten"),
-        "precision": ("float32", "tf32", "bfloat16"),
-    }
+    def kernel_sizes(self) -> list[int]:
+        """The kernel size of each layer."""
+        sizes = self.kernel_size
+        return list(sizes) if isinstance(sizes, list | tuple) else [sizes] * DEPTH
 
     def check(self) -> None:
-        """Refuse an unknown word, a number below 1, and strides that are not one for each layer.
-
-        Raises:
-            InputError: naming the setting, its value and what is allowed.
-        """
-        for setting, allowed in self.CHOICES.items():
-            one_of(f"network.{setting}", getattr(self, setting), allowed)
-        at_least("network.channels", self.channels, 1)
-        at_least("network.kernel_size", self.kernel_size, 1)
-        if len(self.strides) != DEPTH:
-            raise InputError(
-                f"network.strides is {self.strides}; give {DEPTH} numbers, one for each layer."
-            )
-        for stride in self.strides:
-            at_least("network.strides", stride, 1)
+        """Also refuse kernel sizes and strides below 1, or another number of them than layers."""
+        super().check()
+        for name, values in ("kernel_size", self.kernel_sizes()), ("strides", self.strides):
+            if len(values) != DEPTH:
+                raise InputError(
+                    f"network.{name} is {values}; give {DEPTH} numbers, one for each layer."
+                )
+            for value in values:
+                at_least(f"network.{name}", value, 1)
 
 
-PAPER_NETWORK = NetworkConfig(64, 3, [1, 1, 1], "valid", "average", False, True, "float32")
+PAPER_NETWORK = NetworkConfig()
 
 
 def check_precision(precision: str) -> None:
-    """Refuse what the device would compute in another precision than the record says.
+    """Refuse a precision that the device does not have.
 
     Raises:
-        InputError: for TF32 on anything but a GPU.
+        InputError: for TF32 on a device other than a GPU.
     """
     backend = jax.default_backend()
     if precision == "tf32" and backend != "gpu":
         raise InputError(
-            f"The precision is tf32, and JAX computes on {backend.upper()} here, which has no such "
+            f"The precision is tf32, and JAX computes on {backend.upper()} here, which has no TF32 "
             "products; choose float32 or bfloat16."
         )
 
@@ -86,24 +91,17 @@ def check_precision(precision: str) -> None:
 class Network(nnx.Module):
     """Layers, each followed by batch normalisation and ReLU; pooling; a dense layer.
 
-    A layer has no channel bias where batch normalisation follows, which would cancel it.
+    Layers followed by batch normalisation have no channel bias, which it would cancel.
 
     Args:
         image_shape: rows, columns and channels of the images.
         num_classes: outputs of the classifier.
-        layer: which layer stands at which positions; a convolution stands at the others.
-        features: channels of each layer; their number is the depth.
-        kernel_sizes: filter size of each layer.
-        strides: stride of each layer.
-        padding: of every layer.
-        batch_norm: normalise after every layer.
-        pooling: ``'average'`` over all positions (the paper's), ``'max'``, or ``'flatten'``.
-        blur: where a stride is more than 1, let the layer stand at every position, and blur after
-            its ReLU before the steps are taken.
-        dtype: type in which the layers compute; by default that of images and parameters. What
-            follows the pooling keeps the type of the parameters.
-        precision: of the products, as in :func:`jax.lax.dot`.
-        rngs: source of the start values.
+        layer: the layer under study; its other positions have a plain convolution.
+        network: settings of all else. ``padding`` is that of every layer. ``pooling`` is over all
+            positions. ``blur`` replaces each stride above 1 by a blur and subsampling after the
+            ReLU. ``precision`` is that of the layers; pooling and classifier are in float32.
+        way: how to compute the layers' products (:data:`lrlc_jax.layers.WAYS`).
+        rngs: random keys of the initializers.
 
     Raises:
         ValueError: if the images are too small for the layers.
@@ -114,52 +112,44 @@ class Network(nnx.Module):
         image_shape: tuple[int, int, int],
         num_classes: int,
         layer: LayerConfig,
+        network: NetworkConfig = PAPER_NETWORK,
         *,
-        features: Sequence[int] = (64, 64, 64),
-        kernel_sizes: Sequence[int] = (3, 3, 3),
-        strides: Sequence[int] = (1, 1, 1),
-        padding: Padding = "VALID",
-        batch_norm: bool = True,
-        pooling: Pooling = "average",
-        blur: bool = False,
-        dtype: jax.typing.DTypeLike | None = None,
-        precision: Precision = None,
+        way: Way | None = None,
         rngs: nnx.Rngs,
     ) -> None:
         size, channels = image_shape[:2], image_shape[2]
-        layers, norms, steps = [], [], []
-        for position, (width, kernel, stride) in enumerate(
-            zip(features, kernel_sizes, strides, strict=True), start=1
+        dtype, precision = COMPUTATION[network.precision]
+        layers, norms, subsampling = [], [], []
+        for position, kernel, stride in zip(
+            range(1, DEPTH + 1), network.kernel_sizes(), network.strides, strict=True
         ):
-            special = position in layer.positions
-            if special and isinstance(layer, WideConvConfig):
-                last = position == len(features)
-                width = matched_width(channels, width, layer.rank, last=last)  # noqa: PLW2901
-            step = as_pair(stride, "strides")
+            kernel_size, strides = as_pair(kernel, "kernel_size"), as_pair(stride, "strides")
             site = Site(
                 in_features=channels,
-                out_features=width,
-                kernel_size=as_pair(kernel, "kernel_size"),
-                strides=(1, 1) if blur else step,
-                padding=padding,
-                use_bias=not batch_norm,
+                out_features=network.channels,
+                kernel_size=kernel_size,
+                strides=(1, 1) if network.blur else strides,
+                padding=network.padding.upper(),
+                use_bias=not network.batch_norm,
                 input_size=size,
                 dtype=dtype,
                 precision=precision,
+                way=way,
+                last=position == DEPTH,
             )
-            layers.append((BUILDERS[layer.name] if special else make_conv)(site, layer, rngs))
-            if batch_norm:
-                norms.append(BatchNorm(width))
-            size = layers[-1].positions()
-            if blur:
-                steps.append(step)
-                size = blur_window(size, step).positions
-            channels = width
+            config = layer if position in layer.positions else ConvConfig()
+            layers.append(config.build(site, rngs))
+            size, channels = layers[-1].positions(), layers[-1].out_features
+            if network.batch_norm:
+                norms.append(BatchNorm(channels))
+            if network.blur:
+                subsampling.append(strides)
+                size = blur_window(size, strides).positions
         self.layers = nnx.List(layers)
         self.norms = nnx.List(norms)
-        self.steps = tuple(steps)
-        self.pooling = pooling
-        flat = channels * size[0] * size[1] if pooling == "flatten" else channels
+        self.subsampling = tuple(subsampling)
+        self.pooling = network.pooling
+        flat = channels * size[0] * size[1] if network.pooling == "flatten" else channels
         self.classifier = nnx.Linear(
             flat, num_classes, precision=precision, kernel_init=glorot_uniform, rngs=rngs
         )
@@ -167,43 +157,42 @@ class Network(nnx.Module):
     def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
         """Logits ``(batch, classes)`` of images ``(batch, rows, cols, channels)``.
 
-        With ``train`` the batch's own statistics normalise, and the moving ones are updated;
-        without it the moving statistics normalise.
+        With ``train`` batch statistics normalise, and the moving statistics are updated; without
+        it the moving statistics normalise.
         """
         x: jax.Array = images
-        before: Elementwise = unchanged
+        activation: Elementwise = identity
         for position, layer in enumerate(self.layers):
-            x = layer(x, before)
-            before = self.activation(position, x, train=train)
-            if self.steps and self.steps[position] != (1, 1):
-                x, before = blur_downsample(before(x), self.steps[position]), unchanged
-        x = before(x)
-        # Pooled in the parameters' type: of a sum over all positions bfloat16 keeps few digits.
-        x = x.astype(self.classifier.kernel.dtype)
+            x = layer(x, activation)
+            activation = self.activation(position, x, train=train)
+            if self.subsampling and self.subsampling[position] != (1, 1):
+                x, activation = blur_downsample(activation(x), self.subsampling[position]), identity
+        # Pooled in the type of the parameters: a bfloat16 sum over all positions loses digits.
+        x = activation(x).astype(self.classifier.kernel.dtype)
         return self.classifier(pool(x, self.pooling))
 
     def activation(self, position: int, x: jax.Array, *, train: bool) -> Elementwise:
-        """The normalisation and ReLU that follow a layer, whose output is ``x``."""
+        """The normalisation and ReLU of a layer, for its output ``x``."""
         if not self.norms:
             return jax.nn.relu
         normalize = self.norms[position].normalizer(x, use_running_average=not train)
         return lambda x: jax.nn.relu(normalize(x))
 
 
-def pool(x: jax.Array, pooling: Pooling) -> jax.Array:
-    """Maps ``(batch, rows, cols, channels)`` as what the classifier takes, ``(batch, numbers)``."""
+def pool(x: jax.Array, pooling: str) -> jax.Array:
+    """Maps ``(batch, rows, cols, channels)`` to the input of the classifier, ``(batch, n)``."""
     if pooling == "average":
         return jnp.mean(x, axis=(1, 2))
     return jnp.max(x, axis=(1, 2)) if pooling == "max" else x.reshape(x.shape[0], -1)
 
 
 def count_parameters(state: State) -> int:
-    """Trainable numbers in the parameters of one network."""
+    """Number of trainable values of one network."""
     return sum(leaf.size for leaf in jax.tree.leaves(state))
 
 
 def products(build: Callable[[], Network]) -> list[int]:
-    """Multiply-adds of each layer's product for one image; nothing is computed."""
+    """Multiply-adds of each layer's product for one image, by abstract evaluation."""
     found: list[int] = []
 
     def counted() -> Network:
@@ -234,17 +223,17 @@ def apply(
     """The network as a pure function of its split state.
 
     Args:
-        graphdef: its structure.
-        params: its parameters.
-        stats: its moving statistics.
+        graphdef: structure.
+        params: parameters.
+        stats: moving statistics.
         images: ``(batch, rows, cols, channels)``.
         train: as in :meth:`Network.__call__`.
-        axis_name: of the devices that share a batch, if they do (:class:`BatchNorm`).
+        axis_name: of the devices that share a batch, if any (:class:`BatchNorm`).
 
     Returns:
         Logits ``(batch, classes)`` and the moving statistics, updated if ``train``.
     """
-    # A copy: the variables that come in may belong to an outer trace, where NNX forbids updates.
+    # A copy: NNX forbids updates of variables from an outer trace.
     model = nnx.merge(graphdef, params, stats, copy=True)
     for norm in model.norms:
         norm.axis_name = axis_name
@@ -254,42 +243,53 @@ def apply(
 
 @dataclasses.dataclass(frozen=True)
 class NetworkFactory:
-    """Makes the network of a run. Equal settings make equal factories, and no new program."""
+    """Builds the network of a run. Equal factories share a compiled program."""
 
     image_shape: tuple[int, int, int]
     num_classes: int
     layer: LayerConfig
     network: NetworkConfig = dataclasses.field(default_factory=NetworkConfig)
+    way: Way | None = None
 
     def __hash__(self) -> int:
-        return hash((self.image_shape, self.num_classes, repr(self.layer), repr(self.network)))
+        settings = repr(self.layer), repr(self.network), self.way
+        return hash((self.image_shape, self.num_classes, *settings))
 
     def __call__(self, rngs: nnx.Rngs) -> Network:
-        """A new network, started from ``rngs``."""
-        network = self.network
-        dtype, precision = COMPUTATION[network.precision]
-        return Network(
-            self.image_shape,
-            self.num_classes,
-            self.layer,
-            features=(network.channels,) * DEPTH,
-            kernel_sizes=(network.kernel_size,) * DEPTH,
-            strides=network.strides,
-            padding=network.padding.upper(),
-            batch_norm=network.batch_norm,
-            pooling=network.pooling,  # type: ignore[arg-type]
-            blur=network.blur,
-            dtype=dtype,
-            precision=precision,
-            rngs=rngs,
-        )
+        """A new network, initialised from ``rngs``."""
+        shape, classes = self.image_shape, self.num_classes
+        return Network(shape, classes, self.layer, self.network, way=self.way, rngs=rngs)
 
     def parameters(self) -> int:
-        """Trainable numbers in the network."""
+        """Number of trainable values."""
         return count_parameters(nnx.state(nnx.eval_shape(lambda: self(nnx.Rngs(0))), nnx.Param))
 
     def matched(self) -> "NetworkFactory | None":
-        """The LRLC network whose parameters a network with a wide convolution matches."""
-        if not isinstance(self.layer, WideConvConfig):
-            return None
-        return dataclasses.replace(self, layer=LRLCConfig(at=self.layer.at, rank=self.layer.rank))
+        """The network whose parameter count this one matches, such as LRLC for wide convolution."""
+        layer = self.layer.counterpart()
+        return None if layer is None else dataclasses.replace(self, layer=layer)
+
+
+def for_inference(network: Network, *, batch_norm: bool = False) -> Network:
+    """A copy with the same outputs in inference, without folding of filters.
+
+    LRLC layers and convolutions with spatial bias become locally connected.
+
+    Args:
+        network: the trained network.
+        batch_norm: also fold the normalisation by moving statistics into the layers. The result has
+            no batch normalisation and is not meant for further training.
+
+    Raises:
+        ValueError: if combining weights depend on the input.
+    """
+    converted = nnx.clone(network)
+    layers = [
+        to_locally_connected(layer) if isinstance(layer, LRLC | SpatialBiasConv) else layer
+        for layer in converted.layers
+    ]
+    if batch_norm and converted.norms:
+        layers = [fold_batch_norm(*pair) for pair in zip(layers, converted.norms, strict=True)]
+        converted.norms = nnx.List([])
+    converted.layers = nnx.List(layers)
+    return converted

@@ -2,7 +2,6 @@
 
 import datetime
 import pathlib
-import signal
 import sys
 from typing import Any
 
@@ -13,6 +12,8 @@ from benchmarks.driver import run  # noqa: E402
 from benchmarks.report import markdown  # noqa: E402
 from benchmarks.settings import Settings  # noqa: E402
 from lrlc_jax.cli import run_command  # noqa: E402
+from lrlc_jax.errors import RunError  # noqa: E402
+from lrlc_jax.progress import counted  # noqa: E402
 
 
 def say(text: str) -> None:
@@ -20,21 +21,22 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def benchmark(values: dict[str, Any], overrides: list[str]) -> int:
-    """Measure, and print the tables; the exit status is 1 if a case failed."""
+def benchmark(values: dict[str, Any], overrides: list[str]) -> None:
+    """Measure, and print the tables.
+
+    Raises:
+        RunError: if a case failed.
+    """
     del overrides
     settings = Settings.parse(values)
     folder = pathlib.Path(settings.results_dir).expanduser() / "benchmarks"
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"benchmark-{datetime.datetime.now(datetime.UTC):%Y%m%dT%H%M%SZ}.json"
-    try:
-        measured = run(settings, path, say)
-    except KeyboardInterrupt:
-        say(f"interrupted; results so far: {path if path.exists() else 'none'}")
-        raise SystemExit(128 + signal.SIGINT) from None
+    measured = run(settings, path, say)
     print(markdown(measured))
     print("\n".join(str(path.with_suffix(suffix)) for suffix in (".json", ".md", ".png")))
-    return 1 if measured.failed else 0
+    if measured.failed:
+        raise RunError(f"{counted(len(measured.failed), 'case')} failed; see the table.")
 
 
 if __name__ == "__main__":

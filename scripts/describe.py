@@ -18,7 +18,7 @@ from lrlc_jax.report.images import plots, statistics_lines, statistics_values, s
 CONFIGS = pathlib.Path(__file__).resolve().parents[1] / "configs"
 
 
-def describe(values: dict[str, Any], overrides: list[str]) -> int:
+def describe(values: dict[str, Any], overrides: list[str]) -> None:
     """Measure the training images, and write statistics and pictures."""
     del overrides
     config = parse({"dataset": values["dataset"], "results_dir": values["results_dir"]})
@@ -37,7 +37,6 @@ def describe(values: dict[str, Any], overrides: list[str]) -> int:
     for file, content in contents.items():
         write_atomically(folder / file, content)
         print(folder / file)
-    return 0
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from lrlc_jax.report.images import summary
 CONFIGS = pathlib.Path(__file__).resolve().parents[1] / "configs"
 
 
-def prepare_data(values: dict[str, Any], overrides: list[str]) -> int:
+def prepare_data(values: dict[str, Any], overrides: list[str]) -> None:
     """Prepare the data set if necessary; print counts and fingerprint."""
     del overrides
     config = parse({"dataset": values["dataset"]}).dataset
@@ -32,7 +32,6 @@ def prepare_data(values: dict[str, Any], overrides: list[str]) -> int:
     else:
         print(f"Already in {folder}, and whole; rebuild=true prepares it again.")
     print("\n".join(summary(load(config))))
-    return 0
 
 
 if __name__ == "__main__":

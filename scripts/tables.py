@@ -5,7 +5,7 @@ import sys
 from typing import Any
 
 from lrlc_jax.cli import run_command
-from lrlc_jax.experiments.config import results_folder
+from lrlc_jax.experiments.config import RunConfig, typed
 from lrlc_jax.experiments.study import load_studies
 from lrlc_jax.report.build import build
 from lrlc_jax.report.tables import markdown
@@ -13,15 +13,15 @@ from lrlc_jax.report.tables import markdown
 CONFIGS = pathlib.Path(__file__).resolve().parents[1] / "configs"
 
 
-def tables(values: dict[str, Any], overrides: list[str]) -> int:
+def tables(values: dict[str, Any], overrides: list[str]) -> None:
     """Write the files, and print the tables of the studies."""
     del overrides
-    report = build(load_studies(CONFIGS), results_folder(values["results_dir"]))
+    settings = typed(RunConfig, values)
+    report = build(load_studies(CONFIGS), settings.results_dir)
     print("\n".join(map(markdown, report.tables.values())))
     for sentence in (*report.problems, *report.conflicts):
         print(sentence, file=sys.stderr)
     print("\n".join(map(str, report.files)))
-    return 0
 
 
 if __name__ == "__main__":

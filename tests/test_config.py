@@ -1,4 +1,4 @@
-"""The menu of YAML files and the settings of the package agree, and bad values are refused by name."""
+"""The YAML files and the settings of the package agree; bad values are refused by name."""
 
 import dataclasses
 import re
@@ -7,10 +7,10 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from lrlc_jax.data.sources import SOURCES
 from lrlc_jax.errors import InputError
 from lrlc_jax.experiments.config import SECTIONS, Config, StudyConfig, layer_config, parse
 from lrlc_jax.experiments.study import load_studies
-from lrlc_jax.data.sources import SOURCES
 from lrlc_jax.layers import LAYERS, LRLCConfig
 from lrlc_jax.networks import PAPER_NETWORK, NetworkConfig
 from lrlc_jax.training.train import PAPER_PROTOCOL
@@ -63,7 +63,9 @@ def test_a_choice_names_only_what_it_changes(group, name):
 
 def test_every_layer_and_every_data_set_is_in_the_menu():
     assert {name for group, name in MENU if group == "layer"} == set(LAYERS)
-    names = {choice("dataset", name).get("name", name) for group, name in MENU if group == "dataset"}
+    names = {
+        choice("dataset", name).get("name", name) for group, name in MENU if group == "dataset"
+    }
     assert names == set(SOURCES)
 
 

@@ -1,6 +1,7 @@
-"""Every number of the authors' implementation: outputs, gradients, statistics, counts, starts.
+"""Parity with the authors: outputs, gradients, statistics, counts, initial values, preprocessing.
 
-The folder ``golden`` of ``LRLC_JAX_SHARED`` holds them. Each case of each file there is a test.
+``tests/golden`` has a compact set of them, and the folder ``golden`` of ``LRLC_JAX_SHARED`` all.
+Each case of each file is a test.
 """
 
 import functools
@@ -13,26 +14,25 @@ import pytest
 from flax import nnx
 
 from lrlc_jax.data.sources import faces
-from lrlc_jax.layers import LRLC
-from lrlc_jax.layers.combining_network import resize
-from lrlc_jax.layers.coord import append_coordinates
-from lrlc_jax.layers.settings import (
+from lrlc_jax.layers import (
+    LRLC,
     ConvConfig,
     CoordConvConfig,
     InputDependentLRLCConfig,
-    LayerConfig,
     LocallyConnectedConfig,
     LRLCConfig,
     WideConvConfig,
 )
-from lrlc_jax.networks import Network, apply, count_parameters
+from lrlc_jax.layers.combining_network import resize
+from lrlc_jax.layers.coord import append_coordinates
+from lrlc_jax.networks import Network, NetworkConfig, apply, count_parameters
 from lrlc_jax.training.step import to_input
 from tests import golden
-from tests.conftest import SHARED, shared
+from tests.conftest import SHARED
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
-FOLDER = SHARED / "golden"
+WHOLE = SHARED / "golden"
 
 LAYERS = {
     "lrlc": LRLCConfig,
@@ -43,8 +43,8 @@ LAYERS = {
 
 
 @functools.cache
-def arrays_of(file, field):
-    return golden.load(shared("golden", file), field)
+def arrays_of(path, field):
+    return golden.load(path, field)
 
 
 def sharing_of(weights):
@@ -62,12 +62,12 @@ def per_basis(value):
     return [v if isinstance(v, list) else [v, v] for v in value]
 
 
-def check_layer(file, case):
+def check_layer(path, case):
     """One layer: outputs, combining weights, and gradients of inputs and parameters."""
-    arrays, descriptions = arrays_of(file, "cases")
+    arrays, descriptions = arrays_of(path, "cases")
     config = descriptions[case]["config"]
     _, rows, cols, channels = descriptions[case]["input_shape"]
-    mixed = file.startswith("layer_mixed")
+    mixed = path.name.startswith("layer_mixed")
     size, dilation = config["kernel_size"], config["dilations"]
     layer = LRLC(
         channels,
@@ -93,7 +93,7 @@ def check_layer(file, case):
     activation = jax.nn.relu if config["activation"] == "relu" else lambda y: y
 
     @jax.jit
-    def figures(params, x, weight):
+    def outputs_and_gradients(params, x, weight):
         def total(params, x):
             layer = nnx.merge(graphdef, params)
             y = activation(layer(x))
@@ -104,18 +104,16 @@ def check_layer(file, case):
         return y, used, *grads
 
     x, weight = jnp.asarray(arrays[f"{case}/input"]), jnp.asarray(arrays[f"{case}/R"])
-    y, used, grads, grad_x = figures(params, x, weight)
+    y, used, grads, grad_x = outputs_and_gradients(params, x, weight)
     golden.close(y, arrays[f"{case}/output"])
     golden.close(jnp.squeeze(used), arrays[f"{case}/combining_weights_used"].squeeze())
     golden.close(grad_x, arrays[f"{case}/grad_input"])
-    for name in names:
-        actual = golden.pick(grads, name)[...]
-        golden.close(actual, golden.ours(name, arrays[f"{case}/g/{name}"], actual.shape))
+    golden.check_gradients(grads, arrays, f"{case}/g/", names)
 
 
-def layer_of(file):
-    """The layer under study in a reference network, from the file's name."""
-    text = file.removeprefix("net_").removesuffix(".npz")
+def layer_of(path):
+    """The layer under study in a reference network, from the name of the file."""
+    text = path.stem.removeprefix("net_")
     text = text.removeprefix("nobn_").removeprefix("flatten_strided_")
     if text in ("conv2d", "coord_conv"):
         return ConvConfig() if text == "conv2d" else CoordConvConfig()
@@ -135,20 +133,21 @@ def layer_of(file):
     return LAYERS[kind](**options)
 
 
-def check_network(file, _):
+def check_network(path, _):
     """A network in training and inference mode: logits, loss, gradients, moving statistics."""
-    jax.config.update("jax_disable_most_optimizations", False)  # as networks are trained
-    arrays, meta = arrays_of(file, "meta")
+    arrays, meta = arrays_of(path, "meta")
     config = meta["config"]
     network = Network(
         (16, 16, 3),
         10,
-        layer_of(file),
-        features=config["num_filters_list"],
-        kernel_sizes=config["kernel_size_list"],
-        strides=config["strides_list"],
-        batch_norm=config["batch_norm"],
-        pooling="average" if config["global_avg_pooling"] else "flatten",
+        layer_of(path),
+        NetworkConfig(
+            channels=16,
+            kernel_size=config["kernel_size_list"],
+            strides=config["strides_list"],
+            batch_norm=config["batch_norm"],
+            pooling="average" if config["global_avg_pooling"] else "flatten",
+        ),
         rngs=nnx.Rngs(0),
     )
     golden.put(network, arrays, "w/", meta["weight_order"])
@@ -161,19 +160,20 @@ def check_network(file, _):
         picked = jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], axis=1)
         return -jnp.mean(picked), (logits, after)
 
-    value, (logits, _) = jax.jit(loss, static_argnums=2)(params, images, False)
+    @jax.jit
+    def evaluated_and_trained(params, images):
+        gradients = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)
+        return loss(params, images, False), gradients(params, images, True)
+
+    evaluated, trained = evaluated_and_trained(params, images)
+    value, (logits, _) = evaluated
     golden.close(logits, arrays["logits_eval"])
     golden.close(value, arrays["loss_eval"])
-    gradients = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)
-    (value, (logits, after)), (grads, grad_images) = jax.jit(gradients, static_argnums=2)(
-        params, images, True
-    )
+    (value, (logits, after)), (grads, grad_images) = trained
     golden.close(logits, arrays["logits_train"])
     golden.close(value, arrays["loss_train"])
     golden.close(grad_images, arrays["grad_images"])
-    for name in meta["trainable"]:
-        actual = golden.pick(grads, name)[...]
-        golden.close(actual, golden.ours(name, arrays[f"g/{name}"], actual.shape))
+    golden.check_gradients(grads, arrays, "g/", meta["trainable"])
     for key in arrays:
         if key.startswith("after/"):
             moved = golden.pick(after, key.removeprefix("after/"))[...]
@@ -188,9 +188,9 @@ KINDS = {
 }
 
 
-def check_counts(file, dataset):
+def check_counts(path, dataset):
     """The parameters of every network of the paper, at full size."""
-    table = json.loads(shared("golden", file).read_text())[dataset]
+    table = json.loads(path.read_text())[dataset]
     shape = tuple(table["image_shape"])
     for key, entry in table["variants"].items():
         kind, *settings = key.split("/")
@@ -199,7 +199,7 @@ def check_counts(file, dataset):
         if "layer" in values:
             options["at"] = "all" if values["layer"] == "all" else int(values["layer"])
         make = {
-            "conv2d": LayerConfig,
+            "conv2d": ConvConfig,
             "coord_conv": CoordConvConfig,
             "locally_connected2d": LocallyConnectedConfig,
             "lrlc_input_dependent": InputDependentLRLCConfig,
@@ -211,9 +211,9 @@ def check_counts(file, dataset):
         assert stats == entry["non_trainable"], key
 
 
-def check_start(file, variant):
-    """Start values: the range, and the spread of those that are random."""
-    expected = json.loads(shared("golden", file).read_text())[variant]
+def check_initial_values(path, variant):
+    """Initial values: constants, or range and standard deviation."""
+    expected = json.loads(path.read_text())[variant]
     layers = {
         "conv2d": ConvConfig(),
         "lrlc_layer3_rank4": LRLCConfig(at=3, rank=4),
@@ -234,7 +234,7 @@ def check_start(file, variant):
         (32, 32, 3),
         10,
         layers[variant],
-        batch_norm=not variant.startswith("nobn"),
+        NetworkConfig(batch_norm=not variant.startswith("nobn")),
         rngs=nnx.Rngs(0),
     )
     for name, entry in expected.items():
@@ -242,7 +242,7 @@ def check_start(file, variant):
         assert value.size == np.prod(entry["shape"]), name
         if "uniform_limit" in entry:
             limit = entry["uniform_limit"]
-            # A bound that fewer than one of a million right starts break.
+            # Bounds that fail for less than one in a million correct draws.
             reached = 1 - 14 / value.size
             spread = 3.5 / value.size**0.5
             assert np.abs(value).max() <= limit * (1 + 1e-6), name
@@ -252,9 +252,9 @@ def check_start(file, variant):
             np.testing.assert_allclose(value, entry["mean"], rtol=1e-6, err_msg=name)
 
 
-def check_preprocess(file, case):
+def check_preprocess(path, case):
     """Cropping and resizing, coordinate channels, and the scaling of pixels."""
-    with np.load(shared("golden", file)) as arrays:
+    with np.load(path) as arrays:
         expected = arrays[case]
         kind, what = case.split("/")
         if kind.startswith("bilinear"):
@@ -273,40 +273,53 @@ def check_preprocess(file, case):
         golden.close(actual, expected)
 
 
-def cases():
-    """Every case of every file, or one for each kind of file where there is no folder."""
-    kinds = {
-        "layer_*.npz": check_layer,
-        "net_*.npz": check_network,
-        "param_counts.json": check_counts,
-        "init_stats.json": check_start,
-        "preprocess.npz": check_preprocess,
-    }
-    for pattern, check in kinds.items():
-        files = sorted(FOLDER.glob(pattern))
-        if not files:
-            yield pytest.param(check, pattern, "", id=pattern)
-        for path in files:
+KINDS_OF_FILES = {
+    "layer_*.npz": check_layer,
+    "net_*.npz": check_network,
+    "param_counts.json": check_counts,
+    "init_stats.json": check_initial_values,
+    "preprocess.npz": check_preprocess,
+}
+
+
+def cases(folder):
+    """Check, file and name of every case in a folder."""
+    for pattern, check in KINDS_OF_FILES.items():
+        for path in sorted(folder.glob(pattern)):
             if path.suffix == ".json":
                 names = list(json.loads(path.read_text()))
             elif check is check_layer:
-                names = list(arrays_of(path.name, "cases")[1])
+                names = list(arrays_of(path, "cases")[1])
             elif check is check_preprocess:
                 with np.load(path) as arrays:
                     names = [n for n in arrays if not n.endswith(("input", "uint8", "meta"))]
             else:
                 names = [""]
             for name in names:
-                yield pytest.param(check, path.name, name, id=f"{path.stem}-{name}".strip("-"))
+                yield check, path, name
 
 
-@pytest.mark.parametrize(("check", "file", "case"), list(cases()))
-def test_the_numbers_are_the_authors(check, file, case):
-    check(file, case)
+def parameters(folder):
+    return [
+        pytest.param(*case, id=f"{case[1].stem}-{case[2]}".strip("-")) for case in cases(folder)
+    ]
 
 
-def test_no_file_of_the_authors_numbers_is_left_out():
-    if not FOLDER.exists():
+@pytest.mark.parametrize(("check", "path", "case"), parameters(golden.FOLDER))
+def test_the_numbers_are_the_authors(check, path, case):
+    check(path, case)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("check", "path", "case"), parameters(WHOLE))
+def test_all_numbers_are_the_authors(check, path, case):
+    check(path, case)
+
+
+@pytest.mark.parametrize("folder", [golden.FOLDER, WHOLE], ids=["compact", "whole"])
+def test_no_file_of_the_authors_numbers_is_left_out(folder):
+    if not folder.exists():
         pytest.skip(f"golden is not in LRLC_JAX_SHARED ({SHARED})")
-    tested = {parameters.values[1] for parameters in cases()}
-    assert tested == {p.name for p in FOLDER.iterdir()} - {"README.md"}
+    files = {path for path in folder.iterdir() if path.suffix in (".npz", ".json")}
+    assert files
+    assert {path for _, path, _ in cases(folder)} == files

@@ -11,7 +11,7 @@ from lrlc_jax.data.dataset import DatasetConfig
 from lrlc_jax.experiments import record as records
 from lrlc_jax.experiments.config import Config
 from lrlc_jax.experiments.execute import execute
-from lrlc_jax.layers.settings import LRLCConfig
+from lrlc_jax.layers import LRLCConfig
 from lrlc_jax.signals import Stopped
 from lrlc_jax.tracking import Tracker, TrackerConfig, WandbTracker, make_tracker
 from lrlc_jax.training.train import ProtocolConfig

@@ -1,10 +1,10 @@
 """Claims: each run is trained by one worker at a time, whoever shares the results folder.
 
-A worker holds a lock on a file in the run's folder under ``unfinished/``. The kernel releases it when
-the worker ends, however it ends, and network file systems pass locks on to other machines. Where
-one does not, a heartbeat helps: a worker touches a file with its name while it lives, and workers
-on *other* machines respect a run whose heartbeat is recent. On the worker's own machine the lock
-alone decides, so that a dead worker's run is free at once.
+A worker holds a lock on a file in the run's folder under ``unfinished/``. The kernel releases it at
+the end of the worker, whatever its cause, and network file systems pass locks on to other machines.
+For those that do not, there is a heartbeat: a living worker touches a file with its name, and
+workers on *other* machines respect a recent heartbeat. On its own machine the lock alone decides,
+so that the run of a dead worker is free at once.
 """
 
 import contextlib

@@ -1,8 +1,8 @@
 """From a composed configuration to checked, typed settings.
 
-Each room of the package defines its own settings (``DatasetConfig`` in ``data``, and so on). They
-are registered with Hydra here, so that every default stands once, and the YAML files in ``configs/``
-name only what a choice changes.
+Each room of the package defines its own settings (``DatasetConfig`` in ``data``, and so on). Here
+they are registered with Hydra: every default stands once, and the YAML files in ``configs/`` name
+only what a choice changes.
 """
 
 import dataclasses
@@ -16,8 +16,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lrlc_jax.data.dataset import DatasetConfig
 from lrlc_jax.errors import InputError, not_negative, one_of, unknown_name
+from lrlc_jax.layers import LAYERS, ConvConfig, LayerConfig
 from lrlc_jax.layers.ops.product import WAYS
-from lrlc_jax.layers.settings import LAYERS, ConvConfig, LayerConfig
 from lrlc_jax.networks import NetworkConfig
 from lrlc_jax.schema import Schema, whole, word
 from lrlc_jax.tracking import TrackerConfig

@@ -46,9 +46,7 @@ class Outcome:
     @property
     def pending(self) -> list[Job]:
         """Runs that have no record and can be tried."""
-        return [
-            job for job in self.jobs if job.identity not in {**self.done, **self.problems}
-        ]
+        return [job for job in self.jobs if job.identity not in {**self.done, **self.problems}]
 
     @property
     def failures(self) -> list[str]:

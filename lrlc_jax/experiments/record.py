@@ -34,7 +34,7 @@ class Record:
     Attributes:
         identity: hash of ``run``.
         run: settings that determine the results (:func:`~.identity.canonical`).
-        config: labels and other settings: protocol name, source of the data, seeds at once, devices.
+        config: labels and other settings: protocol name, data source, seeds at once, devices.
         data: classes, image shape, number of images in each split, and notes on any difference
             from the published data set.
         code: version, revision and hash of the source.
@@ -213,8 +213,8 @@ class Records:
     def sentences(self) -> list[str]:
         """A sentence for each conflict: where the files are, and how to resolve it."""
         return [
-            f"{' and '.join(path.name for path in paths)} in {paths[0].parent} are different records "
-            "of one run, and are ignored; move all but one out of the folder "
+            f"{' and '.join(path.name for path in paths)} in {paths[0].parent} are different "
+            "records of one run, and are ignored; move all but one out of the folder "
             "(`python scripts/reproduce.py RECORD` says which one holds here)."
             for paths in self.conflicts.values()
         ]
@@ -232,11 +232,7 @@ def read_files(paths: Iterable[pathlib.Path]) -> Records:
         runs.setdefault(record.identity, {}).setdefault(record.digest, (path, record))
     return Records(
         [record for same in runs.values() if len(same) == 1 for _, record in same.values()],
-        {
-            run: [path for path, _ in same.values()]
-            for run, same in runs.items()
-            if len(same) > 1
-        },
+        {run: [path for path, _ in same.values()] for run, same in runs.items() if len(same) > 1},
     )
 
 

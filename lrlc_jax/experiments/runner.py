@@ -1,13 +1,11 @@
 """One run, from its settings to its record."""
 
-import dataclasses
 import datetime
 import pathlib
 import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 from flax import nnx
 from jax.errors import JaxRuntimeError
@@ -103,9 +101,7 @@ class Runner:
             nonlocal last, longest
             session.epoch_ended(epoch)
             accuracy = float(metrics["validation_accuracy"].mean())
-            self.progress.advance(
-                1, f"epoch {epoch}/{epochs}, validation {100 * accuracy:.2f} %"
-            )
+            self.progress.advance(1, f"epoch {epoch}/{epochs}, validation {100 * accuracy:.2f} %")
             self.tracker.epoch(epoch, metrics)
             now = time.monotonic()
             if last == begun:
@@ -195,7 +191,7 @@ def network_of(job: Job) -> NetworkFactory:
         dataset.num_classes,
         config.layer,
         config.network,
-        config.product_way,
+        config.product_way,  # type: ignore[arg-type] (checked to be one of WAYS)
     )
     try:
         nnx.eval_shape(lambda: factory(nnx.Rngs(0)))
@@ -204,9 +200,7 @@ def network_of(job: Job) -> NetworkFactory:
     return factory
 
 
-def record_of(
-    job: Job, factory: NetworkFactory, history: History, session: "Session"
-) -> Record:
+def record_of(job: Job, factory: NetworkFactory, history: History, session: "Session") -> Record:
     """The record of a run that is trained."""
     config, dataset = job.config, job.dataset
     shared, way = config.protocol.data_parallel, config.product_way
@@ -242,7 +236,8 @@ def record_of(
         parameters=history.parameters,
         # An accuracy beside a loss that is not finite means nothing.
         epochs={
-            name: [numbers(m[name], ~finite(m)) for m in history.epochs] for name in history.epochs[0]
+            name: [numbers(m[name], ~finite(m)) for m in history.epochs]
+            for name in history.epochs[0]
         },
         final={name: numbers(values, lost) for name, values in final.items()},
         matched_parameters=None if matched is None else matched.parameters(),

@@ -17,7 +17,7 @@ from lrlc_jax.data.dataset import DatasetConfig
 from lrlc_jax.errors import InputError, unknown_name
 from lrlc_jax.experiments.config import Config, StudyConfig, layer_config, typed
 from lrlc_jax.experiments.identity import canonical, identity
-from lrlc_jax.layers.settings import LAYERS, LayerConfig
+from lrlc_jax.layers import LAYERS, LayerConfig
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,33 +1,55 @@
 """Layers between convolution and local connectivity, as Flax NNX modules.
 
-Every layer is the same product of image patches with filter banks (:mod:`.product`); a layer only
-says which filter bank stands at which position.
+Every layer is the same product of image patches with filter banks (:mod:`.ops.product`); a layer
+defines the filter bank of each position. Its module also has its settings (``...Config``), which
+register themselves in ``LAYERS`` and build the layer at a ``Site`` of a network.
 """
 
 from lrlc_jax.layers.blur import blur_downsample
-from lrlc_jax.layers.conv import Conv, SpatialBiasConv
+from lrlc_jax.layers.conv import Conv, ConvConfig
 from lrlc_jax.layers.convert import fold_batch_norm, to_locally_connected
-from lrlc_jax.layers.coord import CoordConv
-from lrlc_jax.layers.local import LocallyConnected
-from lrlc_jax.layers.lrlc import LRLC
+from lrlc_jax.layers.coord import CoordConv, CoordConvConfig
+from lrlc_jax.layers.local import LocallyConnected, LocallyConnectedConfig
+from lrlc_jax.layers.lrlc import LRLC, InputDependentLRLCConfig, LRLCConfig, MixedLRLCConfig
 from lrlc_jax.layers.norm import BatchNorm
-from lrlc_jax.layers.ops.product import fold, local_product
-from lrlc_jax.layers.ops.window import extract_patches, output_size
-from lrlc_jax.layers.wide import matched_width
+from lrlc_jax.layers.ops.product import WAYS, Way, fold
+from lrlc_jax.layers.settings import (
+    DEPTH,
+    LAYERS,
+    LayerConfig,
+    RankedLayerConfig,
+    Site,
+    SpecialLayerConfig,
+)
+from lrlc_jax.layers.spatial_bias import SpatialBiasConfig, SpatialBiasConv
+from lrlc_jax.layers.wide import WideConvConfig, matched_width
 
 __all__ = [
+    "DEPTH",
+    "LAYERS",
     "LRLC",
+    "WAYS",
     "BatchNorm",
     "Conv",
+    "ConvConfig",
     "CoordConv",
+    "CoordConvConfig",
+    "InputDependentLRLCConfig",
+    "LRLCConfig",
+    "LayerConfig",
     "LocallyConnected",
+    "LocallyConnectedConfig",
+    "MixedLRLCConfig",
+    "RankedLayerConfig",
+    "Site",
+    "SpatialBiasConfig",
     "SpatialBiasConv",
+    "SpecialLayerConfig",
+    "Way",
+    "WideConvConfig",
     "blur_downsample",
-    "extract_patches",
     "fold",
     "fold_batch_norm",
-    "local_product",
     "matched_width",
-    "output_size",
     "to_locally_connected",
 ]

@@ -1,13 +1,25 @@
-"""What the layers have in common: a window that slides, and the product with filter banks."""
+"""Base of all layers: a sliding window, and the product of its patches with filter banks."""
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import jax
 from flax import nnx
 from flax.nnx.nn.dtypes import promote_dtype
 
-from lrlc_jax.layers.ops.product import Elementwise, Precision, unchanged, window_product
+from lrlc_jax.layers.ops.product import (
+    WAYS,
+    Elementwise,
+    Precision,
+    Way,
+    identity,
+    window_product,
+)
 from lrlc_jax.layers.ops.window import Padding, Pair, Window, as_pair, sliding_window
+
+he_uniform = nnx.initializers.he_uniform()  # filters of a convolution
+glorot_uniform = nnx.initializers.glorot_uniform()  # the classifier, and the network g
+zeros = nnx.initializers.zeros_init()  # biases
 
 
 def check_count(name: str, value: int) -> None:
@@ -20,19 +32,27 @@ def check_count(name: str, value: int) -> None:
         raise ValueError(f"{name} is {value!r}; it must be a whole number of at least 1")
 
 
+def check_word(name: str, value: str, allowed: Sequence[str]) -> None:
+    """Refuse a word that is not allowed.
+
+    Raises:
+        ValueError: naming the argument, its value and the allowed words.
+    """
+    if value not in allowed:
+        raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(map(repr, allowed))}")
+
+
 class PatchLayer(nnx.Module):
-    """A layer that multiplies image patches with filter banks; it has no parameters of its own.
+    """A layer that multiplies image patches with filter banks, without parameters of its own.
 
-    A layer says what its filter banks and biases are (``filters`` and ``biases``).
-
-    Args:
-        input_size: rows and columns of the input, or None for a layer that takes any size.
-
-    The other arguments are those of the layers.
+    A subclass defines ``filters`` and ``biases``. Its arguments are those of
+    :class:`lrlc_jax.layers.Conv`; ``input_size`` is None if the layer takes images of any size.
 
     Raises:
         ValueError: for an argument out of its range, or a kernel that does not fit.
     """
+
+    EXTRA_CHANNELS: ClassVar[int] = 0  # that the layer appends to its input
 
     def __init__(
         self,
@@ -46,9 +66,12 @@ class PatchLayer(nnx.Module):
         kernel_dilation: int | Sequence[int],
         dtype: jax.typing.DTypeLike | None,
         precision: Precision,
+        way: Way | None,
     ) -> None:
         check_count("in_features", in_features)
         check_count("out_features", out_features)
+        if way is not None:
+            check_word("way", way, WAYS)
         self.in_features = in_features
         self.out_features = out_features
         self.kernel_size = as_pair(kernel_size, "kernel_size")
@@ -58,11 +81,12 @@ class PatchLayer(nnx.Module):
         self.input_size = None if input_size is None else as_pair(input_size, "input_size")
         self.dtype = dtype
         self.precision = precision
+        self.way = way
         if self.input_size is not None:
             self.window()  # refuses a kernel that does not fit
 
     def window(self, size: Pair | None = None) -> Window:
-        """The window over an input of ``size``, by default of the layer's own input size."""
+        """The window over an input of ``size``, by default the input size of the layer."""
         size = size or self.input_size
         assert size is not None
         return sliding_window(
@@ -70,14 +94,14 @@ class PatchLayer(nnx.Module):
         )
 
     def positions(self) -> Pair:
-        """Rows and columns of the output, of a layer that was made for one input size."""
+        """Rows and columns of the output; the layer must have an input size."""
         return self.window().positions
 
     def check_input(self, x: jax.Array) -> Pair:
-        """The rows and columns of an input that the layer was made for.
+        """Rows and columns of an input.
 
         Raises:
-            ValueError: if the input has another size or other channels than the layer.
+            ValueError: if the input has another size or number of channels than the layer.
         """
         size = x.shape[1:3] if self.input_size is None else self.input_size
         if x.ndim != 4 or x.shape[1:] != (*size, self.in_features):
@@ -93,43 +117,44 @@ class PatchLayer(nnx.Module):
         raise NotImplementedError
 
     def biases(self) -> tuple[jax.Array, ...]:
-        """What is added to the product: terms that broadcast to ``(rows, cols, out)``."""
+        """Terms added to the product, which broadcast to ``(rows, cols, out)``."""
         raise NotImplementedError
 
-    def product(self, x: jax.Array, size: Pair, before: Elementwise) -> jax.Array:
-        """Images of ``size`` (rows, columns) with the filter banks of their positions."""
+    def product(self, x: jax.Array, size: Pair, preprocess: Elementwise) -> jax.Array:
+        """The product of images of ``size`` (rows, columns) with the filter banks."""
         x, filters = promote_dtype((x, self.filters()), dtype=self.dtype)
-        return window_product(x, filters, self.window(size), self.precision, before)
+        return window_product(x, filters, self.window(size), self.precision, self.way, preprocess)
 
     def multiply_adds(self) -> int:
-        """Multiply-adds of the product for one example; a layer for any input size has no number.
+        """Multiply-adds of the product for one example; the layer must have an input size.
 
-        Biases, and the folding of filters that is done once for a batch, are not among them.
+        Biases and the folding of filters, once per batch, do not count.
         """
         rows, cols = self.positions()
-        return rows * cols * len(self.window().taps) * self.in_features * self.out_features
+        channels = self.in_features + self.EXTRA_CHANNELS
+        return rows * cols * len(self.window().taps) * channels * self.out_features
 
-    def __call__(self, x: jax.Array, before: Elementwise = unchanged) -> jax.Array:
+    def __call__(self, x: jax.Array, preprocess: Elementwise = identity) -> jax.Array:
         """Images ``(batch, rows, cols, in)`` to ``(batch, rows_out, cols_out, out)``.
 
         Args:
             x: the images.
-            before: what is done to each of their numbers first, such as the normalisation and the
-                ReLU of the layer before. It is the same as to call the layer with ``before(x)``,
-                which need not be in memory as a whole then.
+            preprocess: elementwise function applied to the input first, such as the normalisation
+                and ReLU of the previous layer. Equals a call with ``preprocess(x)``, which is
+                computed per micro-batch instead of as a whole.
 
         Raises:
-            ValueError: if the input has another size or other channels than the layer.
+            ValueError: if the input has another size or number of channels than the layer.
         """
-        return self.add_biases(self.product(x, self.check_input(x), before))
+        return self.add_biases(self.product(x, self.check_input(x), preprocess))
 
     def add_biases(self, y: jax.Array) -> jax.Array:
-        """``y`` plus the biases, in its own type."""
+        """``y`` plus the biases, in the type of ``y``."""
         for bias in self.biases():
             y = y + bias[None].astype(y.dtype)
         return y
 
 
 def channel_bias(bias: nnx.Param[jax.Array] | None) -> tuple[jax.Array, ...]:
-    """A bias ``(out,)``, if there is one, as a term that broadcasts over the positions."""
+    """An optional bias ``(out,)`` as a term that broadcasts over the positions."""
     return () if bias is None else (bias[...][None, None],)

@@ -1,7 +1,7 @@
-"""Basis filter banks of different kernel sizes and dilations (an extension that the paper names).
+"""Basis filter banks of different kernel sizes and dilations (an extension named in the paper).
 
-All of them stand on one grid, the window of the largest. Each fills those taps of the grid that
-are its own, and a tap that no basis has costs nothing.
+All bases lie on one grid, the window of the largest. Taps of the grid outside of all bases cost
+nothing.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ from jax.nn.initializers import Initializer
 
 from lrlc_jax.layers.ops.window import Pair, Window, as_pair
 
-# One number, rows and columns, or such pairs, one for each basis.
+# One number, a pair (rows, columns), or a sequence of pairs, one for each basis.
 Sizes: TypeAlias = int | Sequence[int] | Sequence[Sequence[int]]
 
 
@@ -25,10 +25,10 @@ def is_mixed(value: Any) -> bool:
 
 
 def pairs_of(value: Any, rank: int, name: str) -> tuple[Pair, ...]:
-    """A pair for each basis, from one for all or from a sequence of pairs.
+    """A pair for each basis, from one value for all or a sequence of pairs.
 
     Raises:
-        ValueError: if the number of pairs is not the rank.
+        ValueError: if the number of pairs differs from the rank.
     """
     if not is_mixed(value):
         return (as_pair(value, name),) * rank
@@ -41,7 +41,7 @@ def pairs_of(value: Any, rank: int, name: str) -> tuple[Pair, ...]:
 
 
 def span(kernel_sizes: Sequence[Pair], dilations: Sequence[Pair]) -> Pair:
-    """Rows and columns that the largest basis spans.
+    """Rows and columns of the largest basis, gaps of its dilation included.
 
     >>> span([(3, 3), (2, 2)], [(1, 1), (3, 1)])
     (4, 3)
@@ -52,7 +52,7 @@ def span(kernel_sizes: Sequence[Pair], dilations: Sequence[Pair]) -> Pair:
 
 
 class MixedBases(nnx.Module):
-    """K basis filter banks, each with a kernel size and a dilation of its own.
+    """K basis filter banks, each with its own kernel size and dilation.
 
     Parameters: ``kernels``, a list of K arrays ``(kh, kw, in, out)``.
 
@@ -61,7 +61,7 @@ class MixedBases(nnx.Module):
         out_features: channels of the output.
         kernel_sizes: rows and columns of each basis.
         windows: the window of each basis.
-        init: start of a basis, given the shape ``(1, kh, kw, in, out)``.
+        init: initializer of a basis, called with the shape ``(1, kh, kw, in, out)``.
     """
 
     def __init__(
@@ -81,17 +81,17 @@ class MixedBases(nnx.Module):
             nnx.Param(init(rngs.params(), shape, param_dtype)[0]) for shape in shapes
         )
 
-    def parts(self) -> list[tuple[jax.Array, Window]]:
+    def with_windows(self) -> list[tuple[jax.Array, Window]]:
         """Each basis ``(1, kh, kw, in, out)`` with its window."""
         return [(k[...][None], w) for k, w in zip(self.kernels, self.windows, strict=True)]
 
     def window(self, grid: Window) -> Window:
-        """The window of the largest basis, with those of its taps that any basis has."""
+        """The window of the largest basis, without the taps outside of all bases."""
         own = (taps_on_grid(grid, window) for window in self.windows)
         return dataclasses.replace(grid, taps=tuple(sorted(set().union(*own))))
 
     def on(self, window: Window) -> jax.Array:
-        """All bases on the taps of one window ``(K, taps, in, out)``, zero where one has none."""
+        """All bases on the taps of one window ``(K, taps, in, out)``, with zeros in the gaps."""
         stacked = []
         for kernel, own in zip(self.kernels, self.windows, strict=True):
             values = kernel[...]
@@ -103,7 +103,7 @@ class MixedBases(nnx.Module):
 
 
 def taps_on_grid(grid: Window, window: Window) -> list[Pair]:
-    """The taps of a basis, counted from the corner of the grid, which is padded by more."""
+    """The taps of a basis relative to the corner of the grid, which has more padding."""
     (top, _), (left, _) = grid.padding
     (own_top, _), (own_left, _) = window.padding
     return [(row + top - own_top, col + left - own_left) for row, col in window.taps]

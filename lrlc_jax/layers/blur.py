@@ -1,4 +1,4 @@
-"""Antialiased downsampling: a blur before the steps are taken (Zhang, 2019)."""
+"""Antialiased downsampling: a blur before subsampling (Zhang, 2019)."""
 
 import math
 
@@ -22,7 +22,7 @@ def blur_window(size: Pair, strides: Pair) -> Window:
     """The window of the blur over images of ``size``.
 
     Raises:
-        ValueError: if the images are smaller than the filter reflects.
+        ValueError: if the images are smaller than the reflected border.
     """
     return sliding_window(size, (2 * strides[0] - 1, 2 * strides[1] - 1), strides, "REFLECT")
 
@@ -30,8 +30,8 @@ def blur_window(size: Pair, strides: Pair) -> Window:
 def blur_downsample(x: jax.Array, strides: Pair) -> jax.Array:
     """Every ``stride``-th row and column of the blurred images, from the first on.
 
-    The blur along an axis is a binomial filter of ``2 * stride - 1`` taps over the image and its
-    reflection; a stride of 1 blurs nothing.
+    The blur along an axis is a binomial filter of ``2 * stride - 1`` taps with reflected borders;
+    with stride 1 there is no blur.
 
     Args:
         x: images ``(batch, rows, cols, channels)``.
@@ -40,7 +40,7 @@ def blur_downsample(x: jax.Array, strides: Pair) -> jax.Array:
         ``(batch, ceil(rows / stride), ceil(cols / stride), channels)``.
 
     Raises:
-        ValueError: if the images are smaller than the filter reflects.
+        ValueError: if the images are smaller than the reflected border.
 
     >>> x = jnp.array([0.0, 1.0, 0.0, 1.0]).reshape(1, 1, 4, 1)
     >>> blur_downsample(x, (1, 2)).ravel().tolist()

@@ -1,41 +1,32 @@
-"""Combining weights and spatial biases that every example shares (section 3.2.1)."""
+"""Combining weights and spatial biases shared by all examples (section 3.2.1)."""
 
-from typing import Literal
+from typing import Literal, TypeAlias, get_args
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.nn.initializers import Initializer
 
-Sharing = Literal["row_column", "row", "column", "full"]
-Normalization = Literal["softmax", "norm", "none"]
+# The first word is the default.
+Sharing: TypeAlias = Literal["row_column", "row", "column", "full"]
+Normalization: TypeAlias = Literal["softmax", "norm", "none"]
 
-SHARINGS: tuple[Sharing, ...] = ("row_column", "row", "column", "full")
-NORMALIZATIONS: tuple[Normalization, ...] = ("softmax", "norm", "none")
-
-
-def check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
-    """Refuse a value that is not one of a few words.
-
-    Raises:
-        ValueError: naming the argument, its value and what is allowed.
-    """
-    if value not in allowed:
-        raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(map(repr, allowed))}")
+SHARINGS: tuple[Sharing, ...] = get_args(Sharing)
+NORMALIZATIONS: tuple[Normalization, ...] = get_args(Normalization)
 
 
 def normalize(weights: jax.Array, normalization: Normalization) -> jax.Array:
     """Combining weights normalised over the last axis, the K basis filter banks.
 
-    ``softmax`` is equation 4; ``norm`` divides by the l2 norm, whose square is kept above 1e-12;
-    ``none`` leaves the weights as they are.
+    ``softmax`` is equation 4; ``norm`` divides by the l2 norm, whose square is at least 1e-12;
+    ``none`` returns the weights unchanged.
 
     >>> normalize(jnp.array([3.0, 4.0]), "norm").round(3).tolist()
     [0.6000000238418579, 0.800000011920929]
     """
     if normalization == "softmax":
-        # As jax.nn.softmax, but that no gradient divides by a sum: XLA multiplies by its reciprocal
-        # in some programs and divides in others, and figures would depend on what is around.
+        # Not jax.nn.softmax, whose gradient divides by a sum: XLA multiplies by the reciprocal in
+        # some programs and divides in others, and the results would depend on the program.
         largest = jax.lax.stop_gradient(jnp.max(weights, axis=-1, keepdims=True))
         powers = jnp.exp(weights - largest)
         return powers * jnp.reciprocal(jnp.sum(powers, axis=-1, keepdims=True))
@@ -45,21 +36,23 @@ def normalize(weights: jax.Array, normalization: Normalization) -> jax.Array:
     return weights
 
 
-def constant_start(rank: int, sharing: Sharing) -> Initializer:
-    """All combining weights equal: the layer starts as a convolution (section 3.2.1).
+def equal_weights(rank: int, sharing: Sharing) -> Initializer:
+    """Initializer with equal combining weights: the layer starts as a convolution (section 3.2.1).
 
-    The constant is ``1 / sqrt(rank)``, halved where a row and a column part are summed.
+    The constant is ``1 / sqrt(rank)``, halved if row and column weights are summed.
     """
-    parts = 2 if sharing == "row_column" else 1
-    return nnx.initializers.constant(1.0 / (parts * rank**0.5))
+    terms = 2 if sharing == "row_column" else 1
+    return nnx.initializers.constant(1.0 / (terms * rank**0.5))
 
 
 class PositionTable(nnx.Module):
-    """Trainable numbers for each output position, shared as ``sharing`` says.
+    """Trainable values for each output position.
 
-    ``row_column`` is a sum of one part per row and one per column (equations 3 and 5), ``row`` and
-    ``column`` only one of them, ``full`` a number for each position. Parameters: ``row``
-    ``(rows, depth)`` and ``column`` ``(cols, depth)``, or ``full`` ``(rows, cols, depth)``.
+    With ``sharing`` ``row_column`` the sum of a value per row and a value per column (equations 3
+    and 5), with ``row`` or ``column`` only one of them, with ``full`` one value per position.
+
+    Parameters: ``row`` ``(rows, depth)`` and ``column`` ``(cols, depth)``, or ``full``
+    ``(rows, cols, depth)``.
     """
 
     def __init__(
@@ -84,7 +77,7 @@ class PositionTable(nnx.Module):
             self.full = param(size[0], size[1], depth)
 
     def __call__(self) -> jax.Array:
-        """The table ``(rows or 1, cols or 1, depth)``; size 1 where nothing changes."""
+        """The table ``(rows or 1, cols or 1, depth)``, with size 1 along a shared axis."""
         if self.sharing == "full":
             return self.full[...]
         if self.sharing == "row":

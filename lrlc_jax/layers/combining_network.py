@@ -6,19 +6,19 @@ from flax import nnx
 from flax.nnx.nn.dtypes import promote_dtype
 from jax.nn.initializers import Initializer
 
-from lrlc_jax.layers.initializers import glorot_uniform
+from lrlc_jax.layers.base import glorot_uniform
 from lrlc_jax.layers.ops.product import Precision, depthwise
 from lrlc_jax.layers.ops.window import Pair, sliding_window
 
 DILATIONS = (1, 2, 4, 8)
 
-# How many maps of the output's size the network computes for each basis: its context has 6 at most,
-# its layers have 3, 6 and 1, and some of them come before and after an activation.
+# Maps of the output's size per basis, rounded up: at most 6 of context, layers of 3, 6 and 1, and
+# their values before and after the activations.
 MAPS_PER_BASIS = 24
 
 
 def dilations_that_fit(size: Pair) -> tuple[int, ...]:
-    """The dilations with which a 3x3 filter fits into ``size`` at one position at least.
+    """The dilations with which a 3x3 filter fits into ``size``.
 
     >>> dilations_that_fit((17, 18)), dilations_that_fit((9, 8)), dilations_that_fit((2, 9))
     ((1, 2, 4, 8), (1, 2), ())
@@ -27,10 +27,10 @@ def dilations_that_fit(size: Pair) -> tuple[int, ...]:
 
 
 def resize(x: jax.Array, size: Pair) -> jax.Array:
-    """Images ``(batch, rows, cols, channels)`` in another size, bilinear with aligned corners.
+    """Images ``(batch, rows, cols, channels)`` resized bilinearly with aligned corners.
 
-    The first and the last pixel stay where they are: position ``i`` reads ``i * (in - 1) /
-    (out - 1)``, and the only position of a size of 1 reads the first pixel.
+    Position ``i`` reads ``i * (in - 1) / (out - 1)``, so that first and last pixel keep their
+    place; an output of size 1 reads the first pixel.
 
     >>> resize(jnp.array([0.0, 1.0, 2.0]).reshape(1, 1, 3, 1), (1, 5)).ravel().tolist()
     [0.0, 0.5, 1.0, 1.5, 2.0]
@@ -57,7 +57,7 @@ def resize(x: jax.Array, size: Pair) -> jax.Array:
 
 
 class DilatedDepthwise(nnx.Module):
-    """A 3x3 filter with bias for each channel, spread by a dilation, without padding.
+    """A dilated 3x3 filter with bias for each channel, without padding.
 
     Parameters: ``kernel`` ``(3, 3, channels, 1)`` and ``bias`` ``(channels,)``.
     """
@@ -87,20 +87,20 @@ class DilatedDepthwise(nnx.Module):
 
 
 class CombiningNetwork(nnx.Module):
-    """The network g: from a layer's input to its combining weights, before normalisation.
+    """The network g: from the input of a layer to its combining weights before normalisation.
 
-    A 1x1 convolution ``low`` to K channels; from it, each resized to the output's size, itself,
-    its mean over the positions, and a depthwise 3x3 convolution for each dilation of 1, 2, 4 and 8
-    that fits; all of them together through 1x1 convolutions ``squeeze`` to 3K channels with ReLU,
-    ``excite`` to 6K with sigmoid, and ``proj`` to K. A dilation that does not fit has no
-    parameters, and leaves the widths 3K and 6K as they are.
+    1. ``low``: 1x1 convolution to K channels.
+    2. Context, resized to the output's size and concatenated: ``low``, its mean over the positions,
+       and for each dilation of 1, 2, 4, 8 that fits a ``depthwise`` 3x3 convolution of ``low``.
+    3. 1x1 convolutions: ``squeeze`` to 3K channels with ReLU, ``excite`` to 6K with sigmoid, and
+       ``proj`` to K. The widths do not depend on the number of dilations.
 
     Args:
-        in_features: channels of the layer's input.
+        in_features: channels of the input.
         rank: K.
-        input_size: rows and columns of the layer's input.
+        input_size: rows and columns of the input.
         size: rows and columns of the layer's output.
-        init: start of every kernel, by default glorot_uniform; biases start at zero.
+        init: initializer of every kernel, by default glorot_uniform; biases start at zero.
     """
 
     def __init__(

@@ -1,27 +1,27 @@
-"""From what was trained to what is run: LRLC as a locally connected layer, norms folded in."""
+"""Trained layers for inference: LRLC as locally connected, batch normalisation folded in."""
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from lrlc_jax.layers.base import PatchLayer
-from lrlc_jax.layers.conv import Conv, SpatialBiasConv
+from lrlc_jax.layers.base import PatchLayer, zeros
+from lrlc_jax.layers.conv import Conv
 from lrlc_jax.layers.coord import CoordConv
-from lrlc_jax.layers.initializers import zeros
 from lrlc_jax.layers.local import LocallyConnected
 from lrlc_jax.layers.lrlc import LRLC
 from lrlc_jax.layers.norm import BatchNorm
+from lrlc_jax.layers.spatial_bias import SpatialBiasConv
 
 
 def to_locally_connected(layer: PatchLayer) -> LocallyConnected:
     """The locally connected layer with the same outputs (section 3.2).
 
-    The filter banks of an LRLC layer are folded once and for all, so that an image costs the
-    multiply-adds of a convolution; what grows is the memory for the parameters.
+    The filter banks of an LRLC layer are folded once: an image costs the multiply-adds of a
+    convolution, and the parameters need more memory.
 
     Args:
-        layer: LRLC with combining weights that do not depend on the input, a convolution with
-            spatial bias, or a convolution; made for one input size.
+        layer: LRLC without ``input_dependent``, a convolution with spatial bias, or a convolution,
+            with an input size.
 
     Raises:
         ValueError: for another layer, or one without an input size.
@@ -57,6 +57,7 @@ def to_locally_connected(layer: PatchLayer) -> LocallyConnected:
         dtype=layer.dtype,
         param_dtype=filters.dtype,
         precision=layer.precision,
+        way=layer.way,
         kernel_init=zeros,
         rngs=nnx.Rngs(0),
     )
@@ -67,11 +68,11 @@ def to_locally_connected(layer: PatchLayer) -> LocallyConnected:
 
 
 def fold_batch_norm(layer: PatchLayer, norm: BatchNorm) -> PatchLayer:
-    """One layer with the outputs of a layer and the batch normalisation after it, in inference.
+    """One layer with the outputs of a layer followed by batch normalisation, in inference.
 
     Args:
-        layer: a convolution or a locally connected layer; it stays as it is.
-        norm: normalises by its moving statistics.
+        layer: a convolution or a locally connected layer; it is not changed.
+        norm: the normalisation by moving statistics.
 
     Raises:
         ValueError: for another layer.

@@ -1,17 +1,15 @@
-"""CoordConv: a convolution that is told where it is (Liu et al., 2018)."""
+"""CoordConv: a convolution over its input and the coordinates (Liu et al., 2018)."""
 
-from collections.abc import Sequence
+import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.nn.initializers import Initializer
 
-from lrlc_jax.layers.base import check_count
 from lrlc_jax.layers.conv import Conv
-from lrlc_jax.layers.initializers import he_uniform
-from lrlc_jax.layers.ops.product import Elementwise, Precision, unchanged
-from lrlc_jax.layers.ops.window import Padding
+from lrlc_jax.layers.ops.product import Elementwise, identity
+from lrlc_jax.layers.settings import LayerConfig, Site
 
 
 def append_coordinates(x: jax.Array) -> jax.Array:
@@ -32,59 +30,39 @@ def append_coordinates(x: jax.Array) -> jax.Array:
 class CoordConv(Conv):
     """A convolution over its input and two coordinate channels, row position first.
 
-    Its arguments are those of :class:`lrlc_jax.layers.Conv`; ``in_features`` does not count the
-    coordinates. The paper appends them once, at the network's input.
-
-    Raises:
-        ValueError: for an argument out of its range.
+    Arguments and errors are those of :class:`Conv`; ``in_features`` does not count the coordinates,
+    ``kernel`` has their two channels last. The paper appends them once, at the network's input.
 
     >>> CoordConv(3, 8, 3, rngs=nnx.Rngs(0))(jnp.ones((2, 6, 5, 3))).shape
     (2, 4, 3, 8)
     """
 
-    def __init__(
-        self,
-        in_features: int,
-        out_features: int,
-        kernel_size: int | Sequence[int],
-        strides: int | Sequence[int] = 1,
-        *,
-        input_size: int | Sequence[int] | None = None,
-        padding: Padding = "VALID",
-        kernel_dilation: int | Sequence[int] = 1,
-        use_bias: bool = True,
-        dtype: jax.typing.DTypeLike | None = None,
-        param_dtype: jax.typing.DTypeLike = jnp.float32,
-        precision: Precision = None,
-        kernel_init: Initializer = he_uniform,
-        rngs: nnx.Rngs,
-    ) -> None:
-        check_count("in_features", in_features)
-        super().__init__(
-            in_features + 2,
-            out_features,
-            kernel_size,
-            strides,
-            input_size=input_size,
-            padding=padding,
-            kernel_dilation=kernel_dilation,
-            use_bias=use_bias,
-            dtype=dtype,
-            param_dtype=param_dtype,
-            precision=precision,
-            kernel_init=kernel_init,
-            rngs=rngs,
-        )
+    EXTRA_CHANNELS: ClassVar[int] = 2
 
-    def __call__(self, x: jax.Array, before: Elementwise = unchanged) -> jax.Array:
+    def __call__(self, x: jax.Array, preprocess: Elementwise = identity) -> jax.Array:
         """Images ``(batch, rows, cols, in)`` to ``(batch, rows_out, cols_out, out)``.
 
         Raises:
-            ValueError: if the input has another size or other channels than the layer.
+            ValueError: if the input has another size or number of channels than the layer.
         """
-        if x.ndim != 4 or x.shape[-1] != self.in_features - 2:
-            raise ValueError(
-                f"the input has shape {x.shape}; this layer was made for "
-                f"(batch, rows, cols, {self.in_features - 2} channels)"
-            )
-        return super().__call__(append_coordinates(before(x)))
+        size = self.check_input(x)
+        x = append_coordinates(preprocess(x))
+        return self.add_biases(self.product(x, size, identity))
+
+
+@dataclasses.dataclass
+class CoordConvConfig(LayerConfig):
+    """Convolution over the image and two coordinate channels, at the network's input."""
+
+    TITLE: ClassVar[str] = "CoordConv"
+
+    name: str = "coord_conv"
+
+    @property
+    def positions(self) -> tuple[int, ...]:
+        """The first: the coordinates are appended to the image."""
+        return (1,)
+
+    def build(self, site: Site, rngs: nnx.Rngs) -> CoordConv:
+        """The layer at a site."""
+        return CoordConv(**site.arguments(), rngs=rngs)

@@ -1,23 +1,25 @@
-"""The locally connected layer: no sharing of filters over the positions."""
+"""The locally connected layer: a filter bank for every position."""
 
+import dataclasses
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.nn.initializers import Initializer
 
-from lrlc_jax.layers.base import PatchLayer
-from lrlc_jax.layers.combining import check_choice
-from lrlc_jax.layers.ops.product import Precision
+from lrlc_jax.layers.base import PatchLayer, check_word
+from lrlc_jax.layers.ops.product import Precision, Way
 from lrlc_jax.layers.ops.window import Padding
+from lrlc_jax.layers.settings import Site, SpecialLayerConfig
+from lrlc_jax.schema import word
 
-FanIn = Literal["position", "keras"]
+FanIn: TypeAlias = Literal["position", "keras"]
 
-# Of the kernel (rows, cols, kh, kw, in, out). Keras takes the positions for a part of the receptive
-# field, so that its start is smaller by the root of their number.
-STARTS: dict[FanIn, Initializer] = {
+# Initializers of the kernel (rows, cols, kh, kw, in, out). Keras counts the positions as part of
+# the receptive field, which makes the range smaller by the root of their number.
+INITIALIZERS: dict[FanIn, Initializer] = {
     "position": nnx.initializers.he_uniform(batch_axis=(0, 1)),
     "keras": nnx.initializers.he_uniform(),
 }
@@ -26,27 +28,17 @@ STARTS: dict[FanIn, Initializer] = {
 class LocallyConnected(PatchLayer):
     """A filter bank for every position, with a bias for every position and channel (section 3.1).
 
-    Parameters: ``kernel`` ``(rows, cols, kh, kw, in, out)`` and ``bias`` ``(rows, cols, out)``,
-    over the positions of the output.
+    Parameters: ``kernel`` ``(rows, cols, kh, kw, in, out)`` and ``bias`` ``(rows, cols, out)``, for
+    rows and columns of the output.
 
     Args:
-        in_features: channels of the input.
-        out_features: channels of the output.
-        kernel_size: rows and columns of the filters, one number for both or two.
-        strides: steps between positions, likewise.
         input_size: rows and columns of the input.
-        padding: ``'VALID'``, ``'SAME'``, ``'REFLECT'``, ``'CIRCULAR'``, or zeros before and after
-            rows and columns.
-        kernel_dilation: distance between the filters' entries.
         use_bias: add a bias per position and channel.
-        fan_in: how the default start is scaled: ``'position'`` counts the inputs of one position,
-            as for a convolution; ``'keras'`` counts the positions too, as Keras and so the paper's
-            baseline does.
-        dtype: type of the computation; by default that of input and parameters together.
-        param_dtype: type of the parameters.
-        precision: of the products, as in :func:`jax.lax.dot`.
-        kernel_init: start of the kernel, in place of he_uniform with ``fan_in``.
-        rngs: source of the start values.
+        fan_in: of the default initializer: ``'position'`` counts the inputs of one position, as for
+            a convolution; ``'keras'`` also counts the positions, as in the paper's baseline.
+        kernel_init: initializer of the kernel, instead of he_uniform with ``fan_in``.
+
+    The other arguments are those of :class:`lrlc_jax.layers.Conv`.
 
     Raises:
         ValueError: for an argument out of its range, or an input of another size.
@@ -71,10 +63,11 @@ class LocallyConnected(PatchLayer):
         dtype: jax.typing.DTypeLike | None = None,
         param_dtype: jax.typing.DTypeLike = jnp.float32,
         precision: Precision = None,
+        way: Way | None = None,
         kernel_init: Initializer | None = None,
         rngs: nnx.Rngs,
     ) -> None:
-        check_choice("fan_in", fan_in, tuple(STARTS))
+        check_word("fan_in", fan_in, tuple(INITIALIZERS))
         super().__init__(
             in_features,
             out_features,
@@ -85,11 +78,12 @@ class LocallyConnected(PatchLayer):
             kernel_dilation=kernel_dilation,
             dtype=dtype,
             precision=precision,
+            way=way,
         )
         positions = self.positions()
         shape = (*positions, *self.kernel_size, in_features, out_features)
-        start = kernel_init or STARTS[fan_in]
-        self.kernel = nnx.Param(start(rngs.params(), shape, param_dtype))
+        init = kernel_init or INITIALIZERS[fan_in]
+        self.kernel = nnx.Param(init(rngs.params(), shape, param_dtype))
         self.bias = (
             nnx.Param(jnp.zeros((*positions, out_features), param_dtype)) if use_bias else None
         )
@@ -101,3 +95,21 @@ class LocallyConnected(PatchLayer):
     def biases(self) -> tuple[jax.Array, ...]:
         """The bias per position and channel."""
         return () if self.bias is None else (self.bias[...],)
+
+
+@dataclasses.dataclass
+class LocallyConnectedConfig(SpecialLayerConfig):
+    """A filter bank for every position."""
+
+    TITLE: ClassVar[str] = "Locally connected"
+
+    name: str = "locally_connected"
+    at: Any = 3
+    fan_in: str = word(*INITIALIZERS, default="keras")
+
+    def build(self, site: Site, rngs: nnx.Rngs) -> LocallyConnected:
+        """The layer at a site, always with a bias.
+
+        The bias varies over the positions; batch normalisation does not cancel it.
+        """
+        return LocallyConnected(**site.arguments(use_bias=True, fan_in=self.fan_in), rngs=rngs)

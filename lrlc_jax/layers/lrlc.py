@@ -1,7 +1,9 @@
-"""The low-rank locally connected layer."""
+"""The low-rank locally connected layer (section 3.2), and its settings."""
 
+import dataclasses
 import functools
 from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +11,15 @@ from flax import nnx
 from flax.nnx.nn.dtypes import promote_dtype
 from jax.nn.initializers import Initializer
 
-from lrlc_jax.layers.base import PatchLayer, channel_bias, check_count
+from lrlc_jax.errors import InputError, at_least
+from lrlc_jax.layers.base import (
+    PatchLayer,
+    channel_bias,
+    check_count,
+    check_word,
+    he_uniform,
+    zeros,
+)
 from lrlc_jax.layers.bases import MixedBases, Sizes, is_mixed, pairs_of, span
 from lrlc_jax.layers.combining import (
     NORMALIZATIONS,
@@ -17,79 +27,71 @@ from lrlc_jax.layers.combining import (
     Normalization,
     PositionTable,
     Sharing,
-    check_choice,
-    constant_start,
+    equal_weights,
     normalize,
 )
 from lrlc_jax.layers.combining_network import MAPS_PER_BASIS, CombiningNetwork
-from lrlc_jax.layers.initializers import zeros
-from lrlc_jax.layers.ops.microbatch import in_chunks
+from lrlc_jax.layers.conv import ConvConfig
+from lrlc_jax.layers.ops.microbatch import in_microbatches
 from lrlc_jax.layers.ops.product import (
     Elementwise,
     Precision,
+    Way,
     combined_product,
     fold,
     folded_product,
 )
-from lrlc_jax.layers.ops.window import Padding, Pair, Window, sliding_window
+from lrlc_jax.layers.ops.window import Padding, Pair, Window, as_pair, sliding_window
+from lrlc_jax.layers.settings import LayerConfig, RankedLayerConfig, Site
+from lrlc_jax.layers.spatial_bias import SpatialBiasConfig
+from lrlc_jax.schema import whole, word
 
-# The fan-in of a basis filter bank is that of one convolution, whatever the rank: the first axis
-# of the bases (K, kh, kw, in, out) counts neither as an input nor as part of the receptive field.
+# The fan-in of a basis is that of one convolution at any rank: the first axis of the bases
+# (K, kh, kw, in, out) is neither an input nor part of the receptive field.
 he_uniform_bases = nnx.initializers.he_uniform(batch_axis=(0,))
 
 
 class LRLC(PatchLayer):
     """Low-rank local connectivity (section 3.2): ``K`` filter banks, combined at each position.
 
-    The filter bank of a position is ``sum_k w[position, k] * bases[k]`` (equation 2). Where the
-    combining weights do not depend on the example, the filter banks are folded first and then
-    applied once, so that the arithmetic per image is that of a convolution at any rank. The
-    authors' Algorithm 1, K convolutions and a weighted sum of their outputs, gives the same
-    numbers at K times the cost.
+    The filter bank of a position is ``sum_k w[position, k] * bases[k]`` (equation 2). Combining
+    weights shared by all examples are folded into the filter banks first: an image costs the
+    multiply-adds of a convolution at any rank, where the authors' Algorithm 1 (K convolutions and
+    a weighted sum of their outputs) costs K times as many for the same result.
 
-    With ``input_dependent`` the weights come from the layer's input by a small network
-    (section 3.2.2, :class:`lrlc_jax.layers.combining_network.CombiningNetwork`), and Algorithm 1
-    it is, for a few examples at a time: the patches and the maps inside of the network are held for
-    those few examples only, and computed again for the gradients. The K products are kept for the
-    backward pass where they are few, and otherwise computed again too, so that the memory of a
-    training step does not grow with K without end (:func:`lrlc_jax.layers.ops.microbatch.in_chunks`).
+    With ``input_dependent`` a small network computes the weights from the input of the layer
+    (section 3.2.2, :class:`.combining_network.CombiningNetwork`), and Algorithm 1 runs in
+    micro-batches. The backward pass recomputes them; it keeps the K products if they are small, so
+    that the memory of a training step does not grow with K without limit
+    (:func:`.ops.microbatch.in_microbatches`).
 
     Parameters: ``bases`` ``(K, kh, kw, in, out)``, or with mixed sizes ``bases.kernels``, a list;
     ``weights`` (a table over the output positions, or the network g) and ``spatial_bias`` (a
     table); ``bias`` ``(out,)``.
 
     Args:
-        in_features: channels of the input.
-        out_features: channels of the output.
         kernel_size: rows and columns of the filters, one number for both or two; or a sequence of
-            such pairs, one for each basis. Bases of different size are aligned by their padding,
-            which must keep the size (``'SAME'``, ``'REFLECT'``, ``'CIRCULAR'``).
-        strides: steps between positions, one number for both or two.
+            such pairs, one for each basis. The padding aligns bases of different sizes and must
+            keep the size of the image (``'SAME'``, ``'REFLECT'``, ``'CIRCULAR'``).
+        kernel_dilation: distance between the entries of a filter; or a sequence of pairs, one for
+            each basis.
         input_size: rows and columns of the input.
         rank: K, the number of basis filter banks.
         input_dependent: compute the combining weights from the input of the layer.
-        sharing: ``'row_column'`` sums a weight per row and one per column (equation 3); ``'row'``
-            and ``'column'`` keep one of the two; ``'full'`` has a weight for each position. The
-            spatial bias is shared in the same way. By default ``'row_column'``; with
-            ``input_dependent`` ``'full'``, and no other.
-        normalization: of the weights over the basis: ``'softmax'`` (equation 4), ``'norm'`` (l2)
-            or ``'none'``.
-        padding: ``'VALID'``, ``'SAME'``, ``'REFLECT'``, ``'CIRCULAR'``, or zeros before and after
-            rows and columns.
-        kernel_dilation: distance between the filters' entries; or a sequence of pairs, one for
-            each basis.
-        use_bias: add a bias per channel.
+        sharing: ``'row_column'`` (default) sums a weight per row and a weight per column (equation
+            3); ``'row'`` and ``'column'`` have one of the two; ``'full'`` has a weight for each
+            position, the only choice with ``input_dependent``. Applies to the spatial bias, too.
+        normalization: of the weights over the bases: ``'softmax'`` (default, equation 4),
+            ``'norm'`` (l2) or ``'none'``.
         use_spatial_bias: add a bias per position (equation 5).
-        dtype: type of the computation; by default that of input and parameters together.
-        param_dtype: type of the parameters.
-        precision: of the products, as in :func:`jax.lax.dot`.
-        kernel_init: start of the bases, given the shape ``(K, kh, kw, in, out)``; with mixed sizes
-            ``(1, kh, kw, in, out)`` for each.
-        weights_init: start of the combining weights, given ``(rows, K)``, ``(cols, K)`` or
-            ``(rows, cols, K)``; by default the constant with which the layer starts as a
-            convolution. With ``input_dependent``: start of the kernels of g, by default
+        kernel_init: initializer of the bases, called with the shape ``(K, kh, kw, in, out)``; with
+            mixed sizes ``(1, kh, kw, in, out)`` for each.
+        weights_init: initializer of the combining weights, called with ``(rows, K)``,
+            ``(cols, K)`` or ``(rows, cols, K)``; by default equal weights, which start the layer
+            as a convolution. With ``input_dependent``: initializer of the kernels of g, by default
             glorot_uniform.
-        rngs: source of the start values.
+
+    The other arguments are those of :class:`lrlc_jax.layers.Conv`.
 
     Raises:
         ValueError: for an argument out of its range, or an input of another size.
@@ -110,7 +112,7 @@ class LRLC(PatchLayer):
         rank: int,
         input_dependent: bool = False,
         sharing: Sharing | None = None,
-        normalization: Normalization = "softmax",
+        normalization: Normalization = NORMALIZATIONS[0],
         padding: Padding = "VALID",
         kernel_dilation: Sizes = 1,
         use_bias: bool = True,
@@ -118,17 +120,18 @@ class LRLC(PatchLayer):
         dtype: jax.typing.DTypeLike | None = None,
         param_dtype: jax.typing.DTypeLike = jnp.float32,
         precision: Precision = None,
+        way: Way | None = None,
         kernel_init: Initializer = he_uniform_bases,
         weights_init: Initializer | None = None,
         rngs: nnx.Rngs,
     ) -> None:
-        sharing = sharing or ("full" if input_dependent else "row_column")
-        check_choice("sharing", sharing, SHARINGS)
-        check_choice("normalization", normalization, NORMALIZATIONS)
+        sharing = sharing or ("full" if input_dependent else SHARINGS[0])
+        check_word("sharing", sharing, SHARINGS)
+        check_word("normalization", normalization, NORMALIZATIONS)
         check_count("rank", rank)
         if input_dependent and sharing != "full":
             raise ValueError(
-                f"sharing is {sharing!r} and input_dependent is True; weights that depend on the "
+                f"sharing is {sharing!r} and input_dependent is True; combining weights from the "
                 "input are not shared: leave sharing out, or make it 'full'"
             )
         sizes = pairs_of(kernel_size, rank, "kernel_size")
@@ -149,6 +152,7 @@ class LRLC(PatchLayer):
             kernel_dilation=1 if mixed else dilations[0],
             dtype=dtype,
             precision=precision,
+            way=way,
         )
         self.rank = rank
         self.normalization = normalization
@@ -191,7 +195,7 @@ class LRLC(PatchLayer):
                 size,
                 rank,
                 sharing,
-                weights_init or constant_start(rank, sharing),
+                weights_init or equal_weights(rank, sharing),
                 param_dtype=param_dtype,
                 rngs=rngs,
             )
@@ -206,14 +210,14 @@ class LRLC(PatchLayer):
         """Normalised combining weights.
 
         Args:
-            x: the layer's input, if they depend on it.
+            x: the input of the layer, with ``input_dependent``.
 
         Returns:
-            ``(rows or 1, cols or 1, K)``; 1 where they do not vary. With ``input_dependent``
+            ``(rows or 1, cols or 1, K)``, with size 1 along a shared axis. With ``input_dependent``
             ``(batch, rows, cols, K)``.
 
         Raises:
-            ValueError: if the weights depend on the input and there is none.
+            ValueError: if the weights depend on the input and ``x`` is None.
         """
         if isinstance(self.weights, PositionTable):
             return normalize(self.weights(), self.normalization)
@@ -224,7 +228,7 @@ class LRLC(PatchLayer):
     def filters(self) -> jax.Array:
         """The filter bank of each position ``(rows or 1, cols or 1, kh, kw, in, out)``.
 
-        Bases of mixed sizes are set into the ``kh x kw`` of the largest, among zeros.
+        Bases of mixed sizes are padded with zeros to the ``kh x kw`` of the largest.
 
         Raises:
             ValueError: if the combining weights depend on the input.
@@ -237,61 +241,195 @@ class LRLC(PatchLayer):
             bases = self.bases[...]
         return fold(weights, bases, self.precision)
 
-    def basis(self, size: Pair) -> tuple[jax.Array, Window]:
-        """The bases, and their window; of mixed bases only those taps that any of them has."""
-        if isinstance(self.bases, MixedBases):
-            window = self.bases.window(self.window(size))
-            return self.bases.on(window), window
-        return self.bases[...], self.window(size)
-
-    def product(self, x: jax.Array, size: Pair, before: Elementwise) -> jax.Array:
-        """Images with the filter banks of their positions, or with all bases and then combined."""
-        if self.input_dependent:
-            return self.combined(x, before)
-        bases, window = self.basis(size)
-        operands = promote_dtype((before(x), self.combining_weights(), bases), dtype=self.dtype)
-        return folded_product(*operands, window, self.precision)
-
-    def combined(self, x: jax.Array, before: Elementwise) -> jax.Array:
-        """Algorithm 1, for a few examples at a time."""
-        parts = self.parts()
-
-        def of_few(x: jax.Array) -> jax.Array:
-            x = before(x)
-            weights = jnp.split(self.combining_weights(x), len(parts), axis=-1)
-            products = []
-            for weight, (bases, window) in zip(weights, parts, strict=True):
-                operands = promote_dtype((x, weight, bases), dtype=self.dtype)
-                products.append(combined_product(*operands, window, self.precision))
-            return functools.reduce(jnp.add, products)
-
-        rows, cols = self.positions()
-        taps = sum(len(window.taps) for _, window in parts)
-        numbers = taps * self.in_features + self.rank * (self.out_features + MAPS_PER_BASIS)
-        kept = rows * cols * self.rank * self.out_features
-        return in_chunks(of_few, x, rows * cols * numbers, kept=kept)
-
     def biases(self) -> tuple[jax.Array, ...]:
-        """The bias per position, and that per channel."""
+        """The bias per position, and the bias per channel."""
         spatial = () if self.spatial_bias is None else (self.spatial_bias(),)
         return (*spatial, *channel_bias(self.bias))
 
-    def parts(self) -> list[tuple[jax.Array, Window]]:
+    def product(self, x: jax.Array, size: Pair, preprocess: Elementwise) -> jax.Array:
+        """Images with the folded filter banks, or with all bases and then combined."""
+        if self.input_dependent:
+            return self.algorithm_1(x, preprocess)
+        window = self.folded_window(size)
+        bases = self.bases.on(window) if isinstance(self.bases, MixedBases) else self.bases[...]
+        operands = promote_dtype((preprocess(x), self.combining_weights(), bases), dtype=self.dtype)
+        return folded_product(*operands, window, self.precision, self.way)
+
+    def folded_window(self, size: Pair | None = None) -> Window:
+        """The window of the folded filters: of mixed bases, the taps of any of them."""
+        window = self.window(size)
+        return self.bases.window(window) if isinstance(self.bases, MixedBases) else window
+
+    def bases_with_windows(self) -> list[tuple[jax.Array, Window]]:
         """The bases ``(K, kh, kw, in, out)`` with their window; of mixed sizes, one by one."""
         if isinstance(self.bases, MixedBases):
-            return self.bases.parts()
+            return self.bases.with_windows()
         return [(self.bases[...], self.window())]
 
-    def multiply_adds(self) -> int:
-        """Multiply-adds of the product for one example; input dependent, those with every basis.
+    def algorithm_1(self, x: jax.Array, preprocess: Elementwise) -> jax.Array:
+        """The products with all bases, weighted and summed, in micro-batches."""
+        groups = self.bases_with_windows()
 
-        The network g is not counted.
+        def combined(x: jax.Array) -> jax.Array:
+            x = preprocess(x)
+            weights = jnp.split(self.combining_weights(x), len(groups), axis=-1)
+            terms = []
+            for weight, (bases, window) in zip(weights, groups, strict=True):
+                operands = promote_dtype((x, weight, bases), dtype=self.dtype)
+                terms.append(combined_product(*operands, window, self.precision))
+            return functools.reduce(jnp.add, terms)
+
+        rows, cols = self.positions()
+        taps = sum(len(window.taps) for _, window in groups)
+        values = taps * self.in_features + self.rank * (self.out_features + MAPS_PER_BASIS)
+        kept = rows * cols * self.rank * self.out_features
+        return in_microbatches(combined, x, rows * cols * values, kept=kept)
+
+    def multiply_adds(self) -> int:
+        """Multiply-adds of the product for one example; input dependent, with all bases.
+
+        The network g does not count.
         """
-        window = self.window()
         if self.input_dependent:
-            taps = sum(len(bases) * len(own.taps) for bases, own in self.parts())
+            taps = sum(len(bases) * len(window.taps) for bases, window in self.bases_with_windows())
         else:
-            mixed = isinstance(self.bases, MixedBases)
-            taps = len((self.bases.window(window) if mixed else window).taps)
-        rows, cols = window.positions
+            taps = len(self.folded_window().taps)
+        rows, cols = self.positions()
         return rows * cols * taps * self.in_features * self.out_features
+
+
+def build(config: Any, site: Site, rngs: nnx.Rngs, **options: Any) -> LRLC:
+    """LRLC of any settings at a site: their common settings, and other ``options``."""
+    return LRLC(
+        **site.arguments(**options),
+        rank=config.rank,
+        normalization=config.normalization,
+        use_spatial_bias=config.use_spatial_bias,
+        rngs=rngs,
+    )
+
+
+def rank_1(layer: Any, sharing: str) -> LayerConfig:
+    """LRLC of rank 1 as a simpler layer.
+
+    The only weight of a softmax is 1: a convolution with the spatial bias remains. Other
+    normalisations leave a weight with an effect.
+
+    >>> LRLCConfig(at=3, rank=1, sharing="full").simplest()
+    SpatialBiasConfig(name='spatial_bias', at=3, sharing='full')
+    """
+    if layer.rank > 1 or layer.normalization != "softmax":
+        return layer  # type: ignore[no-any-return]
+    if not layer.use_spatial_bias:
+        return ConvConfig()
+    return SpatialBiasConfig(at=layer.at, sharing=sharing)
+
+
+@dataclasses.dataclass
+class LRLCConfig(RankedLayerConfig):
+    """Low-rank local connectivity with combining weights shared by all examples.
+
+    >>> LRLCConfig(at=3, rank=4, normalization="none").row
+    'LRLC (third layer), normalization none'
+    >>> LRLCConfig(at=3, rank=4).label
+    'LRLC (third layer), rank 4'
+    """
+
+    TITLE: ClassVar[str] = "LRLC"
+
+    name: str = "lrlc"
+    sharing: str = word(*SHARINGS)
+    normalization: str = word(*NORMALIZATIONS)
+    weights_init: str = word("constant", "random")
+    use_spatial_bias: bool = True
+
+    def simplest(self) -> LayerConfig:
+        """At rank 1 a convolution with spatial bias (:func:`rank_1`)."""
+        return rank_1(self, self.sharing)
+
+    def build(self, site: Site, rngs: nnx.Rngs) -> LRLC:
+        """The layer at a site."""
+        init = he_uniform if self.weights_init == "random" else None
+        return build(self, site, rngs, sharing=self.sharing, weights_init=init)
+
+
+@dataclasses.dataclass
+class InputDependentLRLCConfig(RankedLayerConfig):
+    """Low-rank local connectivity with combining weights computed from the input of the layer."""
+
+    TITLE: ClassVar[str] = "Input-dependent LRLC"
+
+    name: str = "lrlc_input_dependent"
+    normalization: str = word(*NORMALIZATIONS)
+    use_spatial_bias: bool = True
+
+    def simplest(self) -> LayerConfig:
+        """At rank 1 a convolution with a bias for each position (:func:`rank_1`)."""
+        return rank_1(self, "full")
+
+    def build(self, site: Site, rngs: nnx.Rngs) -> LRLC:
+        """The layer at a site."""
+        return build(self, site, rngs, input_dependent=True)
+
+
+@dataclasses.dataclass
+class MixedLRLCConfig(RankedLayerConfig):
+    """Low-rank local connectivity with bases of different kernel sizes or dilations.
+
+    ``kernel_sizes`` and ``dilations`` are one number for all bases, or a list with one entry for
+    each: a number, or rows and columns.
+    """
+
+    TITLE: ClassVar[str] = "LRLC of mixed bases"
+    STRUCTURE: ClassVar[tuple[str, ...]] = (
+        *RankedLayerConfig.STRUCTURE,
+        "kernel_sizes",
+        "dilations",
+        "input_dependent",
+    )
+
+    name: str = "lrlc_mixed"
+    rank: int = whole(2)
+    kernel_sizes: Any = 3
+    dilations: Any = dataclasses.field(default_factory=lambda: [1, 2])
+    input_dependent: bool = False
+    sharing: str = word(*SHARINGS)
+    normalization: str = word(*NORMALIZATIONS)
+    use_spatial_bias: bool = True
+
+    def check(self) -> None:
+        """Also refuse a number of kernel sizes or dilations other than the rank."""
+        super().check()
+        for name in ("kernel_sizes", "dilations"):
+            value = getattr(self, name)
+            if isinstance(value, list) and len(value) != self.rank:
+                raise InputError(
+                    f"layer.{name} is {value}, for {len(value)} bases, and layer.rank is "
+                    f"{self.rank}; give a number for all, or one for each basis."
+                )
+            for size in value if isinstance(value, list) else [value]:
+                for number in size if isinstance(size, list) and len(size) == 2 else [size]:
+                    at_least(f"layer.{name}", number, 1)
+        if self.input_dependent and self.sharing != "full":
+            raise InputError(
+                f"layer.sharing is {self.sharing!r} and layer.input_dependent is true; combining "
+                "weights from the input are not shared: set layer.sharing=full."
+            )
+
+    def build(self, site: Site, rngs: nnx.Rngs) -> LRLC:
+        """The layer at a site, with padding that keeps the size of the image."""
+
+        def pairs(value: int | list[Any], name: str) -> list[Pair]:
+            values = value if isinstance(value, list) else [value] * self.rank
+            return [as_pair(each, name) for each in values]
+
+        return build(
+            self,
+            site,
+            rngs,
+            kernel_size=pairs(self.kernel_sizes, "kernel_sizes"),
+            kernel_dilation=pairs(self.dilations, "dilations"),
+            padding="SAME" if site.padding == "VALID" else site.padding,
+            input_dependent=self.input_dependent,
+            sharing=self.sharing,
+        )

@@ -1,4 +1,4 @@
-"""Batch normalisation with the moving statistics that TensorFlow keeps."""
+"""Batch normalisation with the moving statistics of TensorFlow."""
 
 from collections.abc import Callable
 
@@ -10,16 +10,16 @@ from flax import nnx
 class BatchNorm(nnx.Module):
     """Batch normalisation over all axes but the last.
 
-    It differs from :class:`flax.nnx.BatchNorm` in one thing: the moving variance takes the
-    *unbiased* variance of the batch, as the fused operation of the authors' framework does, while
-    the batch itself is normalised by the biased one.
+    Unlike :class:`flax.nnx.BatchNorm`, the moving variance is updated by the *unbiased* variance of
+    the batch, as in the fused operation of the authors' framework. The batch itself is normalised
+    by its biased variance.
 
     Args:
         num_features: channels.
-        momentum: share of the old moving statistics that is kept in each update.
+        momentum: weight of the old moving statistics in an update.
         epsilon: added to the variance.
-        axis_name: of the devices that share a batch, under :func:`jax.shard_map`, if they do. Each
-            has an equal part of it, and all normalise by the statistics of the whole.
+        axis_name: of the devices that share a batch in equal parts, under :func:`jax.shard_map`.
+            All normalise by the statistics of the whole batch.
     """
 
     def __init__(
@@ -40,16 +40,16 @@ class BatchNorm(nnx.Module):
         self.var = nnx.BatchStat(jnp.ones((num_features,), param_dtype))
 
     def __call__(self, x: jax.Array, *, use_running_average: bool) -> jax.Array:
-        """Normalise ``x`` ``(..., num_features)``; updates the moving statistics in training.
+        """Normalise ``x`` ``(..., num_features)``; in training, update the moving statistics.
 
-        The statistics are computed in the parameters' type, whatever the type of ``x``.
+        The statistics have the type of the parameters.
         """
         return self.normalizer(x, use_running_average=use_running_average)(x)
 
     def normalizer(
         self, x: jax.Array, *, use_running_average: bool
     ) -> Callable[[jax.Array], jax.Array]:
-        """What normalises ``x``, or any examples of it; updates the moving statistics as above."""
+        """A function that normalises any examples of ``x``; updates the moving statistics."""
         if use_running_average:
             mean, var = self.mean[...], self.var[...]
         else:
@@ -61,8 +61,8 @@ class BatchNorm(nnx.Module):
             if self.axis_name is not None:
                 mean, square = jax.lax.pmean((mean, square), self.axis_name)
                 count *= jax.lax.axis_size(self.axis_name)
-            # From the two moments: differences from the mean would be kept for the backward pass,
-            # and moving them took longer than all else that is done here.
+            # From the two moments: the backward pass would have to keep differences from the mean,
+            # which took longer than all the rest.
             var = jnp.maximum(square - jnp.square(mean), 0)
             unbiased = var * (count / max(count - 1, 1))
             keep = self.momentum
@@ -73,6 +73,6 @@ class BatchNorm(nnx.Module):
         return lambda x: x * factor.astype(x.dtype) + shift.astype(x.dtype)
 
     def affine(self, mean: jax.Array, var: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """The factor and the shift of each channel with which this mean and variance normalise."""
+        """Factor and shift of each channel for normalisation by this mean and variance."""
         factor = self.scale[...] * jax.lax.rsqrt(var + self.epsilon)
         return factor, self.bias[...] - mean * factor

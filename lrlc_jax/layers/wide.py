@@ -1,12 +1,21 @@
-"""The width at which a convolution has the parameters of an LRLC layer (section 4.1)."""
+"""Convolution widened to the parameter count of an LRLC layer (section 4.1)."""
+
+import dataclasses
+from typing import ClassVar
+
+from flax import nnx
+
+from lrlc_jax.layers.conv import Conv, ConvConfig
+from lrlc_jax.layers.lrlc import LRLCConfig
+from lrlc_jax.layers.settings import LayerConfig, RankedLayerConfig, Site
 
 
 def matched_width(in_features: int, features: int, rank: int, *, last: bool = False) -> int:
-    """Channels of a wide convolution that stands for LRLC of a rank with ``features`` channels.
+    """Channels of a convolution with the parameter count of LRLC of ``rank`` with ``features``.
 
-    LRLC has K filter banks where a convolution has one. A wider convolution has more filters, and
-    makes the layer after it take more channels; the width shares the parameters between the two.
-    The last layer has none after it but the classifier, and is K times as wide.
+    LRLC has K filter banks, a convolution one. A wider convolution has more filters, and the next
+    layer has more input channels; the width divides the parameters between the two. Only the
+    classifier follows the last layer, which becomes K times as wide.
 
     >>> matched_width(64, 64, rank=4), matched_width(64, 64, rank=4, last=True)
     (160, 256)
@@ -14,3 +23,29 @@ def matched_width(in_features: int, features: int, rank: int, *, last: bool = Fa
     if last:
         return rank * features
     return (rank * in_features + features) * features // (in_features + features)
+
+
+@dataclasses.dataclass
+class WideConvConfig(RankedLayerConfig):
+    """Convolution widened to the parameter count of LRLC of the same rank."""
+
+    TITLE: ClassVar[str] = "Wide convolution"
+
+    name: str = "wide_conv"
+
+    def simplest(self) -> LayerConfig:
+        """At rank 1 a plain convolution, which has the same width.
+
+        >>> WideConvConfig(rank=1).simplest()
+        ConvConfig(name='conv')
+        """
+        return ConvConfig() if self.rank == 1 else self
+
+    def counterpart(self) -> LayerConfig:
+        """LRLC of the same rank at the same positions."""
+        return LRLCConfig(at=self.at, rank=self.rank)
+
+    def build(self, site: Site, rngs: nnx.Rngs) -> Conv:
+        """The convolution, wider than the site's ``out_features``."""
+        width = matched_width(site.in_features, site.out_features, self.rank, last=site.last)
+        return Conv(**site.arguments(out_features=width), rngs=rngs)

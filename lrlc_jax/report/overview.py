@@ -7,7 +7,7 @@ from lrlc_jax.experiments.estimate import Forecast
 from lrlc_jax.experiments.identity import canonical
 from lrlc_jax.experiments.record import Record
 from lrlc_jax.experiments.study import Entry
-from lrlc_jax.layers.settings import RankedLayerConfig
+from lrlc_jax.layers import RankedLayerConfig
 from lrlc_jax.progress import counted, duration
 from lrlc_jax.report.results import device_name, protocol_sentences
 

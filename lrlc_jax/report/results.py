@@ -5,14 +5,13 @@ import functools
 from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
-from lrlc_jax.data.dataset import data_slug
-from lrlc_jax.data.dataset import data_title
+from lrlc_jax.data.dataset import data_slug, data_title
 from lrlc_jax.experiments.config import StudyConfig
 from lrlc_jax.experiments.identity import identity
 from lrlc_jax.experiments.record import Record, Records
 from lrlc_jax.experiments.statistics import best
 from lrlc_jax.experiments.study import asked
-from lrlc_jax.layers.settings import LAYERS, LayerConfig, RankedLayerConfig
+from lrlc_jax.layers import LAYERS, LayerConfig, RankedLayerConfig
 from lrlc_jax.networks import PAPER_NETWORK
 from lrlc_jax.training.train import PAPER_PROTOCOL
 

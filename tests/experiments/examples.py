@@ -4,7 +4,7 @@ from lrlc_jax.data.dataset import DatasetConfig
 from lrlc_jax.experiments.config import Config
 from lrlc_jax.experiments.identity import canonical, identity
 from lrlc_jax.experiments.record import EPOCH_METRICS, Record
-from lrlc_jax.layers.settings import LAYERS, RankedLayerConfig, SpecialLayerConfig
+from lrlc_jax.layers import LAYERS, RankedLayerConfig, SpecialLayerConfig
 from lrlc_jax.networks import NetworkConfig
 from lrlc_jax.training.train import ProtocolConfig
 

@@ -12,7 +12,7 @@ from lrlc_jax.experiments.config import Config, StudyConfig
 from lrlc_jax.experiments.identity import canonical, identity
 from lrlc_jax.experiments.statistics import best, describe, estimate
 from lrlc_jax.experiments.study import asked
-from lrlc_jax.layers.settings import ConvConfig, LRLCConfig
+from lrlc_jax.layers import ConvConfig, LRLCConfig
 from lrlc_jax.networks import NetworkConfig
 from lrlc_jax.training.train import ProtocolConfig
 from tests.experiments.examples import example

@@ -33,8 +33,8 @@ RANKS = [1, 2, 3, 4, 5, 6, 7, 10, 15, 20, 25, 30]
 BASE = Config(layer=LRLCConfig())
 
 
-def planned(study, base=BASE, menu=MENU.values(), given=()):
-    return plan(study, base, list(menu), given)
+def planned(study, base=BASE, menu=None, given=()):
+    return plan(study, base, menu or list(MENU.values()), given)
 
 
 def runs_of(name):

@@ -1,5 +1,6 @@
-"""Layers of every kind, and random numbers, for tests."""
+"""Layers of every kind, settings of every registered layer, and random numbers, for tests."""
 
+import dataclasses
 import functools
 
 import jax
@@ -8,10 +9,22 @@ from flax import nnx
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from lrlc_jax.layers import LRLC, Conv, CoordConv, LocallyConnected, SpatialBiasConv
+from lrlc_jax.errors import InputError
+from lrlc_jax.layers import (
+    LAYERS,
+    LRLC,
+    Conv,
+    CoordConv,
+    LocallyConnected,
+    Site,
+    SpatialBiasConv,
+)
 
 SIZE = (7, 6)
 CHANNELS, FEATURES = 3, 4
+
+
+SITE = Site(CHANNELS, FEATURES, (3, 3), (1, 1), "VALID", use_bias=True, input_size=SIZE)
 
 
 def random(seed, *shape):
@@ -19,7 +32,7 @@ def random(seed, *shape):
 
 
 def randomize(module, seed=5):
-    """Every parameter random, so that no term of the layer is zero."""
+    """Make every parameter random: no term of the layer is zero."""
     for number, (_, variable) in enumerate(nnx.to_flat_state(nnx.state(module, nnx.Param))):
         variable[...] = random(seed + number, *variable.shape).astype(variable.dtype)
 
@@ -56,7 +69,7 @@ PADDINGS = ["VALID", "SAME", "REFLECT", "CIRCULAR", 1, [(0, 2), (1, 0)]]
 
 @st.composite
 def geometries(draw, paddings=PADDINGS, kernels=((1, 3), (1, 3)), strides=((1, 3), (1, 3))):
-    """The arguments of a layer that say where its filters stand, in (smallest, largest)."""
+    """Arguments for the positions of the filters, in ranges (smallest, largest)."""
     kernel = draw(st.tuples(*(st.integers(*ends) for ends in kernels)))
     dilation = draw(st.tuples(st.integers(1, 2), st.integers(1, 2)))
     spans = [(k - 1) * d + 1 for k, d in zip(kernel, dilation, strict=True)]
@@ -75,3 +88,34 @@ def images(geometry, batch=2):
 
 def same(actual, expected, tolerance=1e-4):
     np.testing.assert_allclose(actual, expected, atol=tolerance, rtol=tolerance)
+
+
+def allowed(config):
+    try:
+        config.check()
+    except InputError:
+        return False
+    return True
+
+
+def variants():
+    """Each registered layer with its defaults, and with every other word and switch.
+
+    A change that is refused by itself is joined with the first other change that permits it.
+    """
+    for schema in LAYERS.values():
+        default = schema()
+        yield default
+        changes = [
+            {field.name: value}
+            for field in dataclasses.fields(schema)
+            for value in [
+                *field.metadata.get("allowed", ()),
+                *([True, False] * (field.type is bool)),
+            ]
+            if value != getattr(default, field.name)
+        ]
+        for change in changes:
+            joined = [change, *(change | other for other in changes)]
+            configs = (dataclasses.replace(default, **values) for values in joined)
+            yield next(filter(allowed, configs))

@@ -1,4 +1,4 @@
-"""The kernels for a GPU, interpreted, and as far as they are compiled without one."""
+"""The GPU kernels: interpreted, and lowered for a GPU."""
 
 import functools
 import math
@@ -9,13 +9,13 @@ import jax.numpy as jnp
 import pytest
 
 from lrlc_jax.layers.ops import pallas, product
-from lrlc_jax.layers.ops.pallas_kernels import OPERANDS, run
+from lrlc_jax.layers.ops.pallas import OPERANDS, run
 from lrlc_jax.layers.ops.window import Window, sliding_window
 from tests.layers.examples import random, same
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
-# Batch, size, channels, features, and what sliding_window takes.
+# Batch, size, channels, features, and arguments of sliding_window.
 CASES = {
     "channels that fill no tile": (3, (5, 4), 3, 5, ((3, 3), (1, 1), "SAME")),
     "several tiles on each axis": (131, (3, 3), 35, 70, ((2, 3), (1, 1), "VALID")),
@@ -44,7 +44,7 @@ def loss(way, window):
 
 
 def of_both(function, *arguments):
-    """What a function gives with each of the two ways."""
+    """Results of a function with each of the two ways."""
     return [jax.tree.leaves(function(way)(*arguments)) for way in (pallas.by_position, by_patches)]
 
 
@@ -155,15 +155,13 @@ REGULAR = Window(((0, 0), (2, 0), (4, 0)), (1, 1), ((0, 0), (0, 0)), "constant",
         (2, NO_GRID, False, "patches"),
     ],
 )
-def test_what_the_kernels_do_not_compute_takes_patches(
-    monkeypatch, batch, window, shared, expected
-):
-    monkeypatch.setattr(product, "_way", "pallas")
-    assert product.choose((batch, 5, 2, 3), 4, window, shared=shared) == expected
+def test_a_product_to_which_the_kernels_do_not_apply_takes_patches(batch, window, shared, expected):
+    shape = (batch, 5, 2, 3)
+    assert product.choose_way("pallas", shape, 4, window, shared=shared) == expected
 
 
 def for_cuda(function, *arguments):
-    """What XLA for NVIDIA gets: the names of the kernels, and the size of the largest array."""
+    """Lowered for NVIDIA: names of the kernels, and size of the largest array."""
     text = jax.jit(function).trace(*arguments).lower(lowering_platforms=("cuda",)).as_text()
     kernels = re.findall(r"custom_call @\S*triton.*?name = \"(\w+)_by_position\"", text)
     shapes = re.findall(r"tensor<((?:\d+x)+)[a-z]", text)
@@ -174,12 +172,8 @@ def for_cuda(function, *arguments):
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_triton_takes_the_kernels(case, dtype):
     x, banks, window = example(*case, dtype=dtype)
-    forward, _ = for_cuda(lambda x, banks: pallas.by_position(x, banks, window, None), x, banks)
-    assert forward == ["outputs"]
-    gradient = jax.grad(loss(pallas.by_position, window), argnums=(0, 1))
-    assert sorted(for_cuda(gradient, x, banks)[0]) == ["banks", "images", "outputs"]
-    several = jax.vmap(gradient, (0, 0))
-    assert len(for_cuda(several, x[None], banks[None])[0]) == 3
+    gradient = jax.vmap(jax.grad(loss(pallas.by_position, window), argnums=(0, 1)))
+    assert sorted(for_cuda(gradient, x[None], banks[None])[0]) == ["banks", "images", "outputs"]
 
 
 def test_no_patches_are_in_memory():
@@ -194,7 +188,7 @@ def test_no_patches_are_in_memory():
 
 @pytest.mark.parametrize("wanted", OPERANDS)
 def test_nothing_beyond_an_array_is_read_or_written(wanted):
-    """The interpreter would drop what is written there; a GPU writes into the next array."""
+    """The interpreter drops writes beyond an array; a GPU writes into the next one."""
     x, banks, window = example(*SMALL)
     x, banks = window.pad(x), banks.reshape(*window.positions, 9, 3, 5)
     arrays = {"images": x, "banks": banks, "outputs": jnp.ones((3, *window.positions, 5))}

@@ -12,15 +12,13 @@ from lrlc_jax.layers import (
     LRLC,
     CoordConv,
     LocallyConnected,
-    chunks,
-    product,
     to_locally_connected,
 )
-from lrlc_jax.layers.combining import normalize
+from lrlc_jax.layers.combining import SHARINGS, normalize
+from lrlc_jax.layers.ops import microbatch, product
 from tests.layers.examples import (
     CHANNELS,
     FEATURES,
-    KINDS,
     geometries,
     images,
     make,
@@ -31,7 +29,7 @@ from tests.layers.examples import (
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
-SHARINGS = st.sampled_from(["row_column", "row", "column", "full"])
+sharings = st.sampled_from(SHARINGS)
 
 
 def reference(geometry, kernel, x):
@@ -66,7 +64,7 @@ def test_locally_connected_with_equal_filters_is_a_convolution(geometry, varies)
 
 
 @property_test()
-@given(geometries(), st.integers(1, 4), SHARINGS)
+@given(geometries(), st.integers(1, 4), sharings)
 def test_folded_filters_give_algorithm_1(geometry, rank, sharing):
     layer = make("lrlc", rank=rank, sharing=sharing, **geometry)
     x = images(geometry)
@@ -93,7 +91,7 @@ def test_input_dependent_weights_combine_what_each_basis_gives(geometry, rank):
 
 
 @pytest.mark.parametrize("numbers", [1, 2000, 10**6])
-def test_the_size_of_a_chunk_changes_nothing(monkeypatch, numbers):
+def test_the_size_of_a_micro_batch_changes_nothing(monkeypatch, numbers):
     layer = make("input_dependent")
     graphdef, params = nnx.split(layer)
     x = random(0, 5, *layer.input_size, CHANNELS)
@@ -102,7 +100,7 @@ def test_the_size_of_a_chunk_changes_nothing(monkeypatch, numbers):
         return jnp.sum(nnx.merge(graphdef, params)(x) ** 2)
 
     expected = jax.grad(total, argnums=(0, 1))(params, x)
-    monkeypatch.setitem(chunks.CHUNK, jax.default_backend(), numbers)
+    monkeypatch.setitem(microbatch.SIZES, jax.default_backend(), numbers)
     actual = jax.grad(total, argnums=(0, 1))(params, x)
     for one, other in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
         same(one, other, 1e-3)
@@ -173,7 +171,7 @@ def test_one_hot_weights_make_a_locally_connected_layer(geometry):
 
 
 @property_test()
-@given(geometries(), SHARINGS, st.booleans(), st.booleans())
+@given(geometries(), sharings, st.booleans(), st.booleans())
 def test_lrlc_becomes_locally_connected(geometry, sharing, use_bias, use_spatial_bias):
     lrlc = make(
         "lrlc",
@@ -188,32 +186,6 @@ def test_lrlc_becomes_locally_connected(geometry, sharing, use_bias, use_spatial
     same(local(x), lrlc(x), 1e-5)
     assert (local.bias is None) == (not use_bias and not use_spatial_bias)
     assert local.multiply_adds() == lrlc.multiply_adds() == make("conv", **geometry).multiply_adds()
-
-
-@property_test(max_examples=12)
-@given(geometries(), st.sampled_from(sorted(KINDS)))
-def test_all_seeds_together_give_what_each_gives_alone(geometry, kind):
-    if kind.startswith("mixed"):
-        geometry = {"input_size": geometry["input_size"], "strides": geometry["strides"]}
-    layers = [make(kind, seed, **geometry) for seed in range(3)]
-    graphdef = nnx.graphdef(layers[0])
-    stacked = jax.tree.map(lambda *s: jnp.stack(s), *(nnx.state(layer) for layer in layers))
-    x = images(geometry)
-
-    def output_and_gradient(state):
-        def total(state):
-            y = nnx.merge(graphdef, state)(x)
-            return jnp.sum(y**2), y
-
-        return jax.grad(total, has_aux=True)(state)
-
-    together = jax.jit(jax.vmap(output_and_gradient))(stacked)
-    for number, layer in enumerate(layers):
-        alone = jax.jit(output_and_gradient)(nnx.state(layer))
-        mine = jax.tree.map(lambda leaf, n=number: leaf[n], together)
-        for one, other in zip(jax.tree.leaves(mine), jax.tree.leaves(alone), strict=True):
-            bound = 1e-5 * float(jnp.abs(other).max()) + 1e-5
-            np.testing.assert_allclose(one, other, atol=bound)
 
 
 def test_locally_connected_moves_no_filter_to_another_position():

@@ -1,4 +1,4 @@
-"""However a product is computed, it is the same product."""
+"""Every way to compute a product gives the same product."""
 
 import math
 
@@ -11,10 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jax.extend.core import jaxprs_in_params
 
-from lrlc_jax.layers import BatchNorm, chunks, product
+from lrlc_jax.layers import WAYS, BatchNorm
+from lrlc_jax.layers.combining import SHARINGS
+from lrlc_jax.layers.ops import columns, microbatch, pallas, product
 from tests.layers.examples import (
     CHANNELS,
-    FEATURES,
     KINDS,
     geometries,
     images,
@@ -24,24 +25,23 @@ from tests.layers.examples import (
     same,
 )
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
+pytestmark = pytest.mark.usefixtures("quick_compilation", "no_small_products")
 
-# Each way with a layer of every kind of filter banks that it computes otherwise than by patches.
+# Each way with the kinds of filter banks to which it applies, and its function.
 CASES = [
-    ("columns", "conv"),
-    ("columns", "lrlc"),
-    ("columns", "locally_connected"),
-    ("lax_conv", "conv"),
-    ("pallas", "lrlc"),
-    ("pallas", "locally_connected"),
+    ("columns", "conv", (columns, "shared")),
+    ("columns", "lrlc", (columns, "by_position")),
+    ("columns", "locally_connected", (columns, "by_position")),
+    ("lax_conv", "conv", (product, "lax_conv")),
+    ("pallas", "lrlc", (pallas, "by_position")),
+    ("pallas", "locally_connected", (pallas, "by_position")),
 ]
 
 
 @pytest.fixture
-def way(monkeypatch):
-    """Sets the way, for products none of which is too small for it."""
-    monkeypatch.setitem(chunks.CHUNK, jax.default_backend(), 1)
-    return lambda name: monkeypatch.setattr(product, "_way", name)
+def no_small_products(monkeypatch):
+    """Every product is too large for one micro-batch."""
+    monkeypatch.setitem(microbatch.SIZES, jax.default_backend(), 1)
 
 
 def value_and_gradients(layer, x):
@@ -51,37 +51,37 @@ def value_and_gradients(layer, x):
         y = nnx.merge(graphdef, params)(x)
         return jnp.sum(jnp.sin(y)), y
 
-    (_, y), gradients = jax.value_and_grad(total, argnums=(0, 1), has_aux=True)(params, x)
+    gradient = jax.jit(jax.value_and_grad(total, argnums=(0, 1), has_aux=True))
+    (_, y), gradients = gradient(params, x)
     return [y, *jax.tree.leaves(gradients)]
 
 
-@pytest.mark.parametrize(("name", "kind"), CASES)
-def test_every_way_gives_what_patches_give(way, name, kind):
-    @property_test(max_examples=5)
+@pytest.mark.parametrize(("way", "kind", "function"), CASES)
+def test_every_way_gives_what_patches_give(monkeypatch, way, kind, function):
+    calls = []
+    original = getattr(*function)
+    monkeypatch.setattr(*function, lambda *args: calls.append(1) or original(*args))
+
+    @property_test(max_examples=3)
     @given(geometries(kernels=((2, 3), (3, 3)), strides=((1, 1), (1, 2))))
     def check(geometry):
-        layer = make(kind, **geometry)
         x = images(geometry)
-        way(name)
-        shared = kind == "conv"
-        assert product.choose(x.shape, FEATURES, layer.window(), shared=shared) == name
-        way("patches")
-        expected = value_and_gradients(layer, x)
-        way(name)
-        for one, other in zip(value_and_gradients(layer, x), expected, strict=True):
+        expected = value_and_gradients(make(kind, way="patches", **geometry), x)
+        assert not calls
+        actual = value_and_gradients(make(kind, way=way, **geometry), x)
+        assert calls
+        calls.clear()
+        for one, other in zip(actual, expected, strict=True):
             same(one, other, 1e-3)
 
     check()
 
 
-@pytest.mark.parametrize("sharing", ["row_column", "row", "column", "full"])
-def test_filters_are_folded_row_by_row_in_any_sharing(way, sharing):
-    layer = make("lrlc", sharing=sharing, rank=3)
-    x = random(0, 3, *layer.input_size, CHANNELS)
-    way("patches")
-    expected = value_and_gradients(layer, x)
-    way("columns")
-    for one, other in zip(value_and_gradients(layer, x), expected, strict=True):
+@pytest.mark.parametrize("sharing", SHARINGS)
+def test_filters_are_folded_row_by_row_in_any_sharing(sharing):
+    layers = [make("lrlc", sharing=sharing, rank=3, way=way) for way in ("columns", "patches")]
+    x = random(0, 3, *layers[0].input_size, CHANNELS)
+    for one, other in zip(*(value_and_gradients(layer, x) for layer in layers), strict=True):
         same(one, other, 1e-3)
 
 
@@ -93,68 +93,42 @@ def sizes(jaxpr):
             yield from sizes(inner)
 
 
-def test_row_by_row_no_array_holds_the_filters_of_all_positions(way):
-    layer = make("lrlc", input_size=(12, 12), rank=2)
-    graphdef, params = nnx.split(layer)
-    x = random(0, 2, 12, 12, CHANNELS)
+def test_row_by_row_no_array_holds_the_filters_of_all_positions():
+    def largest(layer):
+        graphdef, params = nnx.split(layer)
 
-    def total(params, x):
-        return jnp.sum(nnx.merge(graphdef, params)(x) ** 2)
+        def total(params, x):
+            return jnp.sum(nnx.merge(graphdef, params)(x) ** 2)
 
-    def largest():
-        return max(sizes(jax.make_jaxpr(jax.grad(total, argnums=(0, 1)))(params, x).jaxpr))
+        program = jax.make_jaxpr(jax.grad(total, argnums=(0, 1)))
+        return max(sizes(program(params, random(0, 2, 12, 12, CHANNELS)).jaxpr))
 
-    filters = math.prod((*layer.positions(), *layer.bases[...].shape[1:]))
-    way("patches")
-    assert largest() >= filters
-    way("columns")
-    assert largest() < filters
+    by_patches, by_columns = (
+        make("lrlc", input_size=(12, 12), rank=2, way=way) for way in ("patches", "columns")
+    )
+    filters = math.prod((*by_patches.positions(), *by_patches.bases[...].shape[1:]))
+    assert largest(by_patches) >= filters > largest(by_columns)
 
 
-def test_the_way_that_is_asked_for_is_taken(way):
+def test_a_product_that_fits_into_one_micro_batch_has_no_loop(monkeypatch):
     layer = make("conv")
     x = random(0, 3, *layer.input_size, CHANNELS)
-    taken = {}
-    for name in product.WAYS:
-        way(name)
-        taken[name] = str(jax.make_jaxpr(lambda x: layer(x))(x))  # noqa: PLW0108 (traced anew)
-    assert [name for name, program in taken.items() if "conv_general" in program] == ["lax_conv"]
-    # the columns of the kernel gathered, without its rows
-    gathered = f",{3 * CHANNELS}]"
-    assert [name for name, program in taken.items() if gathered in program] == ["columns"]
+    batches = []
+    monkeypatch.setattr(
+        product, "in_microbatches", lambda function, x, _: batches.append(x) or function(x)
+    )
+    layer(x)
+    assert len(batches) == 1
+    monkeypatch.setitem(microbatch.SIZES, jax.default_backend(), 10**6)
+    layer(x)
+    assert len(batches) == 1
 
 
-def test_a_small_product_is_taken_at_once():
-    layer = make("conv")
-    program = jax.make_jaxpr(layer)(random(0, 3, *layer.input_size, CHANNELS))
-    assert "scan" not in str(program)
-
-
-def test_another_way_is_not_answered_by_what_was_compiled_before():
-    layer = make("conv")
-    x = random(0, 3, *layer.input_size, CHANNELS)
-    function = jax.jit(lambda x: layer(x))  # noqa: PLW0108 (a module is not hashable)
-    before = function.lower(x).as_text()
-    product.set_way("lax_conv")
-    try:
-        after = function.lower(x).as_text()
-    finally:
-        product.set_way(None)
-    assert "stablehlo.convolution" not in before
-    assert "stablehlo.convolution" in after
-
-
-def test_an_unknown_way_is_refused():
-    with pytest.raises(ValueError, match="'winograd'; it must be one of 'patches', 'columns'"):
-        product.set_way("winograd")
-
-
-@pytest.mark.parametrize("name", product.WAYS)
-def test_every_way_can_be_differentiated_forward(way, name):
-    layer = make("lrlc")
+@pytest.mark.parametrize("way", WAYS)
+def test_every_way_can_be_differentiated_forward(way):
+    layer = make("lrlc", way=way)
     x = random(0, 2, *layer.input_size, CHANNELS)
     tangent = random(1, *x.shape)
-    way(name)
     _, forward = jax.jvp(layer, (x,), (tangent,))
     _, backward = jax.vjp(layer, x)
     cotangent = random(2, *forward.shape)
@@ -163,12 +137,11 @@ def test_every_way_can_be_differentiated_forward(way, name):
 
 
 @pytest.mark.parametrize("padding", ["VALID", "SAME"])
-@pytest.mark.parametrize(("name", "kind"), [("lax_conv", "conv"), *((None, k) for k in KINDS)])
-def test_what_comes_before_may_be_done_inside(way, name, kind, padding):
-    """Padding is not part of the images: zeros stay zeros, whatever is done to the pixels."""
-    layer = make(kind, **({} if kind.startswith("mixed") else {"padding": padding}))
+@pytest.mark.parametrize(("way", "kind"), [("lax_conv", "conv"), *((None, k) for k in KINDS)])
+def test_a_function_of_the_input_may_be_applied_inside(way, kind, padding):
+    """It does not apply to the padding: zeros stay zeros."""
+    layer = make(kind, way=way, **({} if kind.startswith("mixed") else {"padding": padding}))
     x, shift = random(0, 3, *layer.input_size, CHANNELS), random(1, CHANNELS)
-    way(name)
 
     def inside(layer, x, shift):
         return layer(x, lambda x: jax.nn.relu(x + shift[None, None, None]))
@@ -183,8 +156,8 @@ def test_what_comes_before_may_be_done_inside(way, name, kind, padding):
             y = call(nnx.merge(graphdef, params), x, shift)
             return jnp.sum(jnp.sin(y)), y
 
-        found = jax.value_and_grad(total, argnums=(0, 1, 2), has_aux=True)(params, x, shift)
-        return jax.tree.leaves(found)
+        found = jax.jit(jax.value_and_grad(total, argnums=(0, 1, 2), has_aux=True))
+        return jax.tree.leaves(found(params, x, shift))
 
     for a, b in zip(*map(value_and_gradients_of, (inside, outside)), strict=True):
         same(a, b)

@@ -16,7 +16,7 @@ from flax import nnx
 
 from lrlc_jax.data import load
 from lrlc_jax.data.dataset import DatasetConfig
-from lrlc_jax.layers.settings import LRLCConfig
+from lrlc_jax.layers import LRLCConfig
 from lrlc_jax.networks import NetworkConfig, NetworkFactory, split
 from lrlc_jax.signals import Stopped
 from lrlc_jax.training import devices

@@ -15,7 +15,7 @@ import pytest
 from lrlc_jax.data import load
 from lrlc_jax.data.dataset import DatasetConfig
 from lrlc_jax.errors import InputError
-from lrlc_jax.layers.settings import ConvConfig, LRLCConfig
+from lrlc_jax.layers import ConvConfig, LRLCConfig
 from lrlc_jax.networks import NetworkConfig, NetworkFactory
 from lrlc_jax.signals import Stopped, stoppable
 from lrlc_jax.training.checkpoint import CheckpointConfig, Checkpoints, Snapshot

@@ -9,9 +9,9 @@ import sys
 import jax
 import numpy as np
 import pytest
+from lrlc_jax.experiments.trainer import in_groups
 
 from lrlc_jax.errors import InputError
-from lrlc_jax.experiments.trainer import in_groups
 from lrlc_jax.training.devices import fewest_groups, lay_out
 from tests.conftest import ROOT
 from tests.experiments.examples import example

@@ -8,7 +8,7 @@ from flax import nnx
 
 from lrlc_jax.data import load
 from lrlc_jax.data.dataset import DatasetConfig
-from lrlc_jax.layers.settings import ConvConfig
+from lrlc_jax.layers import ConvConfig
 from lrlc_jax.networks import NetworkFactory, split
 from lrlc_jax.training.optimizer import Schedule
 from lrlc_jax.training.step import Examples, Noise, init, place_in_noise, train_one_epoch

@@ -12,7 +12,7 @@ from flax import nnx
 from lrlc_jax.data import load
 from lrlc_jax.data.dataset import DatasetConfig
 from lrlc_jax.errors import InputError
-from lrlc_jax.layers.settings import ConvConfig, LRLCConfig
+from lrlc_jax.layers import ConvConfig, LRLCConfig
 from lrlc_jax.networks import NetworkConfig, NetworkFactory, apply, split
 from lrlc_jax.signals import Stopped
 from lrlc_jax.training import devices, step

@@ -19,7 +19,7 @@ from PIL import Image
 
 from lrlc_jax.errors import InputError, RunError
 from lrlc_jax.files import cores
-from lrlc_jax.progress import Counter
+from lrlc_jax.progress import Progress
 
 Floats = NDArray[np.floating]
 
@@ -67,7 +67,7 @@ def decode(read: Reader, keys: Sequence[Any]) -> NDArray[Any]:
     chunks = [keys[start : start + CHUNK] for start in range(0, len(keys), CHUNK)]
     faces, done = np.empty(len(keys), FACE), 0
     with (
-        Counter("decoding photographs", len(keys)) as progress,
+        Progress(len(keys), "photograph", "decoding") as progress,
         processes(min(cores(), len(chunks))) as parallel_map,
     ):
         for chunk in parallel_map(functools.partial(decode_chunk, read), chunks):

@@ -1,1 +1,1 @@
-"""The product of image patches with filter banks, and how it is computed."""
+"""The product of image patches with filter banks, and the ways to compute it."""

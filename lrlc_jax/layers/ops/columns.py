@@ -1,9 +1,9 @@
-"""The product of image patches with filter banks, row by row of the kernel.
+"""The product of image patches with filter banks, one kernel row at a time.
 
-A patch is gathered over the kernel's columns only, and multiplied with the filters of all the
-kernel's rows at once; each of these products belongs to another row of the output, and what belongs
-to one is summed afterwards. It is the same sum as over whole patches in another order, and moves
-``kw * in + kh * out`` numbers a position instead of ``kh * kw * in``.
+A patch contains only the columns of the kernel. It is multiplied with the filters of all kernel
+rows at once; each of these products belongs to another output row, and the products of one output
+row are summed. The sum is that over whole patches in another order. It moves ``kw * in + kh * out``
+values per position instead of ``kh * kw * in``.
 """
 
 import functools
@@ -16,12 +16,12 @@ from lrlc_jax.layers.ops.window import Window
 
 
 def applies(window: Window) -> bool:
-    """Whether the taps are a grid, and no row of the input is skipped."""
+    """Whether the taps are a grid and the row stride is 1."""
     return window.grid is not None and window.strides[0] == 1
 
 
 def gather(x: jax.Array, window: Window, axis: int) -> jax.Array:
-    """Patches of one row: the taps' columns of padded images, in place of the channels (last)."""
+    """Patches of one kernel row from padded images, in place of the channels (last axis)."""
     assert window.grid is not None
     stride, count = window.strides[1], window.positions[1]
     return jnp.concatenate(
@@ -34,7 +34,7 @@ def gather(x: jax.Array, window: Window, axis: int) -> jax.Array:
 
 
 def kernel_rows(bank: jax.Array, window: Window) -> list[jax.Array]:
-    """Filter banks ``(..., taps * in, out)`` as one ``(..., columns * in, out)`` for each row."""
+    """Filter banks ``(..., taps * in, out)`` as one ``(..., columns * in, out)`` per kernel row."""
     assert window.grid is not None
     *positions, _, out = bank.shape
     rows = bank.reshape(*positions, len(window.grid[0]), -1, out)
@@ -44,10 +44,10 @@ def kernel_rows(bank: jax.Array, window: Window) -> list[jax.Array]:
 def matrix_product(
     patches: jax.Array, bank: jax.Array, precision: jax.lax.PrecisionLike
 ) -> jax.Array:
-    """Patches ``(..., numbers)`` with one filter bank ``(numbers, out)``.
+    """Patches ``(..., n)`` with one filter bank ``(n, out)``.
 
-    As the rows of one matrix: over several axes XLA would sum, for the gradient of the filters,
-    with a transposed copy of the other gradient in memory.
+    Flattened to one matrix: over several axes XLA would transpose a copy of the output's gradient
+    to compute the gradient of the filters.
     """
     rows = patches.reshape(-1, patches.shape[-1])
     products = jnp.matmul(rows, bank, precision=precision)
@@ -74,22 +74,22 @@ def by_position(
     window: Window,
     precision: jax.lax.PrecisionLike,
 ) -> jax.Array:
-    """The product with a filter bank for each position, row by row of the input.
+    """The product with a filter bank for each position, one input row at a time.
 
-    Besides its operands it holds what belongs to one row of the input, for all examples, and the
-    filters that this row meets; the backward pass makes them again.
+    Memory beyond the operands: the patches, filters and products of one input row, for all
+    examples. The backward pass recomputes them.
 
     Args:
         x: images ``(batch, rows, cols, in)``.
-        banks: what the filter banks are made of, ``(rows_out, ...)``.
-        fold: makes of a row of it, and the index of a row of the kernel, that row of the filter
-            banks, ``(cols_out or 1, columns of the kernel * in, out)``.
+        banks: filter banks or their combining weights, ``(rows_out, ...)``.
+        fold: from one row of ``banks`` and the index of a kernel row to the filters
+            ``(cols_out or 1, columns * in, out)``.
     """
     assert window.grid is not None
     rows = window.grid[0]
-    height = rows[-1] + 1  # rows of the output that a row of the input belongs to
-    # Beside a row of the input stand those rows of the banks that it meets, one for each row of
-    # the kernel. Beyond the border are zeros, and what is computed there is dropped.
+    height = rows[-1] + 1  # output rows that use one input row
+    # For each kernel row, the row of the banks that meets an input row. Beyond the border the
+    # banks are zero, and the outputs there are dropped.
     met = [jnp.pad(banks, ((row, height - 1 - row), *((0, 0),) * (banks.ndim - 1))) for row in rows]
     images = window.pad(x).transpose(1, 2, 0, 3)[: len(met[0])]
     features = jax.eval_shape(lambda bank: fold(bank, 0), banks[0]).shape[-1]
@@ -105,15 +105,14 @@ def by_position(
             products = matrix_product(patches, filters[0], precision)
         else:
             products = jnp.matmul(patches, filters, precision=precision)
-        parts = jnp.split(products, len(rows), axis=-1)
-        # The first of the sums is the row of the output of which this row of the input is the last.
-        totals = [*sums, empty]
-        for part, row in zip(parts, rows, strict=True):
-            totals[height - 1 - row] += part
+        terms = jnp.split(products, len(rows), axis=-1)
+        totals = [*sums, empty]  # the first output row is complete after this input row
+        for term, row in zip(terms, rows, strict=True):
+            totals[height - 1 - row] += term
         return tuple(totals[1:]), totals[0]
 
     sums = (empty,) * (height - 1)
     _, y = jax.lax.scan(jax.checkpoint(step, prevent_cse=False), sums, (images, met))
-    # Transposed once, here: what reads it would otherwise do so again (a step took 5 % longer).
+    # The barrier makes XLA transpose once; every reader would do it otherwise (5 % of a step).
     batch_first: jax.Array = jax.lax.optimization_barrier(y[height - 1 :].transpose(2, 0, 1, 3))
     return batch_first

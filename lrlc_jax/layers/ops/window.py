@@ -1,4 +1,4 @@
-"""Which pixels an output position sees: a window that slides over the padded image."""
+"""The pixels of each output position: a window that slides over the padded image."""
 
 import dataclasses
 import itertools
@@ -11,15 +11,15 @@ import jax.numpy as jnp
 Padding: TypeAlias = str | int | Sequence[int | tuple[int, int]]
 Pair: TypeAlias = tuple[int, int]
 
-# What stands beyond the border, in the words of jnp.pad.
-MODES = {"REFLECT": "reflect", "CIRCULAR": "wrap"}
+PADDINGS = ("VALID", "SAME", "REFLECT", "CIRCULAR")
+MODES = {"REFLECT": "reflect", "CIRCULAR": "wrap"}  # of jnp.pad; zeros for all others
 
 
 def as_pair(value: int | Sequence[int], name: str) -> Pair:
     """``value`` as (rows, columns).
 
     Raises:
-        ValueError: if it is not one or two whole numbers of at least 1.
+        ValueError: unless it is one or two whole numbers of at least 1.
     """
     pair = (value, value) if isinstance(value, int) else tuple(value)
     if len(pair) != 2 or not all(isinstance(v, int) and v >= 1 for v in pair):
@@ -34,9 +34,9 @@ def pad_amounts(
 ) -> tuple[Pair, Pair]:
     """Pixels before and after the rows and the columns.
 
-    ``'SAME'`` follows TensorFlow: as many as make the output ``ceil(size / stride)``, the smaller
-    half first. ``'REFLECT'`` and ``'CIRCULAR'`` follow :class:`flax.nnx.Conv`: as many as the
-    kernel spans less one, whatever the stride.
+    ``'SAME'`` follows TensorFlow: the output has ``ceil(size / stride)`` positions, and the smaller
+    half comes first. ``'REFLECT'`` and ``'CIRCULAR'`` follow :class:`flax.nnx.Conv`: the span of
+    the kernel less one, at any stride.
 
     Raises:
         ValueError: for an unknown padding.
@@ -62,20 +62,20 @@ def pad_amounts(
         if all(p >= 0 for pair in rows_cols for p in pair):
             return rows_cols[0], rows_cols[1]
     raise ValueError(
-        f"padding is {padding!r}; it must be 'VALID', 'SAME', 'REFLECT', 'CIRCULAR', a whole "
-        "number of at least 0, or two of them or of (before, after) pairs, for rows and columns"
+        f"padding is {padding!r}; it must be one of {', '.join(map(repr, PADDINGS))}, a whole "
+        "number of at least 0, or two numbers or (before, after) pairs for rows and columns"
     )
 
 
 @dataclasses.dataclass(frozen=True)
 class Window:
-    """The pixels that each output position sees.
+    """The pixels of each output position.
 
     Attributes:
-        taps: row and column of each pixel, counted from the position's corner.
+        taps: row and column of each pixel, relative to the corner of the position.
         strides: rows and columns from one position to the next.
         padding: pixels before and after the rows and the columns.
-        mode: what stands there, in the words of :func:`jax.numpy.pad`.
+        mode: of the padding, as in :func:`jax.numpy.pad`.
         positions: rows and columns of the output.
     """
 
@@ -87,7 +87,7 @@ class Window:
 
     @property
     def grid(self) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
-        """The rows and the columns whose crossings are the taps, in this order, if they are."""
+        """Rows and columns of the taps, if the taps are all their crossings in C order."""
         rows = tuple(sorted({row for row, _ in self.taps}))
         cols = tuple(sorted({col for _, col in self.taps}))
         crossings = tuple((row, col) for row in rows for col in cols)
@@ -95,7 +95,7 @@ class Window:
 
     @property
     def dilation(self) -> Pair | None:
-        """Distance between the taps along rows and columns, if they are a grid of equal ones."""
+        """Distance between the taps along rows and columns, if they are a regular grid."""
         if self.grid is None:
             return None
         down, right = ({b - a for a, b in itertools.pairwise(taps)} or {1} for taps in self.grid)
@@ -103,18 +103,18 @@ class Window:
 
     @property
     def height_and_width(self) -> Pair:
-        """Rows and columns of the taps, whatever lies between them."""
+        """Numbers of rows and columns with taps; gaps do not count."""
         return len({row for row, _ in self.taps}), len({col for _, col in self.taps})
 
     def pad(self, x: jax.Array, spatial_axes: Pair = (1, 2)) -> jax.Array:
-        """``x`` with what stands beyond its border."""
+        """Padded ``x``."""
         widths = [(0, 0)] * x.ndim
         for axis, amount in zip(spatial_axes, self.padding, strict=True):
             widths[axis] = amount
         return jnp.pad(x, widths, mode=self.mode) if any(map(any, widths)) else x
 
     def views(self, x: jax.Array, spatial_axes: Pair = (1, 2)) -> list[jax.Array]:
-        """For each tap the image as the positions see it there, a strided slice of ``x``."""
+        """For each tap its pixels at all positions, a strided slice of padded ``x``."""
         x = self.pad(x, spatial_axes)
 
         def view(tap: Pair) -> jax.Array:
@@ -128,7 +128,7 @@ class Window:
         return [view(tap) for tap in self.taps]
 
     def patches(self, x: jax.Array, spatial_axes: Pair = (1, 2)) -> jax.Array:
-        """Each position's patch in place of the channels, in the order (tap, channel)."""
+        """The patch of each position in place of the channels, in the order (tap, channel)."""
         views = self.views(x, spatial_axes)
         return views[0] if len(views) == 1 else jnp.concatenate(views, axis=-1)
 
@@ -143,8 +143,11 @@ def sliding_window(
     """The window of a convolution over an image of ``size`` (rows, columns).
 
     Raises:
-        ValueError: for an unknown padding, a kernel that does not fit into the padded image, or
-            more reflected pixels than the image has.
+        ValueError: for an unknown padding, a kernel larger than the padded image, or more reflected
+            pixels than the image has.
+
+    >>> sliding_window((7, 7), (3, 3), strides=(2, 2), padding="SAME").positions
+    (4, 4)
     """
     amounts = pad_amounts(size, kernel_size, strides, padding, dilation)
     mode = MODES.get(padding.upper(), "constant") if isinstance(padding, str) else "constant"
@@ -155,7 +158,7 @@ def sliding_window(
     help_ = "use a larger input, a smaller kernel or padding='SAME'"
     if any(span > n for span, n in zip(spans, padded, strict=True)):
         raise ValueError(f"an input of {size[0]}x{size[1]} is smaller than {kernel}; {help_}")
-    # A border is reflected without its own pixel; around goes the image once.
+    # Reflection leaves out the border pixel; wrapping can repeat the image once.
     available = [n - 1 for n in size] if mode == "reflect" else size
     if mode != "constant" and any(
         max(amount) > n for amount, n in zip(amounts, available, strict=True)
@@ -168,52 +171,3 @@ def sliding_window(
         for j in range(kernel_size[1])
     )
     return Window(taps, strides, amounts, mode, (rows, cols))
-
-
-def output_size(
-    size: Pair,
-    kernel_size: Pair,
-    strides: Pair = (1, 1),
-    padding: Padding = "VALID",
-    dilation: Pair = (1, 1),
-) -> Pair:
-    """Rows and columns of the output for an input of ``size`` (rows, columns).
-
-    Raises:
-        ValueError: if the kernel does not fit into the padded input.
-
-    >>> output_size((32, 32), (3, 3))
-    (30, 30)
-    >>> output_size((7, 7), (3, 3), strides=(2, 2), padding="SAME")
-    (4, 4)
-    """
-    return sliding_window(size, kernel_size, strides, padding, dilation).positions
-
-
-def extract_patches(
-    x: jax.Array,
-    kernel_size: Pair,
-    strides: Pair = (1, 1),
-    padding: Padding = "VALID",
-    dilation: Pair = (1, 1),
-) -> jax.Array:
-    """Image patches, the operands I_ij of equation 1.
-
-    Args:
-        x: images ``(batch, rows, cols, in)``.
-
-    Returns:
-        ``(batch, rows_out, cols_out, kh * kw * in)``, the entries of each patch in the order
-        (kernel row, kernel column, channel).
-
-    Raises:
-        ValueError: if the kernel does not fit.
-
-    >>> x = jnp.arange(12.0).reshape(1, 3, 4, 1)
-    >>> extract_patches(x, (2, 2)).shape
-    (1, 2, 3, 4)
-    >>> extract_patches(x, (2, 2))[0, 1, 2].tolist()
-    [6.0, 7.0, 10.0, 11.0]
-    """
-    size = x.shape[1], x.shape[2]
-    return sliding_window(size, kernel_size, strides, padding, dilation).patches(x)

@@ -1,0 +1,139 @@
+"""Properties of every registered layer, so that a new one is tested by its registration alone."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from lrlc_jax.errors import InputError
+from lrlc_jax.layers import LAYERS
+from lrlc_jax.layers.ops import microbatch
+from lrlc_jax.networks import NetworkFactory
+from tests.layers.examples import CHANNELS, SITE, SIZE, random, randomize, same, variants
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+VARIANTS = list(variants())
+X = random(0, 3, *SIZE, CHANNELS)
+
+every_layer = pytest.mark.parametrize("config", VARIANTS, ids=repr)
+every_kind = pytest.mark.parametrize("schema", LAYERS.values(), ids=LAYERS)
+
+
+def build(config, seed):
+    layer = config.build(SITE, nnx.Rngs(seed))
+    randomize(layer, seed)
+    return layer
+
+
+@every_layer
+def test_seeds_under_jit_and_vmap_give_outputs_and_gradients_of_each_alone(monkeypatch, config):
+    layers = [build(config, seed) for seed in (1, 5)]
+    expected = [layer(X) for layer in layers]
+    assert expected[0].shape == (len(X), *layers[0].positions(), layers[0].out_features)
+    same(layers[0](X[:1]), expected[0][:1])  # of an image, whatever the batch
+    monkeypatch.setitem(microbatch.SIZES, jax.default_backend(), 1)  # and whatever the micro-batch
+    graphdef = nnx.graphdef(layers[0])
+    states = [nnx.state(layer) for layer in layers]
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
+
+    @jax.jit
+    @jax.vmap
+    def outputs_and_gradients(state):
+        def total(state):
+            y = nnx.merge(graphdef, state)(X)
+            return jnp.sum(jnp.sin(y)), y
+
+        return jax.grad(total, has_aux=True)(state)[::-1]
+
+    outputs, gradients = outputs_and_gradients(stacked)
+    for output, one in zip(outputs, expected, strict=True):
+        same(output, one)
+    for path, gradient in nnx.to_flat_state(gradients):
+        assert np.isfinite(gradient[...]).all(), path
+        assert np.any(np.asarray(gradient[...]), axis=tuple(range(1, gradient[...].ndim))).all(), (
+            path
+        )
+    # the gradient is the slope along a random direction, by central differences
+    direction = jax.tree.map(lambda leaf: random(3, *leaf.shape) / leaf[0].size ** 0.5, stacked)
+    step = 1e-3
+    ends = [
+        jnp.sin(
+            outputs_and_gradients(
+                jax.tree.map(lambda leaf, d, sign=sign: leaf + sign * step * d, stacked, direction)
+            )[0]
+        ).sum()
+        for sign in (1, -1)
+    ]
+    slope = sum(jax.tree.leaves(jax.tree.map(lambda g, d: jnp.sum(g * d), gradients, direction)))
+    assert (ends[0] - ends[1]) / (2 * step) == pytest.approx(float(slope), rel=0.03, abs=0.05)
+
+
+@every_kind
+def test_bfloat16_computes_in_bfloat16_with_float32_parameters(schema):
+    exact = build(schema(), 1)
+    rounded = schema().build(dataclasses.replace(SITE, dtype=jnp.bfloat16), nnx.Rngs(1))
+    randomize(rounded, 1)
+    y = rounded(X)
+    assert y.dtype == jnp.bfloat16
+    scale = float(jnp.abs(exact(X)).max())
+    np.testing.assert_allclose(np.asarray(y, np.float32), exact(X), atol=0.03 * scale)
+    graphdef, params = nnx.split(rounded)
+    gradients = jax.grad(lambda p: jnp.sum(nnx.merge(graphdef, p)(X).astype(jnp.float32)))(params)
+    for leaf in jax.tree.leaves((params, gradients)):
+        assert leaf.dtype == jnp.float32
+
+
+@every_kind
+@pytest.mark.parametrize("change", [(1, 0, 0), (0, 1, 0), (0, 0, 1)])
+def test_an_input_of_another_size_or_other_channels_is_refused(schema, change):
+    layer = build(schema(), 1)
+    shape = [n + c for n, c in zip((*SIZE, CHANNELS), change, strict=True)]
+    with pytest.raises(ValueError, match="7, 6, 3 channels"):
+        layer(jnp.zeros((1, *shape)))
+    with pytest.raises(ValueError, match="shape"):
+        layer(jnp.zeros(SIZE))
+
+
+@every_layer
+def test_settings_survive_their_canonical_form(config):
+    stored = json.loads(json.dumps(config.canonical()))
+    again = LAYERS[stored["name"]](**stored)
+    again.check()
+    assert again.canonical() == config.canonical()
+    assert (again.label, again.positions) == (config.label, config.positions)
+    assert again.simplest().canonical() == config.simplest().canonical()
+
+
+@every_layer
+def test_a_wrong_word_is_refused_by_its_name(config):
+    for field in dataclasses.fields(config):
+        if "allowed" in field.metadata:
+            nearest = field.metadata["allowed"][0]
+            with pytest.raises(InputError) as error:
+                dataclasses.replace(config, **{field.name: nearest + "x"}).check()
+            assert all(text in str(error.value) for text in (f"layer.{field.name}", repr(nearest)))
+
+
+@every_layer
+def test_the_way_of_the_product_reaches_the_layer_and_its_structure(config):
+    default, other = (
+        config.build(dataclasses.replace(SITE, way=way), nnx.Rngs(0)) for way in (None, "patches")
+    )
+    assert (default.way, other.way) == (None, "patches")
+    assert nnx.graphdef(default) != nnx.graphdef(other)  # jit compiles each by itself
+
+
+@every_kind
+def test_parameters_match_those_of_the_counterpart(schema):
+    config = schema()
+    simplest, counterpart = config.simplest(), config.counterpart()
+    count = NetworkFactory((16, 16, 3), 10, config).parameters()
+    assert NetworkFactory((16, 16, 3), 10, simplest).parameters() <= count
+    if counterpart is not None:
+        matched = NetworkFactory((16, 16, 3), 10, counterpart).parameters()
+        assert count == pytest.approx(matched, rel=0.05)
