@@ -1,13 +1,13 @@
-"""Weights & Biases, as a mirror of what is on disk: whatever fails here, no run is lost."""
+"""Weights & Biases as a mirror of the results on disk: no error here can lose a run."""
 
 import dataclasses
 import functools
 import pathlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, ParamSpec, TypeAlias
 
-from lrlc_jax.errors import one_of
+from lrlc_jax.schema import Schema, word
 
 if TYPE_CHECKING:
     from lrlc_jax.experiments.config import Config
@@ -19,28 +19,47 @@ CONNECT_SECONDS = 20
 
 
 @dataclasses.dataclass
-class TrackerConfig:
-    """Where, besides the disk, a run's figures go."""
+class TrackerConfig(Schema):
+    """Copies of the results beside those on disk.
 
-    name: str = "none"
-    mode: str = "offline"
+    Attributes:
+        name: ``none``, or ``wandb`` for Weights & Biases.
+        mode: of W&B; ``online`` needs an account.
+        project: of W&B.
+        entity: user or team of W&B; by default the user's own.
+    """
+
+    SECTION: ClassVar[str] = "tracker"
+
+    name: str = word("none", "wandb")
+    mode: str = word("offline", "online")
     project: str = "lrlc_jax"
     entity: str | None = None
 
-    def check(self) -> None:
-        """Refuse an unknown tracker or mode.
 
-        Raises:
-            InputError: naming the setting, its value and what is allowed.
-        """
-        one_of("tracker", self.name, ("none", "wandb"))
-        one_of("tracker.mode", self.mode, ("offline", "online"))
+class Tracker:
+    """Notified of runs, epochs and studies. This one does nothing."""
+
+    def start_run(self, config: "Config", identity: str) -> None:
+        """Start of a run, or its continuation."""
+
+    def epoch(self, epoch: int, metrics: Mapping[str, Any]) -> None:
+        """End of an epoch, counted from 1; each metric is an array over seeds."""
+
+    def finish_run(self, record: "Record", path: pathlib.Path) -> None:
+        """End of a run, after its record is on disk."""
+
+    def stop(self) -> None:
+        """Early end of the work, perhaps within a run, which will continue later."""
+
+    def finish_study(self, title: str, caption: Row, header: Row, rows: Sequence[Row]) -> None:
+        """End of a study, after its table is on disk."""
 
 
 def guarded(
     method: Callable[Concatenate["WandbTracker", P], None],
 ) -> Callable[Concatenate["WandbTracker", P], None]:
-    """After the first error say so once, and let the work go on without tracking."""
+    """Report the first error of a tracker once, and work on without it."""
 
     @functools.wraps(method)
     def call(self: "WandbTracker", /, *args: P.args, **kwargs: P.kwargs) -> None:
@@ -51,37 +70,24 @@ def guarded(
         except Exception as error:
             self.broken = True
             reason = " ".join(str(error).split())[:200] or type(error).__name__
-            warn(f"W&B failed ({reason}); going on without it, everything is kept on disk.")
+            warn(f"W&B failed ({reason}); going on without it. All results are on disk.")
 
     return call
 
 
 def warn(text: str) -> None:
-    """A line on standard error."""
+    """Print a line on standard error."""
     print(text, file=sys.stderr, flush=True)
 
 
-class Tracker:
-    """Is told what happens. This one does nothing with it."""
-
-    def start_run(self, config: "Config", identity: str) -> None:
-        """A run begins."""
-
-    def epoch(self, epoch: int, metrics: Mapping[str, Any]) -> None:
-        """An epoch is done; each figure is an array over the seeds."""
-
-    def finish_run(self, record: "Record", path: pathlib.Path) -> None:
-        """A run's record is on disk."""
-
-    def stop(self) -> None:
-        """The work ends for now, perhaps within a run; it will go on under the same identity."""
-
-    def finish_study(self, title: str, caption: Row, header: Row, rows: Sequence[Row]) -> None:
-        """A study's table is on disk; its caption says what was run, and on what."""
-
-
 class WandbTracker(Tracker):
-    """One W&B run for each run, grouped by study, and one with each study's table."""
+    """One W&B run for each run, grouped by study, and one for each study's table.
+
+    Args:
+        config: settings of the command.
+        group: group of the W&B runs.
+        prefix: of the W&B identities, to keep repetitions apart.
+    """
 
     def __init__(self, config: "Config", group: str, prefix: str = "") -> None:
         self.settings = config.tracker
@@ -109,50 +115,49 @@ class WandbTracker(Tracker):
                 return wandb.init(mode="online", **common, **arguments)
             except wandb.errors.CommError as error:
                 self._go_offline(str(error).splitlines()[0])
-                wandb.teardown()  # or it holds on to the identity of the run that did not start
+                wandb.teardown()  # frees the identity of the run that did not start
         return wandb.init(mode="offline", **common, **arguments)
 
     def _go_offline(self, reason: str) -> None:
         self.mode = "offline"
         warn(
             f"W&B cannot be reached ({reason}); going on offline: "
-            f"`wandb sync {self.folder}/wandb/offline-run-*` uploads it later."
+            f"`wandb sync {self.folder}/wandb/offline-run-*` uploads the runs later."
         )
 
     @guarded
     def start_run(self, config: "Config", identity: str) -> None:
-        """Start a W&B run under the identity, so that a rerun resumes it."""
-        settings = {
-            "dataset": dataclasses.asdict(config.dataset),
-            "layer": config.layer.canonical(),
-            "protocol": dataclasses.asdict(config.protocol),
-            "identity": identity,
-        }
+        """Start a W&B run under the identity; a later process resumes it."""
         self.run = self._init(
             id=self.prefix + identity,
             name=config.layer.label,
             job_type="run",
-            config=settings,
+            config={
+                "dataset": dataclasses.asdict(config.dataset),
+                "layer": config.layer.canonical(),
+                "protocol": dataclasses.asdict(config.protocol),
+                "identity": identity,
+            },
             resume="allow",
         )
 
     @guarded
     def epoch(self, epoch: int, metrics: Mapping[str, Any]) -> None:
-        """Log the mean and each seed of every figure."""
-        figures: dict[str, float] = {"epoch": epoch}
-        for name, values in metrics.items():
-            figures[f"{name}/mean"] = float(values.mean())
-            figures |= {f"{name}/seed{i}": float(v) for i, v in enumerate(values)}
-        self.run.log(figures, step=epoch)
+        """Log each metric of each seed, and the mean over seeds."""
+        values: dict[str, float] = {"epoch": epoch}
+        for name, by_seed in metrics.items():
+            values[f"{name}/mean"] = float(by_seed.mean())
+            values |= {f"{name}/seed{i}": float(value) for i, value in enumerate(by_seed)}
+        self.run.log(values, step=epoch)
 
     @guarded
     def finish_run(self, record: "Record", path: pathlib.Path) -> None:
         """Log the final means, and the record as an artifact."""
         import wandb  # noqa: PLC0415
 
-        for name, values in record.final.items():
-            known = [value for value in values if value is not None]
-            if len(known) == len(values):
+        for name, by_seed in record.final.items():
+            known = [value for value in by_seed if value is not None]
+            if len(known) == len(by_seed):
                 self.run.summary[f"final/{name}"] = sum(known) / len(known)
         self.run.summary["failed_seeds"] = len(record.failed)
         self.run.summary["data"] = record.data_title
@@ -164,21 +169,20 @@ class WandbTracker(Tracker):
 
     @guarded
     def stop(self) -> None:
-        """Close the W&B run that was begun, so that nothing of it is lost; a rerun resumes it."""
+        """Close the current W&B run, so that all of its values are stored."""
         if self.run is not None:
             self.run.finish()
 
     @guarded
     def finish_study(self, title: str, caption: Row, header: Row, rows: Sequence[Row]) -> None:
-        """Log the study's table as a W&B table, its caption as the notes of the W&B run."""
+        """Log the study's table as a W&B table, with its caption as notes."""
         import wandb  # noqa: PLC0415
 
-        said = "\n".join(caption)
         run = self._init(
             id=f"table-{title}",
             name=f"{self.group}: table",
             job_type="table",
-            notes=said,
+            notes="\n".join(caption),
             resume="allow",
         )
         run.log({title: wandb.Table(columns=list(header), data=[list(row) for row in rows])})
@@ -186,5 +190,5 @@ class WandbTracker(Tracker):
 
 
 def make_tracker(config: "Config", group: str = "train", prefix: str = "") -> Tracker:
-    """The tracker that the configuration names; ``prefix`` keeps its runs apart from others."""
+    """The tracker of a configuration; see :class:`WandbTracker` for the arguments."""
     return WandbTracker(config, group, prefix) if config.tracker.name == "wandb" else Tracker()

@@ -13,7 +13,6 @@ from benchmarks.report import markdown  # noqa: E402
 from benchmarks.settings import Settings  # noqa: E402
 from lrlc_jax.cli import run_command  # noqa: E402
 from lrlc_jax.errors import RunError  # noqa: E402
-from lrlc_jax.progress import counted  # noqa: E402
 
 
 def say(text: str) -> None:
@@ -36,7 +35,7 @@ def benchmark(values: dict[str, Any], overrides: list[str]) -> None:
     print(markdown(measured))
     print("\n".join(str(path.with_suffix(suffix)) for suffix in (".json", ".md", ".png")))
     if measured.failed:
-        raise RunError(f"{counted(len(measured.failed), 'case')} failed; see the table.")
+        raise RunError(f"A case failed: see {path.with_suffix('.md')}.")
 
 
 if __name__ == "__main__":

@@ -116,7 +116,8 @@ def register() -> None:
     store = ConfigStore.instance()
     for name, schema in SECTIONS.items():
         store.store(group="schema", name=name, node=schema)
-    store.store(group="schema", name="run", node=RunConfig)
+    # Plain values, since a typed node at the top would refuse the sections beside it.
+    store.store(group="schema", name="run", node=dataclasses.asdict(RunConfig()))
     store.store(group="schema", name="study", node=StudyConfig)
     for name, layer in LAYERS.items():
         store.store(group="schema/layer", name=name, node=layer)

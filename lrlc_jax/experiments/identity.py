@@ -17,9 +17,9 @@ TRAINING_VERSION = 4
 def canonical(config: Config, fingerprint: str, train_size: int) -> dict[str, Any]:
     """Everything that determines a run's results, and nothing else.
 
-    The source of the data, seeds that share a step, devices and trackers do not. The paper's network
-    is left out, and so is the translation of images that are not translated; the split of the data
-    is part of their fingerprint.
+    The source of the data, seeds that share a step, devices and trackers do not. The paper's own
+    network is left out, and so is the translation of images that are not translated; the split of
+    the data is part of their fingerprint.
 
     Args:
         config: the run.

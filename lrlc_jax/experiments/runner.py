@@ -23,7 +23,7 @@ from lrlc_jax.tracking import Tracker
 from lrlc_jax.training.checkpoint import Checkpoints
 from lrlc_jax.training.compilation import CompileClock, enable_cache
 from lrlc_jax.training.devices import lay_out
-from lrlc_jax.training.metrics import History
+from lrlc_jax.training.metrics import History, finite
 from lrlc_jax.training.train import DeviceData, train
 
 # An epoch may take longer than the longest before it, and saving has to fit into the budget too.
@@ -191,7 +191,7 @@ def network_of(job: Job) -> NetworkFactory:
         dataset.num_classes,
         config.layer,
         config.network,
-        config.product_way,  # type: ignore[arg-type] (checked to be one of WAYS)
+        config.product_way,  # type: ignore[arg-type]
     )
     try:
         nnx.eval_shape(lambda: factory(nnx.Rngs(0)))
@@ -242,11 +242,6 @@ def record_of(job: Job, factory: NetworkFactory, history: History, session: "Ses
         final={name: numbers(values, lost) for name, values in final.items()},
         matched_parameters=None if matched is None else matched.parameters(),
     )
-
-
-def finite(metrics: dict[str, np.ndarray]) -> Any:
-    """Seeds whose losses are finite in an epoch."""
-    return np.isfinite(metrics["train_loss"]) & np.isfinite(metrics["validation_loss"])
 
 
 def numbers(values: np.ndarray, lost: Any) -> list[float | None]:
