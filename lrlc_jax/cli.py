@@ -163,6 +163,8 @@ def run_command(
     def main() -> None:
         try:
             hydra.main(version_base="1.3", config_path=str(configs), config_name=name)(job)()
+        except BrokenPipeError:
+            raise
         except Exception as error:  # Hydra's or its launcher's; a job's error is a result
             raise explain(error, configs, name) from error
 

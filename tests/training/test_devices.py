@@ -9,12 +9,10 @@ import sys
 import jax
 import numpy as np
 import pytest
-from lrlc_jax.experiments.trainer import in_groups
 
 from lrlc_jax.errors import InputError
 from lrlc_jax.training.devices import fewest_groups, lay_out
 from tests.conftest import ROOT
-from tests.experiments.examples import example
 from tests.training.on_devices import CASES
 
 pytestmark = pytest.mark.usefixtures("optax_types")
@@ -118,22 +116,6 @@ def test_more_devices_for_a_batch_than_there_are_are_refused():
     assert lay_out(3, 1, device).mesh.size == 1
     with pytest.raises(InputError, match=r"protocol\.data_parallel"):
         lay_out(3, 2, device)
-
-
-def test_a_run_says_on_how_many_devices_it_was():
-    record = example()  # of 3 seeds
-
-    def phrase(**config):
-        record.config.clear()
-        record.config.update(config)
-        return in_groups(record)
-
-    assert phrase(seeds_at_once=1) == ""
-    assert phrase(seeds_at_once=2) == "; 2 of 3 seeds at a time"
-    assert phrase(seeds_at_once=2, devices=2) == "; on 2 devices"
-    assert phrase(seeds_at_once=2, devices=2, data_parallel=2) == (
-        "; 2 of 3 seeds at a time; on 2 devices"
-    )
 
 
 @pytest.mark.slow
