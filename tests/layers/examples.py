@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 
-import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from hypothesis import settings
@@ -19,6 +19,7 @@ from lrlc_jax.layers import (
     Site,
     SpatialBiasConv,
 )
+from lrlc_jax.layers.base import zeros
 
 SIZE = (7, 6)
 CHANNELS, FEATURES = 3, 4
@@ -28,7 +29,8 @@ SITE = Site(CHANNELS, FEATURES, (3, 3), (1, 1), "VALID", use_bias=True, input_si
 
 
 def random(seed, *shape):
-    return jax.random.normal(jax.random.key(seed), shape)
+    """Made by numpy: jax compiles a program for each shape."""
+    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape, np.float32))
 
 
 def randomize(module, seed=5):
@@ -56,13 +58,15 @@ KINDS = {
 def make(kind, seed=1, **changes):
     """A layer of a kind, with random parameters."""
     layer, options = KINDS[kind]
-    arguments = {"kernel_size": 3, "input_size": SIZE, **options, **changes}
+    inits = ["kernel_init", "weights_init"] if layer is LRLC else ["kernel_init"]
+    arguments = {"kernel_size": 3, "input_size": SIZE, **dict.fromkeys(inits, zeros)}
+    arguments |= options | changes
     made = layer(CHANNELS, FEATURES, rngs=nnx.Rngs(seed), **arguments)
     randomize(made, seed)
     return made
 
 
-property_test = functools.partial(settings, max_examples=8, deadline=None, derandomize=True)
+property_test = functools.partial(settings, max_examples=5, deadline=None, derandomize=True)
 
 PADDINGS = ["VALID", "SAME", "REFLECT", "CIRCULAR", 1, [(0, 2), (1, 0)]]
 

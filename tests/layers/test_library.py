@@ -19,7 +19,7 @@ from lrlc_jax.layers import (
 )
 from lrlc_jax.layers.combining_network import CombiningNetwork
 from lrlc_jax.layers.ops import microbatch
-from tests.layers.examples import CHANNELS, FEATURES, KINDS, SIZE, make, random
+from tests.layers.examples import CHANNELS, FEATURES, KINDS, SIZE, make, random, same
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -46,7 +46,7 @@ def test_gradients_under_checkpoint_are_those_without(kind):
         strict=True,
     )
     for one, other in pairs:
-        np.testing.assert_allclose(one, other, atol=1e-5)
+        same(one, other)
 
 
 @every_kind
@@ -115,6 +115,7 @@ def test_a_converted_layer_costs_the_multiply_adds_of_a_convolution():
     assert flops(lrlc) > flops(conv)  # it folds
 
 
+@pytest.mark.slow
 def test_the_memory_of_a_training_step_grows_by_a_map_for_each_basis_only_where_that_is_little(
     monkeypatch,
 ):

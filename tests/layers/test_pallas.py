@@ -27,6 +27,10 @@ CASES = {
 SMALL = CASES["channels that fill no tile"]
 
 
+def slow(value):
+    return pytest.param(value, marks=pytest.mark.slow)
+
+
 def by_patches(x, banks, window, precision):
     return jnp.einsum("bhwf,hwfo->bhwo", window.patches(x), banks, precision=precision)
 
@@ -92,10 +96,7 @@ def test_bfloat16_is_summed_in_float32():
     assert (gradient == 300).all()
 
 
-MAPPED = {"both": (0, 0), "images": (0, None), "filters": (None, 3), "along other axes": (2, 1)}
-
-
-@pytest.mark.parametrize("axes", MAPPED.values(), ids=MAPPED)
+@pytest.mark.parametrize("axes", [(0, 0), slow((0, None)), (None, 3), slow((2, 1))])
 def test_vmap_within_and_around_gradients(axes):
     x, banks, window = example(*SMALL)
     x, banks = (
@@ -169,7 +170,7 @@ def for_cuda(function, *arguments):
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+@pytest.mark.parametrize("case", [SMALL, *(slow(c) for c in CASES.values() if c != SMALL)])
 def test_triton_takes_the_kernels(case, dtype):
     x, banks, window = example(*case, dtype=dtype)
     gradient = jax.vmap(jax.grad(loss(pallas.by_position, window), argnums=(0, 1)))

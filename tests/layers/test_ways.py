@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from jax.extend.core import jaxprs_in_params
 
@@ -65,8 +65,10 @@ def test_every_way_gives_what_patches_give(monkeypatch, way, kind, function):
     @property_test(max_examples=3)
     @given(geometries(kernels=((2, 3), (3, 3)), strides=((1, 1), (1, 2))))
     def check(geometry):
+        layer = make(kind, way="patches", **geometry)
+        assume(min(layer.positions()) > 1)
         x = images(geometry)
-        expected = value_and_gradients(make(kind, way="patches", **geometry), x)
+        expected = value_and_gradients(layer, x)
         assert not calls
         actual = value_and_gradients(make(kind, way=way, **geometry), x)
         assert calls
@@ -136,11 +138,10 @@ def test_every_way_can_be_differentiated_forward(way):
     np.testing.assert_allclose(jnp.vdot(forward, cotangent), jnp.vdot(tangent, gradient), rtol=1e-3)
 
 
-@pytest.mark.parametrize("padding", ["VALID", "SAME"])
 @pytest.mark.parametrize(("way", "kind"), [("lax_conv", "conv"), *((None, k) for k in KINDS)])
-def test_a_function_of_the_input_may_be_applied_inside(way, kind, padding):
+def test_a_function_of_the_input_may_be_applied_inside(way, kind):
     """It does not apply to the padding: zeros stay zeros."""
-    layer = make(kind, way=way, **({} if kind.startswith("mixed") else {"padding": padding}))
+    layer = make(kind, way=way, padding="SAME")
     x, shift = random(0, 3, *layer.input_size, CHANNELS), random(1, CHANNELS)
 
     def inside(layer, x, shift):
