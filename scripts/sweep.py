@@ -48,8 +48,8 @@ def sweep(values: dict[str, Any], overrides: list[str]) -> None:
         return
     if outcome.records:
         planned = {entry.study.name: entry.study for entry in entries}
-        studies = {other.name: other for other in menu} | planned
-        report = build(list(studies.values()), config.results_dir, entries)
+        others = [other for other in menu if other.name not in planned]
+        report = build([*planned.values(), *others], config.results_dir, entries)
         for name, table in report.requested.items():
             print(markdown(table))
             tracker.finish_study(name, table.caption, table.header, table.rows)

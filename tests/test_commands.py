@@ -60,7 +60,6 @@ LAYER = ["layer=lrlc", "layer.rank=2", "layer.at=1", *TINY]
         ("tables results_dir=/none", ["/none"]),
         ("reproduce /none", ["/none"]),
         ("reproduce", ["RECORD"]),
-        ("benchmark report=/none", ["/none"]),
         ("benchmark quick=true peers=[torch] peers_python=/none", ["peers_python", "/none"]),
     ],
 )

@@ -57,7 +57,7 @@ def test_a_choice_names_only_what_it_changes(group, name):
     values = choice(group, name)
     schema = LAYERS[name] if group == "layer" else SCHEMAS[group]
     defaults = dataclasses.asdict(schema())
-    for setting in values.keys() - {"defaults", "name"}:
+    for setting in values.keys() - {"defaults", "name", "tables", "figures"}:
         assert values[setting] != defaults[setting], setting
 
 
@@ -135,7 +135,7 @@ def test_the_papers_network_and_protocol_are_the_papers():
         ({"protocol": {"seeds": 0}}, "protocol.seeds is 0"),
         ({"protocol": {"batch_size": 0}}, "protocol.batch_size is 0"),
         ({"protocol": {"data_parallel": 0}}, "protocol.data_parallel is 0"),
-        ({"protocol": {"data_parallel": 3}}, "does not divide the 50 of protocol.batch_size"),
+        ({"protocol": {"data_parallel": 3}}, "protocol.data_parallel is 3"),
         ({"protocol": {"learning_rate": float("nan")}}, "learning_rate is nan"),
         ({"tracker": {"name": "wandb", "mode": "onlin"}}, "did you mean 'online'"),
         ({"seeds_at_once": 0}, "seeds_at_once is 0"),

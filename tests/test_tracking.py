@@ -11,6 +11,7 @@ from lrlc_jax.data.dataset import DatasetConfig
 from lrlc_jax.experiments import record as records
 from lrlc_jax.experiments.config import Config
 from lrlc_jax.experiments.execute import execute
+from lrlc_jax.experiments.study import Loader
 from lrlc_jax.layers import LRLCConfig
 from lrlc_jax.signals import Stopped
 from lrlc_jax.tracking import Tracker, TrackerConfig, WandbTracker, make_tracker
@@ -130,11 +131,11 @@ def test_an_error_during_a_run_does_not_change_its_metrics(tmp_path, monkeypatch
 
     monkeypatch.setattr(wandb, "init", init)
     config = training(tmp_path / "broken")
-    broken = execute([config], make_tracker(config, "quick"))
+    broken = execute([Loader().job(config)], make_tracker(config, "quick"))
     assert capsys.readouterr().err.count("the server has gone") == 1
     assert runs[0].steps == [1, 2]
     config = training(tmp_path / "without", tracker=TrackerConfig())
-    without = execute([config], make_tracker(config))
+    without = execute([Loader().job(config)], make_tracker(config))
     (ours,), (theirs,) = broken.records, without.records
     assert (ours.epochs, ours.final) == (theirs.epochs, theirs.final)
     assert records.find(ours.identity, tmp_path / "broken") == ours
@@ -156,10 +157,10 @@ def test_a_run_is_resumed_under_its_identity_and_in_its_studys_group(tmp_path, m
             if epoch == 2:
                 raise Stopped("here")
 
-    stopped = execute([config], StopsAfterTwo(config, "table1"))
-    assert stopped.left == 1
+    stopped = execute([Loader().job(config)], StopsAfterTwo(config, "table1"))
+    assert len(stopped.pending) == 1
     assert runs[0].finished
-    done = execute([config], WandbTracker(config, "table1"))
+    done = execute([Loader().job(config)], WandbTracker(config, "table1"))
     assert [run.steps for run in runs] == [[1, 2], [3, 4]]
     for run in runs:
         assert run.arguments["id"] == done.records[0].identity

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lrlc_jax.data.dataset import DatasetConfig
+from lrlc_jax.data import DatasetConfig, load
 from lrlc_jax.errors import InputError
 from lrlc_jax.experiments import record as record_files
 from lrlc_jax.experiments.config import Config, StudyConfig
@@ -421,9 +421,7 @@ def entries_of(study, setting=None):
     """Entries of a study as a command has them."""
     records = Records(complete(**(setting or {})), {})
     (results,) = study_results(study, records)
-    dataset = SimpleNamespace(
-        title="digits", train=range(400), full_train_size=500, validation=range(9), test=range(7)
-    )
+    dataset = load(DatasetConfig(train_size=300))
     return [
         SimpleNamespace(
             study=study,
@@ -489,4 +487,4 @@ def test_the_overview_counts_each_run_once_and_shows_the_status_of_each_rank():
     assert rows["LRLC (third layer)"] == "rank 1 done; 2 FAILED; 4 left"
     assert rows["Convolution"] == "done"
     assert lines[-1] == "4 runs: 2 done, 1 failed, 1 left."
-    assert any("SUBSET of 500" in line for line in lines)
+    assert any("SUBSET of 400" in line for line in lines)
