@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lrlc_jax.data import DatasetConfig
+from lrlc_jax.data import DatasetConfig, faces
 from lrlc_jax.data.cache import read_source
-from lrlc_jax.data.formats import photographs as faces
 from lrlc_jax.data.order import by_person, divide
 from lrlc_jax.data.sources import celeba
 from lrlc_jax.errors import InputError
@@ -163,12 +162,17 @@ def test_a_split_that_cannot_be_is_refused(tmp_path):
         divide(one, None)
 
 
-def test_several_processes_make_the_same(tmp_path, monkeypatch):
-    folder = write(tmp_path / "a", lists() | photographs())
-    alone = prepared(folder)
-    monkeypatch.setattr(faces, "CHUNK", 20)
-    monkeypatch.setattr(faces, "cores", lambda: 2)
-    assert prepared(folder).fingerprint == alone.fingerprint
+def test_several_threads_keep_the_order(tmp_path, monkeypatch):
+    forms = [write(tmp_path / "a", lists() | photographs())]
+    write(tmp_path / "b", lists())
+    forms.append(pack(tmp_path / "b" / "img.zip", photographs()))
+    alone = prepared(forms[0])
+    monkeypatch.setattr(faces, "CHUNK", 7)
+    monkeypatch.setattr(faces, "cores", lambda: 4)
+    for form in forms:
+        found = prepared(form)
+        assert found.fingerprint == alone.fingerprint
+        np.testing.assert_array_equal(found.train.persons, alone.train.persons)
 
 
 def cut(folder):
@@ -287,7 +291,6 @@ class Builder:
 
 
 def from_tfds(monkeypatch, builder):
-    celeba.encoded_examples.cache_clear()
     module = SimpleNamespace(
         builder=lambda *_, **__: builder, decode=SimpleNamespace(SkipDecoding=object)
     )
