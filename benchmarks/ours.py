@@ -12,7 +12,7 @@ import numpy.typing as npt
 from flax import nnx
 
 from benchmarks.cases import INFERENCE, Case
-from benchmarks.timing import Timed, repeats_for, seconds_of
+from benchmarks.worker import Timed, repeats_for, seconds_of
 from lrlc_jax.networks import NetworkConfig, NetworkFactory, State, for_inference, split
 from lrlc_jax.training.devices import default_seeds_at_once, lay_out
 from lrlc_jax.training.optimizer import Schedule

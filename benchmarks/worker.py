@@ -1,11 +1,12 @@
-"""The process of one case. It reads lines on standard input and answers in JSON.
+"""The process of one case: it compiles a block of steps, and times it on request.
 
-The first line is a request; the answer comes when everything is compiled. Each further line times
-one block. Between lines the process waits in a read. A peer's process imports numpy and the peer's
-framework only.
+It reads lines on standard input and answers in JSON. The first line is a request; the answer comes
+when everything is compiled. Each further line times one block. Between lines the process waits in a
+read. A peer's process imports numpy and the peer's framework only.
 """
 
 import contextlib
+import dataclasses
 import importlib
 import json
 import os
@@ -14,14 +15,50 @@ import queue
 import resource
 import sys
 import threading
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from benchmarks.timing import Timed, seconds_of
 from lrlc_jax.errors import InputError, RunError
 
+MOST_REPEATS = 50
 LONGEST_ERROR = 300  # characters
 STATUS = pathlib.Path("/proc/self/status")
+
+
+@dataclasses.dataclass(frozen=True)
+class Timed:
+    """A block of equal steps for repeated timing.
+
+    Attributes:
+        block: runs ``repeats`` steps and waits for their end.
+        repeats: steps per block.
+        images: images per step, of all seeds.
+        compile_seconds: tracing, lowering and compiling, without the compilation cache.
+        parameters: trainable parameters of one network.
+    """
+
+    block: Callable[[], object]
+    repeats: int
+    images: int
+    compile_seconds: float
+    parameters: int
+
+
+def seconds_of(function: Callable[[], object]) -> float:
+    """Duration of one call."""
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+def repeats_for(seconds: float, block_seconds: float, fewest: int = 1) -> int:
+    """Number of steps in a block, for steps of ``seconds``.
+
+    >>> repeats_for(0.3, 2.0), repeats_for(5.0, 2.0), repeats_for(0.001, 2.0)
+    (7, 1, 50)
+    """
+    return min(MOST_REPEATS, max(fewest, round(block_seconds / seconds)))
 
 
 def resident_bytes(entry: str) -> int:
@@ -50,7 +87,7 @@ def device_peak() -> int | None:
 
 def prepare(request: Mapping[str, Any]) -> tuple[Timed, int, dict[str, str]]:
     """The compiled case, the resident memory before it was built, and the framework's version."""
-    from benchmarks.peers import PEERS  # noqa: PLC0415 (imports nothing else)
+    from benchmarks.peers import PEERS  # noqa: PLC0415 (it imports this module)
 
     peer = PEERS.get(request["case"]["framework"])
     framework = importlib.import_module(peer.module if peer else "jax")
@@ -61,10 +98,9 @@ def prepare(request: Mapping[str, Any]) -> tuple[Timed, int, dict[str, str]]:
         import numpy as np  # noqa: PLC0415
 
         baseline = resident_bytes("VmRSS")
-        arrays = dict(np.load(request["start"]))
-        timed = peer.prepare(arrays, request["block_seconds"])
+        timed = peer.prepare(dict(np.load(request["start"])), request["block_seconds"])
     else:
-        from benchmarks import ours  # noqa: PLC0415
+        from benchmarks import ours  # noqa: PLC0415 (slow import)
 
         baseline = resident_bytes("VmRSS")
         timed = ours.prepare(request)
@@ -72,7 +108,7 @@ def prepare(request: Mapping[str, Any]) -> tuple[Timed, int, dict[str, str]]:
 
 
 def main() -> None:
-    """Serve the lines of standard input."""
+    """Answer the lines of standard input."""
     # Standard output is for the answers alone; the prints of frameworks go to standard error.
     channel = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
@@ -104,7 +140,3 @@ def main() -> None:
             text = f"{type(error).__name__}: {text}"
         answer({"error": text[:LONGEST_ERROR]})
     os._exit(0)  # without the slow shutdown of frameworks
-
-
-if __name__ == "__main__":
-    main()

@@ -7,10 +7,8 @@ turns them into its own layout. ``rows`` and ``cols`` are the layer's output siz
 
     layers/{i}/kernel  (3, 3, in, out)                                       convolution
     layers/{i}/kernel  (rows, cols, 3, 3, in, out), bias (rows, cols, out)   locally connected
-    layers/{i}/bases  (K, 3, 3, in, out)                                     both kinds of LRLC
+    layers/{i}/bases  (K, 3, 3, in, out)                                     LRLC
     layers/{i}/{weights,spatial_bias}/{row,column}  (rows or cols, K or 1)   LRLC
-    layers/{i}/weights/{low,squeeze,excite,proj,depthwise/j}/{kernel,bias}   input-dependent LRLC
-    layers/{i}/spatial_bias/full  (rows, cols, 1)                            input-dependent LRLC
     norms/{i}/{scale,bias}, classifier/{kernel,bias}
 
 This module imports no framework.
@@ -24,14 +22,14 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.timing import Timed, repeats_for, seconds_of
+from benchmarks.worker import Timed, repeats_for, seconds_of
 
 Array: TypeAlias = npt.NDArray[Any]
 Arrays: TypeAlias = Mapping[str, Array]
 Step: TypeAlias = Callable[[], float]
 
 DEPTH = 3
-LAYERS = ("conv", "lrlc", "lrlc_input_dependent", "locally_connected")
+LAYERS = ("conv", "lrlc", "locally_connected")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,17 +86,6 @@ PEERS = {
 }
 
 
-def kind(p: Mapping[str, Any]) -> str:
-    """The kind of layer with these parameters: one of ``LAYERS``.
-
-    >>> kind({"bases": np.ones((4, 3, 3, 1, 8)), "weights/row": np.ones((26, 4))})
-    'lrlc'
-    """
-    if "bases" in p:
-        return "lrlc" if "weights/row" in p else "lrlc_input_dependent"
-    return "conv" if p["kernel"].ndim == 4 else "locally_connected"
-
-
 def below(arrays: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     """The entries below a path, by the rest of their paths.
 
@@ -113,9 +100,3 @@ def as_one_kernel(bases: Array) -> Array:
     """Bases ``(K, kh, kw, in, out)`` as the kernel ``(kh, kw, in, K * out)`` of Algorithm 1."""
     kernel = np.moveaxis(bases, 0, 3)
     return kernel.reshape(*kernel.shape[:3], -1)
-
-
-def dilations(p: Mapping[str, Any]) -> list[int]:
-    """Dilations of the depthwise convolutions in an input-dependent layer."""
-    names = [n for n in p if n.startswith("weights/depthwise/") and n.endswith("/kernel")]
-    return [2**j for j in range(len(names))]
