@@ -9,7 +9,7 @@ from benchmarks.peers import LAYERS as PEER_LAYERS
 from benchmarks.peers import PEERS
 from lrlc_jax.errors import InputError, at_least, one_of
 from lrlc_jax.experiments.config import layer_config
-from lrlc_jax.layers import LayerConfig
+from lrlc_jax.layers import LAYERS, LayerConfig
 from lrlc_jax.layers.ops.product import WAYS
 from lrlc_jax.networks import COMPUTATION
 from lrlc_jax.schema import Schema, whole, word
@@ -102,7 +102,7 @@ class Case:
     @property
     def config(self) -> LayerConfig:
         """The layer's settings in typed form."""
-        return layer_config(self.layer)
+        return LAYERS[self.layer["name"]](**self.layer)
 
     @property
     def title(self) -> str:
@@ -115,6 +115,11 @@ class Case:
         """Title of the table; cases of one table have the same reference."""
         shape = "x".join(map(str, self.image_shape))
         return TITLES[self.task].format(shape=shape, batch=self.batch_size)
+
+    @property
+    def images(self) -> int:
+        """Images per step, of all seeds."""
+        return self.batch_size * self.seeds
 
     @property
     def ours(self) -> "Case":

@@ -36,8 +36,6 @@ class Result:
     Attributes:
         case: the case.
         repeats: steps per timed block.
-        images: images per step, of all seeds.
-        parameters: trainable parameters of one network.
         compile_seconds: without the compilation cache.
         seconds: per step, for each round.
         peak_bytes: peak memory beyond the imported framework's; or peak memory on the accelerator.
@@ -49,8 +47,6 @@ class Result:
 
     case: Case
     repeats: int = 0
-    images: int = 0
-    parameters: int = 0
     compile_seconds: float = 0.0
     seconds: list[float] = dataclasses.field(default_factory=list)
     peak_bytes: int = 0
@@ -64,7 +60,7 @@ class Result:
         if self.problem or other.problem:
             return []
         pairs = zip(self.seconds, other.seconds, strict=True)
-        return [own / self.images / (seconds / other.images) for own, seconds in pairs]
+        return [own / self.case.images / (theirs / other.case.images) for own, theirs in pairs]
 
 
 @dataclasses.dataclass
@@ -152,7 +148,7 @@ def cells(result: Result) -> dict[str, str]:
         "Layer": result.case.title,
         "Step, s": f"{statistics.median(seconds):.3g}",
         "Spread, s": f"{min(seconds):.3g} to {max(seconds):.3g}",
-        "Images/s": f"{result.images / statistics.median(seconds):,.0f}",
+        "Images/s": f"{result.case.images / statistics.median(seconds):,.0f}",
         "Memory, GiB": f"{result.peak_bytes / 2**30:.2f}",
         "Compile, s": f"{result.compile_seconds:.1f}",
     }

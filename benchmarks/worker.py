@@ -21,7 +21,7 @@ from typing import Any
 
 from lrlc_jax.errors import InputError, RunError
 
-MOST_REPEATS = 50
+MOST_CALLS = 50  # in a block
 LONGEST_ERROR = 300  # characters
 STATUS = pathlib.Path("/proc/self/status")
 
@@ -33,16 +33,12 @@ class Timed:
     Attributes:
         block: runs ``repeats`` steps and waits for their end.
         repeats: steps per block.
-        images: images per step, of all seeds.
         compile_seconds: tracing, lowering and compiling, without the compilation cache.
-        parameters: trainable parameters of one network.
     """
 
     block: Callable[[], object]
     repeats: int
-    images: int
     compile_seconds: float
-    parameters: int
 
 
 def seconds_of(function: Callable[[], object]) -> float:
@@ -52,13 +48,18 @@ def seconds_of(function: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def repeats_for(seconds: float, block_seconds: float, fewest: int = 1) -> int:
-    """Number of steps in a block, for steps of ``seconds``.
+def timed(
+    call: Callable[[], object], block_seconds: float, compile_seconds: float, steps: int = 1
+) -> Timed:
+    """A block of as many calls as fit in ``block_seconds``; each call runs ``steps`` steps."""
+    call()  # warm-up
+    calls = min(MOST_CALLS, max(1, round(block_seconds / seconds_of(call))))
 
-    >>> repeats_for(0.3, 2.0), repeats_for(5.0, 2.0), repeats_for(0.001, 2.0)
-    (7, 1, 50)
-    """
-    return min(MOST_REPEATS, max(fewest, round(block_seconds / seconds)))
+    def block() -> None:
+        for _ in range(calls):
+            call()
+
+    return Timed(block, calls * steps, compile_seconds)
 
 
 def resident_bytes(entry: str) -> int:
@@ -98,13 +99,13 @@ def prepare(request: Mapping[str, Any]) -> tuple[Timed, int, dict[str, str]]:
         import numpy as np  # noqa: PLC0415
 
         baseline = resident_bytes("VmRSS")
-        timed = peer.prepare(dict(np.load(request["start"])), request["block_seconds"])
+        case = peer.prepare(dict(np.load(request["start"])), request["block_seconds"])
     else:
         from benchmarks import ours  # noqa: PLC0415 (slow import)
 
         baseline = resident_bytes("VmRSS")
-        timed = ours.prepare(request)
-    return timed, baseline, {framework.__name__: str(framework.__version__)}
+        case = ours.prepare(request)
+    return case, baseline, {framework.__name__: str(framework.__version__)}
 
 
 def main() -> None:
@@ -124,12 +125,12 @@ def main() -> None:
 
     threading.Thread(target=read, daemon=True).start()
     try:
-        timed, baseline, versions = prepare(json.loads(lines.get()))
-        facts = {name: value for name, value in vars(timed).items() if name != "block"}
+        case, baseline, versions = prepare(json.loads(lines.get()))
+        facts = {name: value for name, value in vars(case).items() if name != "block"}
         answer({**facts, "versions": versions})
         while True:
             lines.get()
-            seconds = seconds_of(timed.block) / timed.repeats
+            seconds = seconds_of(case.block) / case.repeats
             on_device = device_peak()
             peak = resident_bytes("VmHWM") - baseline if on_device is None else on_device
             memory = "process" if on_device is None else "device"

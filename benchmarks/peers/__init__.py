@@ -22,7 +22,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.worker import Timed, repeats_for, seconds_of
+from benchmarks.worker import Timed, seconds_of, timed
 
 Array: TypeAlias = npt.NDArray[Any]
 Arrays: TypeAlias = Mapping[str, Array]
@@ -66,16 +66,8 @@ class Peer:
         A peer compiles in its first step: its time beyond the second step counts as compiling.
         """
         step = self.training_step(arrays)
-        first, second = seconds_of(step), seconds_of(step)
-        repeats = repeats_for(second, block_seconds)
-
-        def block() -> None:
-            for _ in range(repeats):
-                step()
-
-        images = len(arrays["labels"])
-        parameters = sum(a.size for n, a in arrays.items() if n not in ("images", "labels"))
-        return Timed(block, repeats, images, max(0.0, first - second), parameters)
+        compile_seconds = max(0.0, seconds_of(step) - seconds_of(step))
+        return timed(step, block_seconds, compile_seconds)
 
 
 PEERS = {

@@ -14,7 +14,7 @@ from flax import nnx
 from benchmarks import ours
 from benchmarks.cases import Case
 from benchmarks.driver import environment, interpreters
-from benchmarks.peers import LAYERS, PEERS, Peer
+from benchmarks.peers import LAYERS, PEERS
 from lrlc_jax.networks import NetworkFactory, split
 from lrlc_jax.training.optimizer import Schedule
 from lrlc_jax.training.step import Examples, init, train_one_epoch
@@ -114,11 +114,3 @@ def test_a_peer_has_our_losses(peer, tmp_path):
         # The second loss compares gradients and Adam, the third also Adam's moments.
         np.testing.assert_allclose(losses[name], expected, rtol=tolerance, err_msg=name)
         assert expected[2] < expected[1] < expected[0]
-
-
-def test_parameters_are_counted_without_the_batch(monkeypatch):
-    case = Case("jax_naive", CASES["lrlc"], SHAPE, BATCH, "training_step")
-    monkeypatch.setattr(Peer, "training_step", lambda *_: lambda: 0.0)
-    timed = PEERS["jax_naive"].prepare(ours.start(case), 0.0)
-    factory = NetworkFactory(SHAPE, ours.CLASSES, case.config)
-    assert (timed.parameters, timed.images) == (factory.parameters(), BATCH)
