@@ -101,7 +101,7 @@ def test_a_wrong_setting_is_named(changes, named):
 
 @pytest.fixture(scope="module")
 def measured():
-    """A group with a case that fails and a case whose process is killed in its second round."""
+    """A group with a case that fails, and a case whose process is killed in its first round."""
     wrong = {**LRLC, "normalization": "other"}
     group = [case_of(layer) for layer in (CONV, wrong, LRLC)]
     # Three requests, two warm-ups, the first round of the convolution.
