@@ -186,7 +186,7 @@ def plot(benchmark: Benchmark) -> Figure:
             axes.set_title(title, loc="left", fontsize=9)
         axes.set(xscale="log", xlabel="time relative to the first layer; line: range over rounds")
         axes.margins(x=0.15)
-        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 1.5, 2.0, 3.0, 5.0, 7.0)))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_major_formatter("{x:g}")
         colors = zip(COLORS, ("ours", "peer"), strict=False)
