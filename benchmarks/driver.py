@@ -11,21 +11,19 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from benchmarks import ours
-from benchmarks.cases import OURS, Group, plan
+from benchmarks.cases import OURS, Case, Settings, groups
 from benchmarks.peers import PEERS
 from benchmarks.report import Benchmark, Result
-from benchmarks.settings import Settings
 from lrlc_jax.errors import InputError, RunError
 from lrlc_jax.experiments import provenance
 from lrlc_jax.networks import check_precision
-from lrlc_jax.progress import duration
+from lrlc_jax.progress import Progress
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PEERS_PYTHON = ROOT / ".venv-peers" / "bin" / "python"
@@ -57,7 +55,7 @@ class Worker:
     def __init__(self, python: str, precision: str) -> None:
         self.errors = tempfile.TemporaryFile()  # noqa: SIM115 (closed with the process)
         self.process = subprocess.Popen(
-            [python, "-P", "-m", "benchmarks.worker"],
+            [python, "-P", "-c", "from benchmarks.worker import main; main()"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.errors,
@@ -80,8 +78,7 @@ class Worker:
         Raises:
             RunError: if the process dies, hangs, or answers with an error.
         """
-        assert self.process.stdin
-        assert self.process.stdout
+        assert self.process.stdin and self.process.stdout  # noqa: PT018
         timer = threading.Timer(ANSWER_WITHIN, self.process.kill)
         timer.start()
         try:
@@ -110,64 +107,58 @@ def interpreters(settings: Settings) -> tuple[dict[str, str], list[str]]:
     Raises:
         InputError: if ``peers_python`` is not an interpreter.
     """
-    default = str(PEERS_PYTHON) if PEERS_PYTHON.exists() else sys.executable
+    default = PEERS_PYTHON if PEERS_PYTHON.exists() else sys.executable
     python = str(pathlib.Path(settings.peers_python or default).expanduser())
     modules = sorted({PEERS[name].module for name in settings.peers} - {"jax"})
-    code = "import importlib.util as u, sys; print('jax', *filter(u.find_spec, sys.argv[1:]))"
-    installed = "jax"
-    if modules:
-        command, variables = [python, "-P", "-c", code, *modules], environment(python, "")
-        try:
-            installed = subprocess.check_output(command, text=True, env=variables)
-        except (OSError, subprocess.SubprocessError) as error:
-            raise InputError(
-                f"peers_python is {python} ({getattr(error, 'strerror', None) or error}); name a "
-                "Python interpreter with the peers' frameworks, or omit it after `make peers`."
-            ) from None
-    found = [name for name in settings.peers if PEERS[name].module in installed.split()]
+    code = "import importlib.util as u, sys; print(*filter(u.find_spec, sys.argv[1:]))"
+    try:
+        answer = subprocess.check_output(
+            [python, "-P", "-c", code, *modules], text=True, env=environment(python, "")
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        raise InputError(
+            f"peers_python is {python} ({getattr(error, 'strerror', None) or error}); name a "
+            "Python interpreter with the peers' frameworks, or omit it after `make peers`."
+        ) from None
+    places = dict.fromkeys(answer.split(), python) | {"jax": sys.executable}
+    found = {n: places[PEERS[n].module] for n in settings.peers if PEERS[n].module in places}
     missing = ", ".join(PEERS[name].title for name in settings.peers if name not in found)
-    pythons = {n: sys.executable if PEERS[n].module == "jax" else python for n in found}
-    return pythons, [f"Left out, not installed (`make peers`): {missing}."] if missing else []
+    return found, [f"Left out, not installed (`make peers`): {missing}."] if missing else []
 
 
-def run(settings: Settings, path: pathlib.Path, say: Callable[[str], object]) -> Benchmark:
-    """Measure all cases.
+def run(settings: Settings, path: pathlib.Path) -> Benchmark:
+    """Measure all cases, with progress on standard error.
 
     Args:
         settings: of the run.
         path: of the JSON file; it is written after each group, with table and plot beside it.
-        say: progress callback.
 
     Raises:
         InputError: if ``peers_python`` is not an interpreter, or the device lacks the precision.
-        RunError: if nothing can be written.
+        RunError: if the results cannot be written.
     """
     os.environ |= {**SHARED_DEVICE, **os.environ}  # this process uses the device, too
     check_precision(settings.precision)
     pythons, left_out = interpreters(settings)
-    asked = dataclasses.asdict(settings)
-    del asked["results_dir"], asked["peers_python"]  # paths of this machine
+    local = ("results_dir", "peers_python")  # paths of this machine
     benchmark = Benchmark(
         started=now(),
-        finished=None,
-        settings=asked,
+        settings={n: value for n, value in dataclasses.asdict(settings).items() if n not in local},
         code=provenance.code(),
         versions=provenance.versions(),
         machine=provenance.machine(),
         left_out=left_out,
-        cases=[],
     )
-    groups = plan(settings, pythons)
-    clock, total = time.monotonic(), sum(len(group.cases) for group in groups)
-    for number, group in enumerate(groups, start=1):
-        done = len(benchmark.cases)
-        speed = (time.monotonic() - clock) / done if done else 0.0
-        left = f"; about {duration(speed * (total - done))} left" if done else ""
-        rows = "; ".join(Result(case, number).title for case in group.rows)
-        say(f"{number} of {len(groups)}: {group.cases[0].section}: {rows}{left}")
-        benchmark.cases += measure(number, group, settings, pythons, benchmark.versions)
-        benchmark.finished = now() if number == len(groups) else None
-        benchmark.write(path)
+    planned = groups(settings, pythons)
+    with Progress(sum(map(len, planned)), "case", "benchmark") as progress:
+        for group in planned:
+            titles = "; ".join(case.title for case in group[1:] or group)
+            progress.describe(f"{group[0].section}: {titles}")
+            benchmark.groups.append(measure(group, settings, pythons, benchmark.versions))
+            if group is planned[-1]:
+                benchmark.finished = now()
+            benchmark.write(path)
+            progress.advance(len(group))
     return benchmark
 
 
@@ -177,26 +168,18 @@ def now() -> str:
 
 
 def measure(
-    number: int,
-    group: Group,
-    settings: Settings,
-    pythons: Mapping[str, str],
-    versions: dict[str, str],
+    group: list[Case], settings: Settings, pythons: Mapping[str, str], versions: dict[str, str]
 ) -> list[Result]:
     """Results of a group; a case that fails does not end the others.
 
-    Args:
-        number: of the group.
-        group: the cases.
-        settings: of the run.
-        pythons: the interpreter of each peer.
-        versions: gets the versions of the peers' frameworks.
+    ``pythons`` has the interpreter of each peer; ``versions`` gets the peers' frameworks.
     """
-    results = [Result(case, number, row=case in group.rows) for case in group.cases]
+    results = [Result(case) for case in group]
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory())
         workers = []
         for place, result in enumerate(results):
+            framework = result.case.framework
             request: dict[str, Any] = {
                 "case": dataclasses.asdict(result.case),
                 "block_seconds": 0.0 if settings.quick else BLOCK_SECONDS,
@@ -204,16 +187,16 @@ def measure(
                 "product_way": settings.product_way,
             }
             with noted(result):
-                if result.case.framework != OURS:
+                if framework != OURS:
                     request["start"] = f"{folder}/{place}.npz"
                     np.savez(request["start"], **ours.start(result.case))  # type: ignore[arg-type]
-                python = pythons.get(result.case.framework, sys.executable)
+                python = pythons.get(framework, sys.executable)
                 worker = stack.enter_context(Worker(python, settings.precision))
                 answer = worker.ask(json.dumps(request))
                 versions |= answer.pop("versions")
                 vars(result).update(answer)
                 workers.append((result, worker))
-        for timed in [False, *[True] * settings.rounds]:
+        for timed in [False, *[True] * settings.rounds]:  # a warm-up first
             for result, worker in workers:
                 if not result.problem:
                     with noted(result):
@@ -223,7 +206,7 @@ def measure(
     for result in results:
         result.ratios = result.relative_to(results[0])
         if result.case.framework != OURS:
-            twin = next(other for other in results if other.case == result.case.ours)
+            twin = results[group.index(result.case.ours)]
             result.ratios_to_ours = result.relative_to(twin)
     return results
 

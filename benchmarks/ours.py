@@ -2,7 +2,7 @@
 
 import functools
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -12,15 +12,14 @@ import numpy.typing as npt
 from flax import nnx
 
 from benchmarks.cases import INFERENCE, Case
-from benchmarks.timing import Timed, repeats_for, seconds_of
+from benchmarks.worker import Timed, timed
 from lrlc_jax.networks import NetworkConfig, NetworkFactory, State, for_inference, split
 from lrlc_jax.training.devices import default_seeds_at_once, lay_out
 from lrlc_jax.training.optimizer import Schedule
 from lrlc_jax.training.step import Examples, TrainState, init, train_one_epoch
 
 CLASSES = 10
-# A loop of one step compiles to another, slightly slower program than an epoch.
-FEWEST_STEPS = 2
+EPOCH_STEPS = 2  # a loop of one step compiles to a slightly slower program than longer loops
 
 
 def prepare(request: Mapping[str, Any]) -> Timed:
@@ -30,15 +29,10 @@ def prepare(request: Mapping[str, Any]) -> Timed:
         ValueError: if the images are too small for the network.
     """
     case = Case(**request["case"])
-    factory = NetworkFactory(
-        case.image_shape,
-        CLASSES,
-        case.config,
-        NetworkConfig(precision=request["precision"]),
-        way=request["product_way"],
-    )
-    timed = inference if case.task == INFERENCE else training
-    return timed(case, factory, request["block_seconds"])
+    network, way = NetworkConfig(precision=request["precision"]), request["product_way"]
+    factory = NetworkFactory(case.image_shape, CLASSES, case.config, network, way=way)
+    task = inference if case.task == INFERENCE else training
+    return task(case, factory, request["block_seconds"])
 
 
 def examples(case: Case, count: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int32]]:
@@ -67,7 +61,7 @@ def flat(params: State) -> dict[str, npt.NDArray[Any]]:
 
 
 def training(case: Case, factory: NetworkFactory, block_seconds: float) -> Timed:
-    """Training steps of one seed or of several: an epoch with as many batches as fit in a block."""
+    """Short epochs of one seed or of several."""
     graphdef, _, _ = split(nnx.eval_shape(lambda: factory(nnx.Rngs(0))))
     seeds_at_once = default_seeds_at_once(case.seeds)
     layout = lay_out(case.seeds, devices=jax.local_devices()[:1])
@@ -78,36 +72,25 @@ def training(case: Case, factory: NetworkFactory, block_seconds: float) -> Timed
 
         return layout.over_seeds(one_seed, seeds_at_once, state)  # type: ignore[no-any-return]
 
-    def compiled(steps: int) -> tuple[Callable[[], None], float]:
-        seeds = jnp.arange(case.seeds, dtype=jnp.uint32)
-        state = jax.jit(jax.vmap(functools.partial(init, factory)))(seeds)
-        arguments = (
-            Examples(*map(jnp.asarray, examples(case, steps * case.batch_size))),
-            (jnp.float32(1 / 255), jnp.float32(0)),
-            Schedule(jnp.float32(0.01), jnp.float32(1), jnp.float32(1000)),
-            jnp.int32(0),
-        )
-        clock = time.perf_counter()
-        program = jax.jit(train, donate_argnums=0).lower(state, *arguments).compile()
-        seconds = time.perf_counter() - clock
+    state = jax.jit(jax.vmap(functools.partial(init, factory)))(
+        jnp.arange(case.seeds, dtype=jnp.uint32)
+    )
+    arguments = (
+        Examples(*map(jnp.asarray, examples(case, EPOCH_STEPS * case.batch_size))),
+        (jnp.float32(1 / 255), jnp.float32(0)),
+        Schedule(jnp.float32(0.01), jnp.float32(1), jnp.float32(1000)),
+        jnp.int32(0),
+    )
+    clock = time.perf_counter()
+    program = jax.jit(train, donate_argnums=0).lower(state, *arguments).compile()
+    compile_seconds = time.perf_counter() - clock
 
-        def block() -> None:  # each block continues from the state of the last one
-            nonlocal state
-            state, metrics = program(state, *arguments)
-            jax.block_until_ready((state, metrics))
+    def epoch() -> None:  # continues from the state of the last one
+        nonlocal state
+        state, metrics = program(state, *arguments)
+        jax.block_until_ready((state, metrics))
 
-        return block, seconds
-
-    steps = FEWEST_STEPS
-    block, compile_seconds = compiled(steps)
-    if block_seconds:
-        block()
-        steps = repeats_for(seconds_of(block) / steps, block_seconds, FEWEST_STEPS)
-        if steps != FEWEST_STEPS:
-            del block  # frees its memory
-            block, _ = compiled(steps)
-    images = case.batch_size * case.seeds
-    return Timed(block, steps, images, compile_seconds, factory.parameters())
+    return timed(epoch, block_seconds, compile_seconds, EPOCH_STEPS)
 
 
 def inference(case: Case, factory: NetworkFactory, block_seconds: float) -> Timed:
@@ -131,11 +114,4 @@ def inference(case: Case, factory: NetworkFactory, block_seconds: float) -> Time
     def step() -> None:
         jax.block_until_ready(program(state, images))
 
-    step()
-    repeats = repeats_for(seconds_of(step), block_seconds)
-
-    def block() -> None:
-        for _ in range(repeats):
-            step()
-
-    return Timed(block, repeats, case.batch_size, compile_seconds, factory.parameters())
+    return timed(step, block_seconds, compile_seconds)

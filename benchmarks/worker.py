@@ -1,11 +1,12 @@
-"""The process of one case. It reads lines on standard input and answers in JSON.
+"""The process of one case: it compiles a block of steps, and times it on request.
 
-The first line is a request; the answer comes when everything is compiled. Each further line times
-one block. Between lines the process waits in a read. A peer's process imports numpy and the peer's
-framework only.
+It reads lines on standard input and answers in JSON. The first line is a request; the answer comes
+when everything is compiled. Each further line times one block. Between lines the process waits in a
+read. A peer's process imports numpy and the peer's framework only.
 """
 
 import contextlib
+import dataclasses
 import importlib
 import json
 import os
@@ -14,14 +15,51 @@ import queue
 import resource
 import sys
 import threading
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from benchmarks.timing import Timed, seconds_of
 from lrlc_jax.errors import InputError, RunError
 
+MOST_CALLS = 50  # in a block
 LONGEST_ERROR = 300  # characters
 STATUS = pathlib.Path("/proc/self/status")
+
+
+@dataclasses.dataclass(frozen=True)
+class Timed:
+    """A block of equal steps for repeated timing.
+
+    Attributes:
+        block: runs ``repeats`` steps and waits for their end.
+        repeats: steps per block.
+        compile_seconds: tracing, lowering and compiling, without the compilation cache.
+    """
+
+    block: Callable[[], object]
+    repeats: int
+    compile_seconds: float
+
+
+def seconds_of(function: Callable[[], object]) -> float:
+    """Duration of one call."""
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+def timed(
+    call: Callable[[], object], block_seconds: float, compile_seconds: float, steps: int = 1
+) -> Timed:
+    """A block of as many calls as fit in ``block_seconds``; each call runs ``steps`` steps."""
+    call()  # warm-up
+    calls = min(MOST_CALLS, max(1, round(block_seconds / seconds_of(call))))
+
+    def block() -> None:
+        for _ in range(calls):
+            call()
+
+    return Timed(block, calls * steps, compile_seconds)
 
 
 def resident_bytes(entry: str) -> int:
@@ -50,7 +88,7 @@ def device_peak() -> int | None:
 
 def prepare(request: Mapping[str, Any]) -> tuple[Timed, int, dict[str, str]]:
     """The compiled case, the resident memory before it was built, and the framework's version."""
-    from benchmarks.peers import PEERS  # noqa: PLC0415 (imports nothing else)
+    from benchmarks.peers import PEERS  # noqa: PLC0415 (it imports this module)
 
     peer = PEERS.get(request["case"]["framework"])
     framework = importlib.import_module(peer.module if peer else "jax")
@@ -61,18 +99,17 @@ def prepare(request: Mapping[str, Any]) -> tuple[Timed, int, dict[str, str]]:
         import numpy as np  # noqa: PLC0415
 
         baseline = resident_bytes("VmRSS")
-        arrays = dict(np.load(request["start"]))
-        timed = peer.prepare(arrays, request["block_seconds"])
+        case = peer.prepare(dict(np.load(request["start"])), request["block_seconds"])
     else:
-        from benchmarks import ours  # noqa: PLC0415
+        from benchmarks import ours  # noqa: PLC0415 (slow import)
 
         baseline = resident_bytes("VmRSS")
-        timed = ours.prepare(request)
-    return timed, baseline, {framework.__name__: str(framework.__version__)}
+        case = ours.prepare(request)
+    return case, baseline, {framework.__name__: str(framework.__version__)}
 
 
 def main() -> None:
-    """Serve the lines of standard input."""
+    """Answer the lines of standard input."""
     # Standard output is for the answers alone; the prints of frameworks go to standard error.
     channel = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
@@ -88,12 +125,12 @@ def main() -> None:
 
     threading.Thread(target=read, daemon=True).start()
     try:
-        timed, baseline, versions = prepare(json.loads(lines.get()))
-        facts = {name: value for name, value in vars(timed).items() if name != "block"}
+        case, baseline, versions = prepare(json.loads(lines.get()))
+        facts = {name: value for name, value in vars(case).items() if name != "block"}
         answer({**facts, "versions": versions})
         while True:
             lines.get()
-            seconds = seconds_of(timed.block) / timed.repeats
+            seconds = seconds_of(case.block) / case.repeats
             on_device = device_peak()
             peak = resident_bytes("VmHWM") - baseline if on_device is None else on_device
             memory = "process" if on_device is None else "device"
@@ -104,7 +141,3 @@ def main() -> None:
             text = f"{type(error).__name__}: {text}"
         answer({"error": text[:LONGEST_ERROR]})
     os._exit(0)  # without the slow shutdown of frameworks
-
-
-if __name__ == "__main__":
-    main()

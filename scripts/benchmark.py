@@ -8,16 +8,12 @@ from typing import Any
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # `benchmarks` is not installed with the package
 
+from benchmarks.cases import Settings  # noqa: E402
 from benchmarks.driver import run  # noqa: E402
 from benchmarks.report import markdown  # noqa: E402
-from benchmarks.settings import Settings  # noqa: E402
 from lrlc_jax.cli import run_command  # noqa: E402
 from lrlc_jax.errors import RunError  # noqa: E402
-
-
-def say(text: str) -> None:
-    """Print progress on standard error."""
-    print(text, file=sys.stderr, flush=True)
+from lrlc_jax.experiments.config import typed  # noqa: E402
 
 
 def benchmark(values: dict[str, Any], overrides: list[str]) -> None:
@@ -27,11 +23,11 @@ def benchmark(values: dict[str, Any], overrides: list[str]) -> None:
         RunError: if a case failed.
     """
     del overrides
-    settings = Settings.parse(values)
+    settings = typed(Settings, values)
     folder = pathlib.Path(settings.results_dir).expanduser() / "benchmarks"
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"benchmark-{datetime.datetime.now(datetime.UTC):%Y%m%dT%H%M%SZ}.json"
-    measured = run(settings, path, say)
+    measured = run(settings, path)
     print(markdown(measured))
     print("\n".join(str(path.with_suffix(suffix)) for suffix in (".json", ".md", ".png")))
     if measured.failed:
@@ -39,7 +35,6 @@ def benchmark(values: dict[str, Any], overrides: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    # Hydra knows settings only; `--quick` is the customary form of one.
-    quick = {"--quick": "benchmark=quick", "quick=true": "benchmark=quick"}
-    sys.argv[1:] = [quick.get(word, word) for word in sys.argv[1:]]
+    # Hydra knows settings only.
+    sys.argv[1:] = ["benchmark=quick" if word == "--quick" else word for word in sys.argv[1:]]
     run_command(benchmark, ROOT / "configs", "benchmark")

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from lrlc_jax.data.formats import photographs as faces
+from lrlc_jax.data import faces
 from lrlc_jax.layers import (
     LRLC,
     ConvConfig,

@@ -7,10 +7,8 @@ turns them into its own layout. ``rows`` and ``cols`` are the layer's output siz
 
     layers/{i}/kernel  (3, 3, in, out)                                       convolution
     layers/{i}/kernel  (rows, cols, 3, 3, in, out), bias (rows, cols, out)   locally connected
-    layers/{i}/bases  (K, 3, 3, in, out)                                     both kinds of LRLC
+    layers/{i}/bases  (K, 3, 3, in, out)                                     LRLC
     layers/{i}/{weights,spatial_bias}/{row,column}  (rows or cols, K or 1)   LRLC
-    layers/{i}/weights/{low,squeeze,excite,proj,depthwise/j}/{kernel,bias}   input-dependent LRLC
-    layers/{i}/spatial_bias/full  (rows, cols, 1)                            input-dependent LRLC
     norms/{i}/{scale,bias}, classifier/{kernel,bias}
 
 This module imports no framework.
@@ -24,14 +22,14 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.timing import Timed, repeats_for, seconds_of
+from benchmarks.worker import Timed, seconds_of, timed
 
 Array: TypeAlias = npt.NDArray[Any]
 Arrays: TypeAlias = Mapping[str, Array]
 Step: TypeAlias = Callable[[], float]
 
 DEPTH = 3
-LAYERS = ("conv", "lrlc", "lrlc_input_dependent", "locally_connected")
+LAYERS = ("conv", "lrlc", "locally_connected")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,16 +66,8 @@ class Peer:
         A peer compiles in its first step: its time beyond the second step counts as compiling.
         """
         step = self.training_step(arrays)
-        first, second = seconds_of(step), seconds_of(step)
-        repeats = repeats_for(second, block_seconds)
-
-        def block() -> None:
-            for _ in range(repeats):
-                step()
-
-        images = len(arrays["labels"])
-        parameters = sum(a.size for n, a in arrays.items() if n not in ("images", "labels"))
-        return Timed(block, repeats, images, max(0.0, first - second), parameters)
+        compile_seconds = max(0.0, seconds_of(step) - seconds_of(step))
+        return timed(step, block_seconds, compile_seconds)
 
 
 PEERS = {
@@ -86,17 +76,6 @@ PEERS = {
     "torch": Peer("PyTorch (eager)", "torch", "torch_peer"),
     "torch_compile": Peer("PyTorch (torch.compile)", "torch", "torch_peer", {"compiled": True}),
 }
-
-
-def kind(p: Mapping[str, Any]) -> str:
-    """The kind of layer with these parameters: one of ``LAYERS``.
-
-    >>> kind({"bases": np.ones((4, 3, 3, 1, 8)), "weights/row": np.ones((26, 4))})
-    'lrlc'
-    """
-    if "bases" in p:
-        return "lrlc" if "weights/row" in p else "lrlc_input_dependent"
-    return "conv" if p["kernel"].ndim == 4 else "locally_connected"
 
 
 def below(arrays: Mapping[str, Any], prefix: str) -> dict[str, Any]:
@@ -113,9 +92,3 @@ def as_one_kernel(bases: Array) -> Array:
     """Bases ``(K, kh, kw, in, out)`` as the kernel ``(kh, kw, in, K * out)`` of Algorithm 1."""
     kernel = np.moveaxis(bases, 0, 3)
     return kernel.reshape(*kernel.shape[:3], -1)
-
-
-def dilations(p: Mapping[str, Any]) -> list[int]:
-    """Dilations of the depthwise convolutions in an input-dependent layer."""
-    names = [n for n in p if n.startswith("weights/depthwise/") and n.endswith("/kernel")]
-    return [2**j for j in range(len(names))]

@@ -1,85 +1,37 @@
 """The network in plain JAX: a dictionary of parameters, XLA's convolution, optax's Adam."""
 
-from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from benchmarks.peers import DEPTH, Array, Arrays, Step, as_one_kernel, below, dilations, kind
+from benchmarks.peers import DEPTH, Array, Arrays, Step, as_one_kernel, below
 
 Params: TypeAlias = dict[str, jax.Array]
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 
-def conv(x: jax.Array, kernel: jax.Array, **options: Any) -> jax.Array:
+def conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """A convolution without padding."""
-    return jax.lax.conv_general_dilated(
-        x, kernel, (1, 1), "VALID", dimension_numbers=LAYOUT, **options
-    )
+    return jax.lax.conv_general_dilated(x, kernel, (1, 1), "VALID", dimension_numbers=LAYOUT)
 
 
-def algorithm_1(x: jax.Array, kernel: jax.Array, weights: jax.Array) -> jax.Array:
-    """The outputs of K filter banks from one convolution, summed with ``weights`` ``(..., K)``."""
-    y = conv(x, kernel)
-    y = y.reshape(*y.shape[:3], weights.shape[-1], -1)
-    return jnp.sum(y * weights[..., None], axis=-2)
-
-
-def lrlc(x: jax.Array, p: Params) -> jax.Array:
-    """LRLC with combining weights shared by all examples."""
-    weights = jax.nn.softmax(p["weights/row"][:, None] + p["weights/column"][None, :])
-    bias = p["spatial_bias/row"][:, None] + p["spatial_bias/column"][None, :]
-    return algorithm_1(x, p["bases"], weights) + bias
-
-
-def resize(x: jax.Array, size: tuple[int, int]) -> jax.Array:
-    """Bilinear with aligned corners; ``jax.image.resize`` does not offer it."""
-    scale = jnp.array([(new - 1) / (old - 1) for new, old in zip(size, x.shape[1:3], strict=True)])
-    shape = (x.shape[0], *size, x.shape[3])
-    move = 0.5 * (1 - scale)
-    y: jax.Array = jax.image.scale_and_translate(
-        x, shape, (1, 2), scale, move, "linear", antialias=False
-    )
-    return y
-
-
-def input_dependent(x: jax.Array, p: Params) -> jax.Array:
-    """LRLC with combining weights from the input, by the network g."""
-
-    def linear(x: jax.Array, name: str) -> jax.Array:
-        return x @ p[f"weights/{name}/kernel"] + p[f"weights/{name}/bias"]
-
-    size = (x.shape[1] - 2, x.shape[2] - 2)
-    low = linear(x, "low")
-    rank = low.shape[-1]
-    mean = jnp.mean(low, axis=(1, 2), keepdims=True)
-    maps = [resize(low, size), jnp.broadcast_to(mean, (x.shape[0], *size, rank))]
-    for j, d in enumerate(dilations(p)):
-        kernel = p[f"weights/depthwise/{j}/kernel"].swapaxes(2, 3)
-        y = conv(low, kernel, rhs_dilation=(d, d), feature_group_count=rank)
-        maps.append(resize(y + p[f"weights/depthwise/{j}/bias"], size))
-    hidden = jax.nn.relu(linear(jnp.concatenate(maps, axis=-1), "squeeze"))
-    weights = jax.nn.softmax(linear(jax.nn.sigmoid(linear(hidden, "excite")), "proj"))
-    return algorithm_1(x, p["bases"], weights) + p["spatial_bias/full"]
-
-
-def locally_connected(x: jax.Array, p: Params) -> jax.Array:
-    """A filter bank for each position."""
-    patches = jax.lax.conv_general_dilated_patches(
-        x, (3, 3), (1, 1), "VALID", dimension_numbers=LAYOUT
-    )
-    return jnp.einsum("bhwf,hwfo->bhwo", patches, p["kernel"]) + p["bias"]
-
-
-LAYERS: dict[str, Callable[[jax.Array, Params], jax.Array]] = {
-    "conv": lambda x, p: conv(x, p["kernel"]),
-    "lrlc": lrlc,
-    "lrlc_input_dependent": input_dependent,
-    "locally_connected": locally_connected,
-}
+def layer(x: jax.Array, p: Params) -> jax.Array:
+    """A layer of the kind that its parameters show."""
+    if "bases" in p:  # LRLC by Algorithm 1: K filter banks in one convolution, and a weighted sum
+        y = conv(x, p["bases"])
+        weights = jax.nn.softmax(p["weights/row"][:, None] + p["weights/column"][None, :])
+        y = y.reshape(*y.shape[:3], weights.shape[-1], -1)
+        bias = p["spatial_bias/row"][:, None] + p["spatial_bias/column"][None, :]
+        return jnp.sum(y * weights[..., None], axis=-2) + bias
+    if "bias" in p:  # locally connected
+        patches = jax.lax.conv_general_dilated_patches(
+            x, (3, 3), (1, 1), "VALID", dimension_numbers=LAYOUT
+        )
+        return jnp.einsum("bhwf,hwfo->bhwo", patches, p["kernel"]) + p["bias"]
+    return conv(x, p["kernel"])
 
 
 def layout(name: str, value: Array) -> jax.Array:
@@ -103,15 +55,14 @@ def batch_norm(x: jax.Array, p: Params, moving: jax.Array) -> tuple[jax.Array, j
 
 def training_step(weights: Arrays, images: Array, labels: Array) -> Step:
     """See :meth:`benchmarks.peers.Peer.training_step`."""
-    kinds = [kind(below(weights, f"layers/{i}")) for i in range(DEPTH)]
     optimizer = optax.adam(0.001)
 
     def loss_of(
         params: Params, stats: list[jax.Array], x: jax.Array, labels: jax.Array
     ) -> tuple[jax.Array, Any]:
         moved = []
-        for i, name in enumerate(kinds):
-            x = LAYERS[name](x, below(params, f"layers/{i}"))
+        for i in range(DEPTH):
+            x = layer(x, below(params, f"layers/{i}"))
             x, moving = batch_norm(x, below(params, f"norms/{i}"), stats[i])
             x = jax.nn.relu(x)
             moved.append(moving)

@@ -5,64 +5,25 @@ from typing import Any, TypeAlias
 
 import tensorflow as tf
 
-from benchmarks.peers import DEPTH, Array, Arrays, Step, as_one_kernel, below, dilations, kind
+from benchmarks.peers import DEPTH, Array, Arrays, Step, as_one_kernel, below
 
 Params: TypeAlias = Mapping[str, Any]
 
 
-def algorithm_1(x: Any, kernel: Any, weights: Any) -> Any:
-    """The outputs of K filter banks from one convolution, summed with ``weights`` ``(..., K)``."""
-    y = tf.nn.conv2d(x, kernel, 1, "VALID")
-    _, rows, cols, channels = y.shape
-    rank = weights.shape[-1]
-    y = tf.reshape(y, (-1, rows, cols, rank, channels // rank))
-    return tf.reduce_sum(y * weights[..., None], axis=-2)
-
-
-def lrlc(x: Any, p: Params) -> Any:
-    """LRLC with combining weights shared by all examples."""
-    weights = tf.nn.softmax(p["weights/row"][:, None] + p["weights/column"][None, :])
-    bias = p["spatial_bias/row"][:, None] + p["spatial_bias/column"][None, :]
-    return algorithm_1(x, p["bases"], weights) + bias
-
-
-def input_dependent(x: Any, p: Params) -> Any:
-    """LRLC with combining weights from the input, by the network g."""
-
-    def pointwise(x: Any, name: str) -> Any:
-        y = tf.nn.conv2d(x, p[f"weights/{name}/kernel"][None, None], 1, "VALID")
-        return y + p[f"weights/{name}/bias"]
-
-    def resize(x: Any) -> Any:
-        return tf.compat.v1.image.resize_bilinear(x, size, align_corners=True)
-
-    count, rows, cols, _ = x.shape
-    size = rows - 2, cols - 2
-    low = pointwise(x, "low")
-    mean = tf.reduce_mean(low, axis=(1, 2), keepdims=True)
-    maps = [resize(low), tf.broadcast_to(mean, (count, *size, mean.shape[-1]))]
-    for j, d in enumerate(dilations(p)):
-        kernel = p[f"weights/depthwise/{j}/kernel"]
-        y = tf.nn.depthwise_conv2d(low, kernel, (1, 1, 1, 1), "VALID", dilations=(d, d))
-        maps.append(resize(y + p[f"weights/depthwise/{j}/bias"]))
-    hidden = tf.nn.relu(pointwise(tf.concat(maps, axis=-1), "squeeze"))
-    weights = tf.nn.softmax(pointwise(tf.nn.sigmoid(pointwise(hidden, "excite")), "proj"))
-    return algorithm_1(x, p["bases"], weights) + p["spatial_bias/full"]
-
-
-def locally_connected(x: Any, p: Params) -> Any:
-    """A filter bank for each position."""
-    ones = (1, 1, 1, 1)
-    patches = tf.image.extract_patches(x, (1, 3, 3, 1), ones, ones, "VALID")
-    return tf.einsum("bhwf,hwfo->bhwo", patches, p["kernel"]) + p["bias"]
-
-
-LAYERS = {
-    "conv": lambda x, p: tf.nn.conv2d(x, p["kernel"], 1, "VALID"),
-    "lrlc": lrlc,
-    "lrlc_input_dependent": input_dependent,
-    "locally_connected": locally_connected,
-}
+def layer(x: Any, p: Params) -> Any:
+    """A layer of the kind that its parameters show."""
+    if "bases" in p:  # LRLC by Algorithm 1: K filter banks in one convolution, and a weighted sum
+        y = tf.nn.conv2d(x, p["bases"], 1, "VALID")
+        weights = tf.nn.softmax(p["weights/row"][:, None] + p["weights/column"][None, :])
+        rows, cols, rank = weights.shape
+        y = tf.reshape(y, (-1, rows, cols, rank, y.shape[-1] // rank))
+        bias = p["spatial_bias/row"][:, None] + p["spatial_bias/column"][None, :]
+        return tf.reduce_sum(y * weights[..., None], axis=-2) + bias
+    if "bias" in p:  # locally connected
+        ones = (1, 1, 1, 1)
+        patches = tf.image.extract_patches(x, (1, 3, 3, 1), ones, ones, "VALID")
+        return tf.einsum("bhwf,hwfo->bhwo", patches, p["kernel"]) + p["bias"]
+    return tf.nn.conv2d(x, p["kernel"], 1, "VALID")
 
 
 def variable(name: str, value: Array) -> Any:
@@ -85,7 +46,6 @@ def batch_norm(x: Any, p: Params, mean: Any, var: Any) -> Any:
 
 def training_step(weights: Arrays, images: Array, labels: Array) -> Step:
     """See :meth:`benchmarks.peers.Peer.training_step`."""
-    kinds = [kind(below(weights, f"layers/{i}")) for i in range(DEPTH)]
     params = {name: variable(name, value) for name, value in weights.items()}
     trained = list(params.values())
     widths = [weights[f"norms/{i}/scale"].shape for i in range(DEPTH)]
@@ -95,8 +55,8 @@ def training_step(weights: Arrays, images: Array, labels: Array) -> Step:
     batch = tf.constant(images), tf.constant(labels)
 
     def forward(x: Any) -> Any:
-        for i, name in enumerate(kinds):
-            x = LAYERS[name](x, below(params, f"layers/{i}"))
+        for i in range(DEPTH):
+            x = layer(x, below(params, f"layers/{i}"))
             x = tf.nn.relu(batch_norm(x, below(params, f"norms/{i}"), *moving[i]))
         return (
             tf.reduce_mean(x, axis=(1, 2)) @ params["classifier/kernel"] + params["classifier/bias"]

@@ -1,4 +1,4 @@
-"""Data sets by name: prepared once by one process, kept on disk, every byte verified."""
+"""Data sets by name: prepared once, kept on disk, verified whenever they are read."""
 
 import contextlib
 import dataclasses
@@ -35,7 +35,7 @@ class DamagedError(Exception):
 
 
 def load(config: DatasetConfig) -> Dataset:
-    """The configured data set, with ``train_size`` training images. It is prepared if necessary.
+    """The configured data set; it is prepared if necessary.
 
     Raises:
         InputError: if files are missing or damaged, or there are too few images.
@@ -52,11 +52,7 @@ def load(config: DatasetConfig) -> Dataset:
 
 
 def read_source(config: DatasetConfig) -> Dataset:
-    """The data set from its source, without the cache.
-
-    Raises:
-        InputError: if files are missing, damaged, or not the published ones.
-    """
+    """The data set from its source, without the cache."""
     source = SOURCES[config.name]
     path = None if config.path is None else pathlib.Path(config.path).expanduser()
     raw = source.readers[config.source](Location(path, config.manual_dir))
@@ -113,24 +109,20 @@ def cached(config: DatasetConfig) -> Dataset | None:
 
 
 def absolute(path: str | None) -> str | None:
-    """A path independent of the working directory."""
+    """The path, independent of the working directory."""
     return None if path is None else str(pathlib.Path(path).expanduser().resolve())
 
 
 def prepare(config: DatasetConfig, *, rebuild: bool = False) -> Dataset:
-    """Prepare a data set in the cache, atomically.
-
-    Args:
-        config: names the data set, its source and its location.
-        rebuild: replace prepared data.
+    """Prepare a data set in the cache, atomically; ``rebuild`` replaces prepared data.
 
     Raises:
         InputError: if files are missing or damaged.
         RunError: if the data cannot be written, or another process prepares them.
     """
     folder = cache_path(config)
-    with disk_errors(folder), exclusive(folder) as work:
-        # Another process may have prepared it between our look and our lock.
+    with exclusive(folder) as work:
+        # Another process may have prepared it before this one had the lock.
         if rebuild or cached(config) is None:
             write(read_source(config), work / "new", absolute(config.path))
             if folder.exists():
@@ -140,10 +132,22 @@ def prepare(config: DatasetConfig, *, rebuild: bool = False) -> Dataset:
 
 
 @contextlib.contextmanager
-def disk_errors(folder: pathlib.Path) -> Iterator[None]:
-    """Turn exceptions of the disk into a :class:`RunError`."""
+def exclusive(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+    """An empty working folder beside the folder, for one process at a time.
+
+    Raises:
+        RunError: if another process has it, or the disk refuses a change.
+    """
+    work, lock = folder.with_suffix(".part"), None
     try:
-        yield
+        lock = locked(work / "lock")
+        if lock is None:
+            raise RunError(
+                f"Another process is preparing {folder.name} in {folder.parent}; repeat the "
+                "command when it is done."
+            )
+        clear(work)  # after a killed process
+        yield work
     except OSError as error:
         # numpy gives no number if the disk took only part of an array.
         full = error.errno in (None, errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -153,31 +157,13 @@ def disk_errors(folder: pathlib.Path) -> Iterator[None]:
             f"{folder.name} could not be prepared in {folder.parent} "
             f"({error.strerror or error}{where}); {advice} another folder by dataset.cache_dir."
         ) from None
-
-
-@contextlib.contextmanager
-def exclusive(folder: pathlib.Path) -> Iterator[pathlib.Path]:
-    """An empty working folder beside the folder, for one process at a time.
-
-    Raises:
-        RunError: if another process has it.
-    """
-    work = folder.with_suffix(".part")
-    lock = locked(work / "lock")
-    if lock is None:
-        raise RunError(
-            f"Another process is preparing {folder.name} in {folder.parent}; repeat the command "
-            "when it is done."
-        )
-    try:
-        clear(work)  # after a killed process
-        yield work
     finally:
-        with contextlib.suppress(OSError):  # the next process may be there already
-            clear(work)
-            (work / "lock").unlink()
-            work.rmdir()
-        os.close(lock)
+        if lock is not None:
+            with contextlib.suppress(OSError):  # the next process may be there already
+                clear(work)
+                (work / "lock").unlink()
+                work.rmdir()
+            os.close(lock)
 
 
 def clear(work: pathlib.Path) -> None:
@@ -188,16 +174,9 @@ def clear(work: pathlib.Path) -> None:
 
 
 def write(dataset: Dataset, folder: pathlib.Path, path: str | None) -> None:
-    """Write a data set into a new folder, the manifest last.
+    """Write an untranslated data set into a new folder, the manifest last.
 
-    Args:
-        dataset: in canonical order, untranslated.
-        folder: is created.
-        path: location of the source, for the manifest.
-
-    Raises:
-        RunError: if there is too little space.
-        OSError: if the data cannot be written.
+    ``path`` is the location of the source, for the manifest.
     """
     arrays = {
         f"{name}-{kind}.npy": array
@@ -229,17 +208,13 @@ def write(dataset: Dataset, folder: pathlib.Path, path: str | None) -> None:
 
 
 def checksum(manifest: dict[str, Any]) -> str:
-    """SHA-256 of a manifest without its checksum."""
+    """SHA-256 of the rest of a manifest."""
     rest = {name: value for name, value in manifest.items() if name != "checksum"}
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def read_manifest(folder: pathlib.Path) -> dict[str, Any]:
-    """The manifest of a prepared data set.
-
-    Raises:
-        DamagedError: if it is missing, damaged, or of another format.
-    """
+    """The manifest of a prepared data set; refuses a damaged one and other formats."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
         intact = manifest["checksum"] == checksum(manifest)
@@ -255,12 +230,7 @@ def read_manifest(folder: pathlib.Path) -> dict[str, Any]:
 
 
 def read(folder: pathlib.Path, manifest: dict[str, Any]) -> Dataset:
-    """A prepared data set, every byte verified. The arrays are memory-mapped.
-
-    Raises:
-        DamagedError: if a file is missing or changed.
-        InputError: if a file cannot be read.
-    """
+    """A prepared data set with memory-mapped arrays; refuses missing and changed files."""
     arrays: dict[str, NDArray[Any]] = {}
     for name, entry in manifest["files"].items():
         try:

@@ -15,7 +15,20 @@ from lrlc_jax.schema import Schema, whole, word
 
 @dataclasses.dataclass
 class DatasetConfig(Schema):
-    """Settings of a data set; ``configs/dataset`` explains each."""
+    """Settings of a data set.
+
+    Attributes:
+        name: of the data set.
+        source: ``builtin`` (with a dependency), ``tfds`` (download by tensorflow-datasets), or
+            ``files`` (the published files).
+        path: of the files; for ``tfds`` the folder of tensorflow-datasets (None: its default).
+        manual_dir: folder with files for ``tfds`` to prepare instead of a download.
+        cache_dir: folder for prepared data sets; None: ``data`` in the user's cache folder.
+        train_size: number of training images; None: all.
+        split: None: official, unless data are missing and the official split is too small.
+        translate: rows and columns of noise around each image; None: no noise.
+        translate_train: places and noise of training images are fixed, or fresh in each epoch.
+    """
 
     SECTION: ClassVar[str] = "dataset"
 
@@ -30,7 +43,7 @@ class DatasetConfig(Schema):
     translate_train: str = word("fixed", "fresh")
 
     def check(self) -> None:
-        """Refuse an unknown data set, source or split, and a size below 1.
+        """Refuse values that the data set does not allow.
 
         Raises:
             InputError: naming the setting, its value and the allowed values.
@@ -59,8 +72,8 @@ class Dataset:
         fingerprint: hash of all splits and of their transformations.
         complete: False if published images are missing.
         notes: deviations from the published data, a phrase each.
-        canvas: rows and columns of the noise around translated images; None without translation.
-        fresh: training images are placed anew in each epoch; ``train`` holds them without noise.
+        canvas: rows and columns of translated images; None without translation.
+        fresh: training images are translated anew in each epoch; ``train`` holds them as they are.
     """
 
     name: str
@@ -90,7 +103,7 @@ class Dataset:
 
     @property
     def description(self) -> str:
-        """The title with the number of images in each split; a subset is in capitals."""
+        """The title with the number of images in each split."""
         size, full = len(self.train), self.full_train_size
         subset = "" if size == full else f" (a SUBSET of {full})"
         return (
@@ -111,11 +124,7 @@ class Dataset:
         return (high - low) / self.levels, low
 
     def subset(self, train_size: int | None) -> "Dataset":
-        """The data set with only the first ``train_size`` training examples; None keeps all.
-
-        Raises:
-            InputError: if there are fewer.
-        """
+        """The data set with only the first ``train_size`` training examples; None keeps all."""
         if train_size is None or train_size == self.full_train_size:
             return self
         if train_size > self.full_train_size:

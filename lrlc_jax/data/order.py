@@ -17,8 +17,8 @@ PERSON_KEY = b"lrlc_jax persons 1"  # of splits by person
 
 BY_PERSON = "split by person, not the official split"  # note of such data
 
-HELD_OUT = 0.1  # share of persons for each of validation and test in a split by person
-ENOUGH = 1_000  # least images in a useful official validation or test split
+HELD_OUT = 0.1  # of the persons, for each of validation and test
+ENOUGH = 1_000  # images in a useful validation or test split
 
 
 def build(source: Source, reader: str, raw: RawData) -> Dataset:
@@ -28,9 +28,9 @@ def build(source: Source, reader: str, raw: RawData) -> Dataset:
     for testing, then ``source.validation_size`` for validation.
 
     Args:
-        source: the declaration of the data set.
+        source: declaration of the data set.
         reader: name of the reader.
-        raw: its result.
+        raw: result of the reader.
     """
     return Dataset(
         name=source.name,
@@ -49,7 +49,7 @@ def arrange(
 ) -> dict[str, Any]:
     """The fields of a :class:`Dataset` that depend on the order of the examples."""
     train = splits["train"]
-    order = hash_order(train)  # copy images only once: there may be a gigabyte of them
+    order = hash_order(train)  # images are copied once only: they may fill a gigabyte
     parts = {}
     for name, size in (("test", test_size), ("validation", validation_size)):
         if name in splits:
@@ -97,9 +97,6 @@ def divide(dataset: Dataset, split: str | None) -> Dataset:
         dataset: under its official split.
         split: ``'official'``, ``'person'``; or None: official, unless data are missing and the
             validation or test split is too small.
-
-    Raises:
-        InputError: if a split would be empty, or the persons are unknown.
     """
     sizes = len(dataset.validation), len(dataset.test)
     if split is None:
@@ -118,11 +115,8 @@ def divide(dataset: Dataset, split: str | None) -> Dataset:
 def by_person(dataset: Dataset) -> Dataset:
     """The same images, split so that each person is in one split only.
 
-    A hash of each person's number decides the split, so that additional images and persons move
-    nobody: about a tenth of the persons are for validation and a tenth for testing.
-
-    Raises:
-        InputError: if the persons are unknown, or a split would be empty.
+    The split of a person is a hash of the person's number, so that it does not depend on the other
+    images: a tenth of the persons are for validation and a tenth for testing.
     """
     splits = [split for split in dataset.splits.values() if len(split)]
     known = [split.persons for split in splits if split.persons is not None]

@@ -42,8 +42,8 @@ class Split:
 class RawData(NamedTuple):
     """The result of a reader: the published splits, with their examples in any order.
 
-    ``complete`` is False if published images are missing; ``notes`` are phrases on deviations from
-    the published data.
+    ``complete`` is False if published images are missing; ``notes`` name deviations from the
+    published data, a phrase each.
     """
 
     splits: Mapping[str, Split]
@@ -53,17 +53,13 @@ class RawData(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Location:
-    """The place of a data set's files: ``dataset.path`` and ``dataset.manual_dir``."""
+    """Place of a data set's files: ``dataset.path`` and ``dataset.manual_dir``."""
 
     path: pathlib.Path | None = None
     manual_dir: str | None = None
 
     def files(self, content: str) -> pathlib.Path:
-        """``path``, for a reader that needs it; ``content`` describes the expected files.
-
-        Raises:
-            InputError: if the path is not set or does not exist.
-        """
+        """The path, which must exist; ``content`` describes the expected files."""
         if self.path is None:
             raise InputError(f"dataset.source=files needs dataset.path: {content}.")
         if not self.path.exists():
@@ -82,11 +78,11 @@ class Source:
         num_classes: number of classes.
         levels: largest possible pixel value.
         scaled_to: network inputs for the pixel values 0 and ``levels``.
-        validation_size: training images held out for validation if there is no such split.
-        test_size: training images held out for testing if there is no such split.
+        validation_size: training images held out for validation without such a split.
+        test_size: training images held out for testing without such a split.
         fingerprint: of the complete data set, if known; any other is refused.
         class_names: names of the classes; empty: their numbers.
-        persons: persons may be known, which allows ``dataset.split=person``.
+        persons: whether ``dataset.split=person`` is allowed.
         private: single images must not be published.
     """
 

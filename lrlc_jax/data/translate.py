@@ -22,10 +22,7 @@ def translate(dataset: Dataset, canvas: int, *, fresh: bool) -> Dataset:
     Args:
         dataset: with images smaller than the canvas.
         canvas: rows and columns.
-        fresh: keep the training images as they are, to be placed anew in each epoch.
-
-    Raises:
-        InputError: if the images are not smaller than the canvas.
+        fresh: leave the training images as they are; each epoch translates them anew.
     """
     rows, cols, _ = dataset.image_shape
     if canvas <= max(rows, cols):
@@ -49,16 +46,9 @@ def translate(dataset: Dataset, canvas: int, *, fresh: bool) -> Dataset:
 
 
 def place(images: Images, canvas: int, levels: int, stream: int) -> Images:
-    """Place images in noise.
+    """Images ``(n, rows, cols, channels)`` in noise: ``(n, canvas, canvas, channels)``.
 
-    Args:
-        images: ``(n, rows, cols, channels)``.
-        canvas: rows and columns of the result.
-        levels: largest value of the noise.
-        stream: number of the random stream.
-
-    Returns:
-        Images ``(n, canvas, canvas, channels)``.
+    ``levels`` is the largest value of the noise; ``stream`` numbers the random streams.
     """
     count, rows, cols, channels = images.shape
     size = canvas * canvas * channels

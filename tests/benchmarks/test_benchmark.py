@@ -12,13 +12,13 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from benchmarks import driver, ours, peers, report, timing
-from benchmarks.cases import Case, Group, cases, plan
+from benchmarks import driver, ours, peers, worker
+from benchmarks.cases import Case, Settings, cases, groups
 from benchmarks.driver import Worker, environment, interpreters, measure, run
 from benchmarks.peers import PEERS
 from benchmarks.report import Result
-from benchmarks.settings import Settings
 from lrlc_jax.errors import InputError
+from lrlc_jax.experiments.config import typed
 from tests.conftest import ROOT
 
 CONV, LRLC = {"name": "conv"}, {"name": "lrlc", "at": 3, "rank": 2}
@@ -31,7 +31,7 @@ def composed(*overrides):
 
 
 def settings(*overrides, **changes) -> Settings:
-    return Settings.parse({**composed(*overrides), **changes})
+    return typed(Settings, {**composed(*overrides), **changes})
 
 
 def case_of(layer, task="training_step", framework="ours", batch=4, seeds=1):
@@ -39,21 +39,19 @@ def case_of(layer, task="training_step", framework="ours", batch=4, seeds=1):
 
 
 @pytest.mark.parametrize("overrides", [(), ("benchmark=quick",)])
-def test_each_case_is_one_row_beside_its_reference(overrides):
+def test_each_case_is_measured_beside_its_reference(overrides):
     these = settings(*overrides)
-    found, groups = cases(these, PEERS), plan(these, PEERS)
-    rows = [repr(case) for group in groups for case in group.rows]
-    assert len(set(rows)) == len(rows)
-    assert {repr(case) for case in found} <= set(rows)
-    for group in groups:
-        reference = group.cases[0]
+    found, planned = cases(these, PEERS), groups(these, PEERS)
+    measured = {repr(case) for group in planned for case in group}
+    assert {repr(case) for case in found} <= measured
+    for group in planned:
+        reference = group[0]
         assert (reference.framework, reference.layer, reference.seeds) == ("ours", CONV, 1)
-        assert len({repr(case) for case in group.cases}) == len(group.cases)
-        for case in group.rows:
-            assert case in group.cases
-            assert case.ours in group.cases
+        assert len({repr(case) for case in group}) == len(group)
+        for case in group:
+            assert case.ours in group
             assert case.section == reference.section
-        assert these.quick or len(group.cases) <= 3  # large cases share the memory
+        assert these.quick or len(group) <= 3  # large cases share the memory
 
 
 def test_the_full_run_has_every_rank_shape_and_peer():
@@ -103,11 +101,11 @@ def test_a_wrong_setting_is_named(changes, named):
 
 @pytest.fixture(scope="module")
 def measured():
-    """A group with a case that fails and a case whose process is killed in its second round."""
+    """A group with a case that fails, and a case whose process is killed in its first round."""
     wrong = {**LRLC, "normalization": "other"}
-    killed = {"name": "locally_connected", "at": 3}
-    group = [case_of(layer) for layer in (CONV, wrong, killed, LRLC)]
-    killer = iter([False] * 8 + [True])  # four requests, three warm-ups, the first round of conv
+    group = [case_of(layer) for layer in (CONV, wrong, LRLC)]
+    # Three requests, two warm-ups, the first round of the convolution.
+    killer = iter([False] * 6 + [True])
 
     def ask(self, line, ask=Worker.ask):
         if next(killer, False):
@@ -118,42 +116,40 @@ def measured():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Worker, "ask", ask)
         patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-        return these, measure(1, Group(group, group), these, {}, {})
+        return these, measure(group, these, {}, {})
 
 
 def test_a_case_that_fails_or_dies_leaves_the_others(measured):
-    _, (conv, wrong, killed, lrlc) = measured
+    _, (conv, wrong, killed) = measured
     assert "normalization" in wrong.problem
     assert "memory" in killed.problem
-    for result in (conv, lrlc):
-        assert result.problem is None
-        assert len(result.seconds) == len(result.ratios) == 2
-        assert result.images == 4
-        assert result.peak_bytes > 0
-        assert result.compile_seconds > 0
+    assert conv.problem is None
+    assert len(conv.seconds) == 2
+    assert conv.peak_bytes > 0
+    assert conv.compile_seconds > 0
     assert conv.ratios == [1.0, 1.0]
     assert (killed.ratios, wrong.ratios) == ([], [])
-    assert lrlc.parameters > conv.parameters
 
 
 def test_json_and_tables_after_each_group_survive_an_interruption(measured, tmp_path, monkeypatch):
     these, results = measured
-    groups = iter([results])
+    found = iter([results])
 
     def one_group(*_):
         try:
-            return next(groups)
+            return next(found)
         except StopIteration:
             raise KeyboardInterrupt from None
 
     path = tmp_path / "benchmark.json"
     monkeypatch.setattr(driver, "measure", one_group)
     with pytest.raises(KeyboardInterrupt):
-        run(these, path, lambda _: None)
+        run(these, path)
     values = json.loads(path.read_text())
     assert values["finished"] is None
-    assert [len(entry["seconds"]) for entry in values["cases"]] == [2, 0, 0, 2]
-    assert values["cases"][3]["title"] == "LRLC (third layer), rank 2"
+    (entries,) = values["groups"]
+    assert [len(entry["seconds"]) for entry in entries] == [2, 0, 0]
+    assert entries[2]["case"]["layer"] == LRLC
     assert len(values["code"]["source_sha256"]) == 64
     assert values["versions"]["jax"]
     assert values["machine"]["device"]
@@ -165,8 +161,8 @@ def test_json_and_tables_after_each_group_survive_an_interruption(measured, tmp_
 
 
 def test_ratios_are_per_image_and_round():
-    conv = Result(case_of(CONV), 1, images=8, seconds=[1.0, 4.0, 2.0])
-    lrlc = Result(case_of(LRLC), 1, images=16, seconds=[2.0, 4.0, 8.0])
+    conv = Result(case_of(CONV), seconds=[1.0, 4.0, 2.0])
+    lrlc = Result(case_of(LRLC, batch=4, seeds=2), seconds=[2.0, 4.0, 8.0])
     assert lrlc.relative_to(conv) == [1.0, 0.5, 2.0]
     assert lrlc.relative_to(dataclasses.replace(conv, problem="failed")) == []
 
@@ -189,18 +185,18 @@ class FakeWorker:
         case = json.loads(line)["case"]
         ours_or_peer = 2.0 if case["framework"] == "ours" else 6.0
         self.seconds = 1.0 if case["layer"] == CONV else ours_or_peer
-        return {"images": 4, "versions": {}}
+        return {"versions": {}}
 
 
 def test_a_peer_is_compared_with_ours_too(monkeypatch, tmp_path):
     monkeypatch.setattr(driver, "Worker", FakeWorker)
+    monkeypatch.setattr(ours, "start", lambda _: {})
     few = {"layers": [CONV], "peer_layers": [LRLC], "tasks": ["training_step"]}
     path = tmp_path / "benchmark.json"
-    measured = run(settings("benchmark=quick", product_way="patches", **few), path, lambda _: None)
-    conv, ours_too, peer = measured.cases
+    measured = run(settings("benchmark=quick", product_way="patches", **few), path)
+    ((conv, ours_too, peer),) = measured.groups
     assert (conv.ratios, ours_too.ratios, peer.ratios) == ([1.0], [2.0], [6.0])
     assert peer.ratios_to_ours == [3.0]
-    assert [result.row for result in measured.cases] == [True, False, True]
     assert measured.finished
     assert not measured.failed
     table = path.with_suffix(".md").read_text()
@@ -211,21 +207,15 @@ def test_a_peer_is_compared_with_ours_too(monkeypatch, tmp_path):
 
 @pytest.mark.usefixtures("optax_types", "quick_compilation")
 @pytest.mark.parametrize(
-    ("task", "seeds", "images", "precision"),
-    [
-        ("training_step", 1, 4, "bfloat16"),
-        ("seeds", 2, 8, "float32"),
-        ("inference", 1, 4, "float32"),
-    ],
+    ("task", "seeds", "precision"), [("seeds", 2, "bfloat16"), ("inference", 1, "float32")]
 )
-def test_each_task_runs_again_and_again(task, seeds, images, precision):
+def test_each_task_runs_again_and_again(task, seeds, precision):
     case = case_of(LRLC, task, seeds=seeds)
     request = {"case": json.loads(json.dumps(dataclasses.asdict(case)))}
     request |= {"block_seconds": 0.0, "precision": precision, "product_way": None}
     timed = ours.prepare(request)
     timed.block()
     timed.block()
-    assert timed.images == images
     assert timed.compile_seconds > 0
 
 
@@ -258,7 +248,7 @@ def test_missing_peers_are_left_out_by_name(monkeypatch, tmp_path):
 @pytest.mark.skipif(jax.default_backend() == "gpu", reason="a GPU has TF32")
 def test_a_precision_that_the_device_lacks_is_refused(tmp_path):
     with pytest.raises(InputError, match="tf32"):
-        run(settings(precision="tf32"), tmp_path / "benchmark.json", lambda _: None)
+        run(settings(precision="tf32"), tmp_path / "benchmark.json")
 
 
 def test_float32_excludes_tf32_in_all_frameworks(monkeypatch):
@@ -267,8 +257,18 @@ def test_float32_excludes_tf32_in_all_frameworks(monkeypatch):
     assert "NVIDIA_TF32_OVERRIDE" not in environment(sys.executable, "tf32")
 
 
-@pytest.mark.parametrize("module", [peers, report, timing])
-def test_examples_in_docstrings(module):
-    results = doctest.testmod(module)
+def test_a_block_has_as_many_steps_as_fit(monkeypatch):
+    monkeypatch.setattr(worker, "seconds_of", lambda call: call() or 0.3)
+    calls = []
+    block = worker.timed(lambda: calls.append(1), 2.0, 0.0, steps=2)
+    assert block.repeats == 2 * 7
+    calls.clear()
+    block.block()
+    assert len(calls) == 7
+    assert worker.timed(lambda: None, 0.0, 0.0).repeats == 1
+
+
+def test_examples_in_docstrings():
+    results = doctest.testmod(peers)
     assert results.attempted
     assert not results.failed

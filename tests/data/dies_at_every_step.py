@@ -34,7 +34,7 @@ class Steps:
 
 def main(files, folder):
     shrink_celeba(pytest.MonkeyPatch())
-    os.fsync = lambda _: None  # slow, and no matter where only the process dies
+    os.fsync = lambda _: None  # slow, and only the process dies here, not the machine
     settings = config(files, cache_dir=folder)
     steps, fingerprints = Steps(), set()
     sys.addaudithook(steps)

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -21,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("small_celeba")
 
 @pytest.fixture
 def settings(tmp_path):
-    """CelebA's files in one folder, and a folder for what is prepared of them."""
+    """CelebA's files in one folder, and another folder for prepared data."""
     files = write(tmp_path / "files", lists() | photographs())
     return config(files, cache_dir=str(tmp_path / "cache"))
 
@@ -33,7 +34,7 @@ def same(first, second):
             np.testing.assert_array_equal(array, getattr(second.splits[name], what))
 
 
-def test_it_is_prepared_once_and_then_read(settings):
+def test_a_data_set_is_prepared_once_and_then_read(settings):
     first = load(settings)
     shutil.rmtree(settings.path)
     same(first, load(settings))
@@ -41,7 +42,7 @@ def test_it_is_prepared_once_and_then_read(settings):
     assert os.listdir(settings.cache_dir) == ["celeba"]
 
 
-def test_it_says_what_it_was_made_of(settings):
+def test_the_manifest_names_source_and_files(settings):
     load(settings)
     folder = cache_path(settings)
     manifest = json.loads((folder / "manifest.json").read_text())
@@ -84,23 +85,23 @@ def empty_the_manifest(folder):
 
 
 @pytest.mark.parametrize(
-    ("damage", "words"),
+    ("damage", "file"),
     [
-        (flip_a_bit, r"train-images\.npy was changed"),
-        (change_a_label, r"test-labels\.npy was changed"),
-        (truncate, r"validation-images\.npy was changed"),
-        (lose_a_file, r"train-labels\.npy is missing"),
-        (lose_the_manifest, r"manifest\.json: No such file"),
-        (edit_the_manifest, r"manifest\.json is damaged"),
-        (empty_the_manifest, r"manifest\.json is damaged"),
+        (flip_a_bit, "train-images.npy"),
+        (change_a_label, "test-labels.npy"),
+        (truncate, "validation-images.npy"),
+        (lose_a_file, "train-labels.npy"),
+        (lose_the_manifest, "manifest.json"),
+        (edit_the_manifest, "manifest.json"),
+        (empty_the_manifest, "manifest.json"),
     ],
 )
-def test_damage_is_found_said_and_mended_on_request(settings, damage, words):
+def test_damage_is_refused_and_repaired_on_request(settings, damage, file):
     whole = load(settings)
     arrays = {name: split.images.copy() for name, split in whole.splits.items()}
     damage(cache_path(settings))
     for attempt in (load, prepare):
-        with pytest.raises(InputError, match=rf"{words}.*dataset=celeba rebuild=true dataset\."):
+        with pytest.raises(InputError, match=rf"{re.escape(file)}.*rebuild=true"):
             attempt(settings)
     mended = prepare(settings, rebuild=True)
     assert mended.fingerprint == whole.fingerprint
@@ -108,44 +109,44 @@ def test_damage_is_found_said_and_mended_on_request(settings, damage, words):
         np.testing.assert_array_equal(mended.splits[name].images, images)
 
 
-def test_a_folder_of_other_data_is_not_taken_for_it(settings, monkeypatch):
+def test_a_folder_of_another_data_set_is_refused(settings, monkeypatch):
     load(settings)
     folder = cache_path(settings)
     shutil.copytree(folder, folder.with_name("mnist"))
-    with pytest.raises(InputError, match="it is celeba"):
+    with pytest.raises(InputError, match="celeba"):
         load(DatasetConfig("mnist", cache_dir=settings.cache_dir))
     declare(monkeypatch, "celeba", fingerprint="0" * 32)
-    with pytest.raises(InputError, match="not that of the published data"):
+    with pytest.raises(InputError, match="fingerprint"):
         load(settings)
 
 
-def test_another_format_is_not_read(settings, monkeypatch):
+def test_another_format_is_refused(settings, monkeypatch):
     load(settings)
     monkeypatch.setattr(cache, "FORMAT", cache.FORMAT + 1)
-    with pytest.raises(InputError, match="it has format 1, this version reads 2"):
+    with pytest.raises(InputError, match="format 1"):
         load(settings)
 
 
-def test_other_files_are_not_taken_for_those_that_were_prepared(settings, tmp_path, monkeypatch):
+def test_prepared_data_of_another_path_are_refused(settings, tmp_path, monkeypatch):
     load(settings)
     other = config(tmp_path / "other", cache_dir=settings.cache_dir)
-    with pytest.raises(InputError, match=r"come from .*files, not from dataset\.path \(.*other"):
+    with pytest.raises(InputError, match=r"files.*dataset\.path.*other"):
         load(other)
-    # What is known to be the published data is the same wherever it lies.
+    # Data with the published fingerprint are equal for every path.
     declare(monkeypatch, "celeba", fingerprint=load(settings).fingerprint)
     same(load(other), load(settings))
 
 
-def test_what_is_not_the_published_data_is_not_kept(settings, monkeypatch):
+def test_unpublished_data_are_not_kept(settings, monkeypatch):
     declare(monkeypatch, "celeba", fingerprint="0" * 32)
-    with pytest.raises(InputError, match="is not the published one"):
+    with pytest.raises(InputError, match="fingerprint"):
         load(settings)
     assert cached(settings) is None
 
 
 def test_two_processes_do_not_prepare_at_once(settings):
     with exclusive(cache_path(settings)):
-        with pytest.raises(RunError, match="Another process is preparing celeba in"):
+        with pytest.raises(RunError, match="celeba"):
             load(settings)
         assert cached(settings) is None
     assert load(settings)
@@ -153,27 +154,27 @@ def test_two_processes_do_not_prepare_at_once(settings):
         assert load(settings)  # reading goes on beside it
 
 
-def test_too_small_a_disk_is_found_before_it_is_full(settings, monkeypatch, tmp_path):
+def test_a_disk_with_too_little_space_is_refused_before_writing(settings, monkeypatch, tmp_path):
     status = os.statvfs(ROOT)
     small = os.statvfs_result((*status[:4], 0, *status[5:]))
     monkeypatch.setattr(os, "statvfs", lambda _: small)
-    with pytest.raises(RunError, match=r"needs .* prepared data, and its disk has 0 MiB free"):
+    with pytest.raises(RunError, match="0 MiB"):
         load(settings)
     (tmp_path / "new").mkdir()
-    with pytest.raises(RunError, match="needs 0 MiB for prepared data"):
+    with pytest.raises(RunError, match="0 MiB"):
         cache.write(load(DatasetConfig()), tmp_path / "new" / "digits", None)
     monkeypatch.undo()
     assert not cache_path(settings).exists()
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES])
-def test_a_disk_that_takes_no_more_leaves_nothing(settings, monkeypatch, number):
+def test_a_failed_write_leaves_nothing(settings, monkeypatch, number):
     def fail(*_, **__):
         raise OSError(number, os.strerror(number))
 
     with monkeypatch.context() as patch:
         patch.setattr(cache.np, "save", fail)
-        with pytest.raises(RunError, match=rf"\({os.strerror(number)}\); .*dataset\.cache_dir"):
+        with pytest.raises(RunError, match=rf"{os.strerror(number)}.*dataset\.cache_dir"):
             load(settings)
     assert cached(settings) is None
     assert not os.listdir(settings.cache_dir)
@@ -182,7 +183,7 @@ def test_a_disk_that_takes_no_more_leaves_nothing(settings, monkeypatch, number)
 
 def test_a_folder_that_cannot_be_made_is_named(settings):
     settings.cache_dir = "/proc/none"
-    with pytest.raises(RunError, match=r"could not be prepared in /proc/none .*dataset\.cache_dir"):
+    with pytest.raises(RunError, match=r"/proc/none.*dataset\.cache_dir"):
         load(settings)
 
 

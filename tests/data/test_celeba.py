@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lrlc_jax.data import DatasetConfig
+from lrlc_jax.data import DatasetConfig, faces
 from lrlc_jax.data.cache import read_source
-from lrlc_jax.data.formats import photographs as faces
 from lrlc_jax.data.order import by_person, divide
 from lrlc_jax.data.sources import celeba
 from lrlc_jax.errors import InputError
@@ -34,7 +33,7 @@ def pack(path, files):
 
 
 def forms(folder):
-    """The same data in each form that people have it in."""
+    """The same data in each form that the reader takes."""
     inside = {f"img_align_celeba/{n}": c for n, c in photographs().items()}
     yield write(folder / "flat", lists() | photographs())
     yield write(folder / "system", lists() | inside)
@@ -72,7 +71,7 @@ def test_labels_persons_and_splits_stay_with_their_faces(tmp_path):
         assert split.persons[place] == 1 + (number - 1) // 3
 
 
-def test_part_of_the_photographs_is_said_to_be_that(tmp_path):
+def test_missing_photographs_and_half_sizes_are_noted(tmp_path):
     some = photographs([*range(1, 31), *range(41, 46)], half=range(1, 11))
     dataset = prepared(write(tmp_path / "a", lists() | some))
     assert not dataset.complete
@@ -87,7 +86,7 @@ def test_part_of_the_photographs_is_said_to_be_that(tmp_path):
     }
 
 
-def test_of_two_pictures_the_one_at_full_size_is_taken(tmp_path):
+def test_a_photograph_at_full_size_is_preferred(tmp_path):
     full, half = jpeg(1), jpeg(1, half=True)
     for order in ("ab", "ba"):
         files = {f"{order[0]}/{name(1)}": full, f"{order[1]}/{name(1)}": half}
@@ -97,7 +96,7 @@ def test_of_two_pictures_the_one_at_full_size_is_taken(tmp_path):
         assert dataset.notes == ("PARTIAL: 1 of 60 images",)
 
 
-def test_a_face_at_half_size_is_nearly_that_at_full_size():
+def test_faces_at_full_and_half_size_are_aligned():
     full, from_half = (faces.face(jpeg(5, half), "") for half in (False, True))
     assert (full[1], from_half[1]) == (False, True)
     difference = np.abs(full[0].astype(int) - from_half[0]).mean()
@@ -114,7 +113,7 @@ def test_a_face_is_the_authors_within_one_grey_level():
     assert np.abs(pixels - expected.clip(0, 255)).max() <= 0.5 + 1e-3
 
 
-def test_no_person_is_in_two_parts(tmp_path):
+def test_no_person_is_in_two_splits(tmp_path):
     official = prepared(write(tmp_path / "a", lists() | photographs()))
     divided = by_person(official)
     persons = [set(split.persons.tolist()) for split in divided.splits.values()]
@@ -125,7 +124,7 @@ def test_no_person_is_in_two_parts(tmp_path):
     assert divided.fingerprint != official.fingerprint
 
 
-def test_more_photographs_move_nobody_to_another_part(tmp_path):
+def test_additional_photographs_move_nobody_to_another_split(tmp_path):
     some = {n: c for n, c in photographs().items() if n != name(7)}
     few = by_person(prepared(write(tmp_path / "a", lists() | some)))
     all_ = by_person(prepared(write(tmp_path / "b", lists() | photographs())))
@@ -133,7 +132,7 @@ def test_more_photographs_move_nobody_to_another_part(tmp_path):
         assert set(split.persons.tolist()) <= set(all_.splits[part].persons.tolist())
 
 
-def test_partial_data_are_split_by_person_where_too_little_is_held_out(tmp_path, monkeypatch):
+def test_partial_data_with_a_small_split_are_split_by_person(tmp_path, monkeypatch):
     some = photographs(range(1, COUNT))
     dataset = prepared(write(tmp_path / "a", lists() | some))
     assert divide(dataset, None).notes[-1] == "split by person, not the official split"
@@ -149,7 +148,7 @@ def test_complete_data_are_split_officially(tmp_path):
     assert len(divide(dataset, "person").train) != 40
 
 
-def test_a_split_that_cannot_be_is_refused(tmp_path):
+def test_an_impossible_split_is_refused(tmp_path):
     some = photographs(range(1, 41))
     dataset = prepared(write(tmp_path / "a", lists() | some))
     with pytest.raises(InputError, match=r"40 training, 0 validation and 0 test .*split=person"):
@@ -163,12 +162,17 @@ def test_a_split_that_cannot_be_is_refused(tmp_path):
         divide(one, None)
 
 
-def test_several_processes_make_the_same(tmp_path, monkeypatch):
-    folder = write(tmp_path / "a", lists() | photographs())
-    alone = prepared(folder)
-    monkeypatch.setattr(faces, "CHUNK", 20)
-    monkeypatch.setattr(faces, "cores", lambda: 2)
-    assert prepared(folder).fingerprint == alone.fingerprint
+def test_several_threads_keep_the_order(tmp_path, monkeypatch):
+    forms = [write(tmp_path / "a", lists() | photographs())]
+    write(tmp_path / "b", lists())
+    forms.append(pack(tmp_path / "b" / "img.zip", photographs()))
+    alone = prepared(forms[0])
+    monkeypatch.setattr(faces, "CHUNK", 7)
+    monkeypatch.setattr(faces, "cores", lambda: 4)
+    for form in forms:
+        found = prepared(form)
+        assert found.fingerprint == alone.fingerprint
+        np.testing.assert_array_equal(found.train.persons, alone.train.persons)
 
 
 def cut(folder):
@@ -212,7 +216,7 @@ PARTITION = "list_eval_partition.txt"
         (lambda d: (d / "list_attr_celeba.txt").write_bytes(b""), r"list_attr_celeba\.txt in"),
     ],
 )
-def test_what_is_wrong_is_named(tmp_path, damage, words):
+def test_the_damaged_file_is_named(tmp_path, damage, words):
     folder = write(tmp_path / "a", lists() | photographs())
     damage(folder)
     with pytest.raises(InputError, match=words):
@@ -242,7 +246,7 @@ def test_a_bad_zip_is_named(tmp_path):
         prepared(tmp_path / "none")
 
 
-def test_the_lists_of_the_real_data_say_what_is_known_of_them(monkeypatch):
+def test_the_published_lists_have_the_known_counts(monkeypatch):
     monkeypatch.undo()
     folder = shared("data", "celeba")
     files = {
@@ -262,7 +266,7 @@ def test_the_lists_of_the_real_data_say_what_is_known_of_them(monkeypatch):
 
 
 class Builder:
-    """What tensorflow-datasets gives of a prepared CelebA, without preparing one."""
+    """Stands for the builder of tensorflow-datasets with a prepared CelebA."""
 
     def __init__(self, lost=0):
         self.numbers = {"train": range(1, 41 - lost), "validation": range(41, 51)}
@@ -287,7 +291,6 @@ class Builder:
 
 
 def from_tfds(monkeypatch, builder):
-    celeba.encoded_examples.cache_clear()
     module = SimpleNamespace(
         builder=lambda *_, **__: builder, decode=SimpleNamespace(SkipDecoding=object)
     )

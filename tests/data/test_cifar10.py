@@ -24,7 +24,7 @@ COUNT = 40
 
 @pytest.fixture
 def small(monkeypatch):
-    """Batches of 40 random images in both forms, and their sums in place of the published ones."""
+    """Batches of 40 random images in both forms, and their checksums as the published ones."""
     rng = np.random.default_rng(0)
     files = {}
     for name in NAMES:
@@ -137,7 +137,7 @@ def test_arrays_lists_and_bytes_are_read(small):
     assert len(values[b"labels"]) == COUNT
 
 
-def test_what_is_not_cifar10_is_refused_in_one_sentence(small, tmp_path):
+def test_other_files_are_refused_by_name(small, tmp_path):
     files = form(small, True)
     with pytest.raises(InputError, match=r"needs dataset\.path: cifar-10-binary\.tar\.gz"):
         read_source(DatasetConfig("cifar10", "files"))

@@ -73,7 +73,7 @@ def test_any_change_changes_the_fingerprint(change):
     assert fingerprint(split) != fingerprint(other)
 
 
-def test_every_prefix_has_the_classes_in_their_share():
+def test_every_prefix_has_the_class_shares():
     labels = np.random.default_rng(0).choice(3, 300, p=[0.6, 0.3, 0.1]).astype(np.int32)
     ordered = labels[stratified_order(labels)]
     shares = np.bincount(labels) / 300

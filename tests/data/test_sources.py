@@ -71,6 +71,6 @@ def test_a_wrong_setting_is_named(settings, words):
         DatasetConfig(**settings).check()
 
 
-def test_persons_are_for_data_that_may_know_them():
+def test_a_split_by_person_needs_known_persons():
     DatasetConfig("celeba", "files", split="person").check()
     DatasetConfig("mnist", "files", split="official").check()

@@ -24,7 +24,7 @@ def dataset(count=300, levels=255):
 
 
 def corner(canvas, image):
-    """Where an image is in its canvas."""
+    """Row and column of an image in its canvas."""
     rows, cols, _ = image.shape
     return next(
         (top, left)
@@ -34,7 +34,7 @@ def corner(canvas, image):
     )
 
 
-def test_every_image_is_somewhere_whole():
+def test_every_image_is_placed_whole():
     plain, translated = dataset(), translate(dataset(), 9, fresh=False)
     assert translated.image_shape == (9, 9, 3)
     for name, split in translated.splits.items():
@@ -77,7 +77,7 @@ def test_the_rule_has_not_changed():
     assert hashlib.sha256(out.tobytes()).hexdigest()[:16] == "8ad30f5e55891d94"
 
 
-def test_what_was_done_is_in_the_fingerprint():
+def test_the_fingerprint_includes_the_translation():
     plain = dataset()
     found = [
         plain,
@@ -89,7 +89,7 @@ def test_what_was_done_is_in_the_fingerprint():
     assert translate(dataset(), 9, fresh=False).fingerprint == found[1].fingerprint
 
 
-def test_fresh_places_are_left_to_training():
+def test_fresh_training_images_are_not_translated_yet():
     plain, fixed, fresh = dataset(), *(translate(dataset(), 9, fresh=f) for f in (False, True))
     np.testing.assert_array_equal(fresh.train.images, plain.train.images)
     assert fresh.image_shape == (9, 9, 3)

@@ -1,4 +1,4 @@
-"""The data sets. Each module here declares one as ``SOURCE``; there is no other list of them."""
+"""The data sets: each module here declares one as ``SOURCE``."""
 
 import importlib
 import pkgutil
@@ -9,11 +9,9 @@ from lrlc_jax.data.source import Source
 
 def discover(folders: Iterable[str]) -> dict[str, Source]:
     """The data sets declared in the modules of this package, by name."""
-    modules = [
-        importlib.import_module(f"{__name__}.{module.name}")
-        for module in pkgutil.iter_modules(folders)
-    ]
-    return {module.SOURCE.name: module.SOURCE for module in modules}
+    names = [f"{__name__}.{module.name}" for module in pkgutil.iter_modules(folders)]
+    sources = [importlib.import_module(name).SOURCE for name in names]
+    return {source.name: source for source in sources}
 
 
 SOURCES = discover(__path__)

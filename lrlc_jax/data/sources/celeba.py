@@ -1,23 +1,22 @@
 """CelebA: 202,599 faces of 10,177 persons, classified by gender (Liu et al., 2015)."""
 
 import contextlib
-import functools
 import io
 import os
 import pathlib
 import re
+import threading
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from lrlc_jax.data.formats import tfds
-from lrlc_jax.data.formats.archive import check_inside, check_published
-from lrlc_jax.data.formats.photographs import FULL, HALF, Photograph, Reader, decode
+from lrlc_jax.data.faces import FULL, HALF, Photograph, decode
+from lrlc_jax.data.readers import check_inside, check_published, tfds_builder, tfds_errors
 from lrlc_jax.data.source import SPLITS, Location, RawData, Source, Split
 from lrlc_jax.errors import InputError
 
@@ -38,6 +37,28 @@ PUBLISHED_MD5 = {
     PERSONS: "32bd1bd63d3c78cd57e08160ec5ed1e2",
 }
 
+READING = threading.Lock()  # zipfile does not read in several threads at once
+Row: TypeAlias = tuple[int, int, int]  # of the lists: label, official split, person (-1: unknown)
+
+
+class Place(NamedTuple):
+    """A file on disk, or in the zip ``archive``."""
+
+    archive: zipfile.ZipFile | None
+    file: str
+
+    def read(self) -> bytes:
+        """The content.
+
+        Raises:
+            InputError: if it cannot be read.
+        """
+        if self.archive is None:
+            with readable(self.file):
+                return pathlib.Path(self.file).read_bytes()
+        with READING, readable(f"{self.file} in {self.archive.filename}"):
+            return self.archive.read(self.file)
+
 
 def from_files(location: Location) -> RawData:
     """CelebA from photographs in folders or zips, and its lists."""
@@ -46,72 +67,53 @@ def from_files(location: Location) -> RawData:
         "list_eval_partition.txt"
     )
     found = find(path)
-    keys = [(place, label, person) for place, (label, _, person) in found]
-    return read(read_photographs, keys, [part for _, (_, part, _) in found])
+
+    def read(key: tuple[Place, Row]) -> Photograph:
+        place, (label, _, person) = key
+        return Photograph(place.read(), place.file, label, person)
+
+    return faces(read, found, [part for _, (_, part, _) in found])
 
 
 def from_tfds(location: Location) -> RawData:
     """CelebA from tensorflow-datasets."""
-    tfds.open_builder("celeb_a", COUNTS, location)
-    keys = [(split, i) for split, count in COUNTS.items() for i in range(count)]
-    parts = np.repeat(np.arange(len(SPLITS)), list(COUNTS.values()))
-    return read(functools.partial(read_examples, location.path), keys, parts)
+    import tensorflow_datasets  # noqa: PLC0415 (slow import)
 
+    builder = tfds_builder("celeb_a", COUNTS, location)
+    encoded = {"image": tensorflow_datasets.decode.SkipDecoding()}
+    sources = {split: builder.as_data_source(split, decoders=encoded) for split in COUNTS}
 
-def read(reader: Reader, keys: Sequence[Any], parts: Sequence[int] | NDArray[Any]) -> RawData:
-    """The faces of the available photographs under the official split.
-
-    ``parts`` has the split of each photograph: 0 training, 1 validation, 2 test.
-    """
-    faces, parts = decode(reader, keys), np.asarray(parts)
-    masks = {name: parts == i for i, name in enumerate(SPLITS)}
-    complete, half = len(keys) == COUNT, int(np.sum(faces["half"]))
-    notes = [] if complete else [f"PARTIAL: {len(keys):,} of {COUNT:,} images"]
-    if half:
-        notes.append(f"{half:,} images made from photographs at half size")
-    known = np.all(faces["person"] >= 0)
-    splits = {
-        name: Split(
-            faces["image"][mask], faces["label"][mask], faces["person"][mask] if known else None
-        )
-        for name, mask in masks.items()
-    }
-    return RawData(splits, complete, tuple(notes))
-
-
-def read_examples(
-    data_dir: pathlib.Path | None, keys: Iterable[tuple[str, int]]
-) -> Iterator[Photograph]:
-    """Photographs from tensorflow-datasets by split and index."""
-    with tfds.errors_of("celeb_a"):
-        for split, index in keys:
-            example = encoded_examples(data_dir, split)[index]
-            yield Photograph(
+    def read(key: tuple[str, int]) -> Photograph:
+        split, index = key
+        with tfds_errors("celeb_a"):
+            example = sources[split][index]
+            return Photograph(
                 example["image"],
                 f"image {index} of split {split} of celeb_a from tensorflow-datasets",
                 int(example["attributes"][LABEL]),
                 int(example["identity"]["Identity_No"]),
             )
 
-
-@functools.cache
-def encoded_examples(data_dir: pathlib.Path | None, split: str) -> Any:
-    """A split of tensorflow-datasets with encoded photographs."""
-    import tensorflow_datasets  # noqa: PLC0415 (slow import)
-
-    skip = tensorflow_datasets.decode.SkipDecoding()
-    builder = tfds.open_builder("celeb_a", COUNTS, Location(data_dir))
-    return builder.as_data_source(split, decoders={"image": skip})
+    keys = [(split, index) for split, count in COUNTS.items() for index in range(count)]
+    return faces(read, keys, np.repeat(np.arange(len(SPLITS)), list(COUNTS.values())))
 
 
-Row: TypeAlias = tuple[int, int, int]  # of the lists: label, official split, person (-1: unknown)
+def faces(
+    read: Callable[[Any], Photograph], keys: Sequence[Any], parts: Sequence[int] | NDArray[Any]
+) -> RawData:
+    """The faces of the available photographs under the official split.
 
-
-class Place(NamedTuple):
-    """A file on disk, or in the zip ``archive``."""
-
-    archive: str | None
-    file: str
+    ``parts`` has the split of each photograph: 0 training, 1 validation, 2 test.
+    """
+    found, parts = decode(read, keys), np.asarray(parts)
+    complete, half = len(keys) == COUNT, int(np.sum(found["half"]))
+    notes = [] if complete else [f"PARTIAL: {len(keys):,} of {COUNT:,} images"]
+    if half:
+        notes.append(f"{half:,} images made from photographs at half size")
+    known = bool(np.all(found["person"] >= 0))
+    pool = Split(found["image"], found["label"], found["person"] if known else None)
+    splits = {name: pool.take(np.flatnonzero(parts == i)) for i, name in enumerate(SPLITS)}
+    return RawData(splits, complete, tuple(notes))
 
 
 def find(path: pathlib.Path) -> list[tuple[Place, Row]]:
@@ -135,7 +137,7 @@ def find(path: pathlib.Path) -> list[tuple[Place, Row]]:
             beside = path.with_name(name)
             if name not in found and beside.is_file():
                 found[name] = [Place(None, str(beside))]
-    rows = read_lists({n: read_file(found.pop(n)[0]) for n in LISTS if n in found}, str(path))
+    rows = read_lists({n: found.pop(n)[0].read() for n in LISTS if n in found}, str(path))
     if not found:
         raise InputError(f"{path} contains no photographs of CelebA (000001.jpg and so on).")
     unknown = sorted(found.keys() - rows.keys())
@@ -147,9 +149,10 @@ def find(path: pathlib.Path) -> list[tuple[Place, Row]]:
 def walk(path: pathlib.Path) -> Iterator[tuple[str, Place]]:
     """All files in a folder and its zips, or in a zip, by name."""
     if path.is_file():
-        for member in open_zip(str(path), path.stat().st_mtime_ns).namelist():
+        archive = zipfile.ZipFile(path)  # open as long as a place in it
+        for member in archive.namelist():
             check_inside(member, path)
-            yield pathlib.PurePosixPath(member).name, Place(str(path), member)
+            yield pathlib.PurePosixPath(member).name, Place(archive, member)
         return
 
     def refuse(error: OSError) -> None:
@@ -181,42 +184,20 @@ def readable(file: pathlib.Path | str) -> Iterator[None]:
         raise InputError(f"{file} cannot be read ({error}); download it again.") from None
 
 
-@functools.lru_cache(maxsize=8)
-def open_zip(path: str, changed: int) -> zipfile.ZipFile:
-    """A zip as of its last change; it stays open for the next member."""
-    del changed
-    return zipfile.ZipFile(path)
-
-
-def read_file(place: Place) -> bytes:
-    """The content of a file."""
-    archive, file = place
-    with readable(f"{file} in {archive}" if archive else file):
-        if archive:
-            return open_zip(archive, os.stat(archive).st_mtime_ns).read(file)
-        return pathlib.Path(file).read_bytes()
-
-
 def largest(places: Sequence[Place]) -> Place:
     """Of several photographs with one name, the one at full size, or else at half size."""
     if len(places) == 1:
         return places[0]
-    sizes = [size[::-1] for size in (FULL, HALF)]
+    sizes = [size[::-1] for size in (FULL, HALF)]  # columns and rows, as in Pillow
 
     def rank(place: Place) -> int:
         try:
-            with Image.open(io.BytesIO(read_file(place))) as picture:
+            with Image.open(io.BytesIO(place.read())) as picture:
                 return sizes.index(picture.size)
         except (OSError, ValueError):
             return len(sizes)
 
     return min(places, key=rank)
-
-
-def read_photographs(keys: Iterable[tuple[Place, int, int]]) -> Iterator[Photograph]:
-    """Photographs by place; the keys carry label and person."""
-    for place, label, person in keys:
-        yield Photograph(read_file(place), place.file, label, person)
 
 
 def read_lists(files: dict[str, bytes], where: str) -> dict[str, Row]:

@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lrlc_jax.data.formats import tfds
-from lrlc_jax.data.formats.archive import check_published, collect
-from lrlc_jax.data.source import Images, Location, RawData, Source, Split
+from lrlc_jax.data.readers import check_published, read_files, read_tfds
+from lrlc_jax.data.source import Location, RawData, Source, Split
 from lrlc_jax.errors import InputError
 
 BATCHES = {"train": [f"data_batch_{n}" for n in range(1, 6)], "test": ["test_batch"]}
@@ -45,7 +44,7 @@ PICKLED: dict[tuple[str, str], Any] = {
 
 def from_tfds(location: Location) -> RawData:
     """CIFAR-10 from tensorflow-datasets."""
-    return RawData(tfds.read("cifar10", COUNTS, location))
+    return read_tfds("cifar10", COUNTS, location)
 
 
 def from_files(location: Location) -> RawData:
@@ -54,44 +53,39 @@ def from_files(location: Location) -> RawData:
         "cifar-10-binary.tar.gz, cifar-10-python.tar.gz, or the unpacked folder of one of them"
     )
     names = [name for batches in BATCHES.values() for name in batches]
-    files = collect(path, {*names, *(f"{name}.bin" for name in names)})
+    files = read_files(path, {*names, *(f"{name}.bin" for name in names)})
     binary = any(name.endswith(".bin") for name in files)
-    read = read_binary if binary else read_python
-    batches = {}
-    for name in names:
-        file = f"{name}.bin" if binary else name
-        if file not in files:
-            raise InputError(f"{path} lacks {file} of CIFAR-10.")
-        batches[name] = read(name, files[file], f"{file} in {path}")
-    return RawData(
-        {
-            split: Split(
-                np.concatenate([batches[name].images for name in members]),
-                np.concatenate([batches[name].labels for name in members]),
-            )
-            for split, members in BATCHES.items()
-        }
-    )
+    splits = {}
+    for split, members in BATCHES.items():
+        planes, labels = [], []
+        for name in members:
+            file = f"{name}.bin" if binary else name
+            if file not in files:
+                raise InputError(f"{path} lacks {file} of CIFAR-10.")
+            read = read_binary if binary else read_python
+            batch = read(name, files[file], f"{file} in {path}")
+            planes.append(batch[0])
+            labels.append(batch[1])
+        images = np.concatenate(planes).reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+        splits[split] = Split(np.ascontiguousarray(images), np.concatenate(labels).astype(np.int32))
+    return RawData(splits)
 
 
-def read_binary(name: str, content: bytes, what: str) -> Split:
-    """A batch of the binary form: label and colour planes of each image, in bytes."""
+def read_binary(name: str, content: bytes, what: str) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Rows of red, green and blue planes, and labels, from a batch of the binary form.
+
+    An image is a byte for the label, and the planes.
+    """
     check_published(content, "sha1", BINARY_SHA1[name], what)
     rows = np.frombuffer(content, np.uint8).reshape(-1, 1 + PIXELS)
-    return batch(rows[:, 1:], rows[:, 0])
+    return rows[:, 1:], rows[:, 0]
 
 
-def read_python(name: str, content: bytes, what: str) -> Split:
-    """A batch of the Python form: a pickled dictionary of planes and labels."""
+def read_python(name: str, content: bytes, what: str) -> tuple[NDArray[Any], NDArray[Any]]:
+    """The same from a batch of the Python form, a pickled dictionary."""
     check_published(content, "md5", PYTHON_MD5[name], what)
     values = unpickle(content, what)
-    return batch(values[b"data"], np.asarray(values[b"labels"]))
-
-
-def batch(planes: Images, labels: NDArray[Any]) -> Split:
-    """Images ``(n, 32, 32, 3)`` from rows of a red, a green and a blue plane."""
-    images = planes.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
-    return Split(np.ascontiguousarray(images), labels.astype(np.int32))
+    return values[b"data"], np.asarray(values[b"labels"])
 
 
 class ArrayUnpickler(pickle.Unpickler):

@@ -7,13 +7,12 @@ import zlib
 import numpy as np
 from numpy.typing import NDArray
 
-from lrlc_jax.data.formats import tfds
-from lrlc_jax.data.formats.archive import check_published
+from lrlc_jax.data.readers import check_published, read_tfds
 from lrlc_jax.data.source import Location, RawData, Source, Split
 from lrlc_jax.errors import InputError
 
 COUNTS = {"train": 60_000, "test": 10_000}
-FILE_STEMS = {"train": "train", "test": "t10k"}
+STEMS = {"train": "train", "test": "t10k"}  # of file names
 
 # SHA-256 of the published files, unpacked: compression depends on the program.
 SHA256 = {
@@ -26,7 +25,7 @@ SHA256 = {
 
 def from_tfds(location: Location) -> RawData:
     """MNIST from tensorflow-datasets."""
-    return RawData(tfds.read("mnist", COUNTS, location))
+    return read_tfds("mnist", COUNTS, location)
 
 
 def from_files(location: Location) -> RawData:
@@ -34,9 +33,8 @@ def from_files(location: Location) -> RawData:
     folder = location.files("the folder with train-images-idx3-ubyte.gz and the other three files")
     splits = {}
     for split, count in COUNTS.items():
-        stem = FILE_STEMS[split]
-        images = read_idx(folder, f"{stem}-images-idx3-ubyte", (count, 28, 28))
-        labels = read_idx(folder, f"{stem}-labels-idx1-ubyte", (count,))
+        images = read_idx(folder, f"{STEMS[split]}-images-idx3-ubyte", (count, 28, 28))
+        labels = read_idx(folder, f"{STEMS[split]}-labels-idx1-ubyte", (count,))
         splits[split] = Split(images[..., None], labels.astype(np.int32))
     return RawData(splits)
 
@@ -45,10 +43,7 @@ def read_idx(folder: pathlib.Path, name: str, shape: tuple[int, ...]) -> NDArray
     """The array in the idx file ``name`` or ``name.gz``.
 
     The format: two zero bytes, a type code, the number of dimensions, each dimension as a 32-bit
-    integer, the data. The checksum proves all but the data.
-
-    Raises:
-        InputError: if the file is missing, damaged, or not the published one.
+    integer, the data. The header needs no check beside the checksum.
     """
     unpacked = name.replace("-idx", ".idx")  # the name that some programs give to unpacked files
     names = (f"{name}.gz", name, f"{unpacked}.gz", unpacked)

@@ -1,1 +1,0 @@
-"""Readers that data sets share: archives, tensorflow-datasets, face photographs."""
