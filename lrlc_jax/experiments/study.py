@@ -59,12 +59,7 @@ class Loader:
         self.datasets: dict[str, Dataset] = {}
 
     def job(self, config: Config) -> Job:
-        """A run with its data.
-
-        Raises:
-            InputError: for bad data, or a batch that is larger than the training set.
-            RunError: if the data cannot be prepared.
-        """
+        """A run with its data; refuses a batch that is larger than the training set."""
         key = repr(config.dataset)
         if key not in self.datasets:
             dataset = load(config.dataset)
@@ -82,27 +77,23 @@ class Loader:
 
 
 def load_studies(configs: pathlib.Path) -> list[StudyConfig]:
-    """All studies of the configuration folder, sorted by name.
-
-    Raises:
-        InputError: for a file that is not a study.
-    """
+    """All studies of the configuration folder, sorted by name."""
     found = []
     for path in sorted((configs / "study").glob("*.yaml")):
         try:
-            values = OmegaConf.to_container(OmegaConf.load(path))
+            values: Any = OmegaConf.to_container(OmegaConf.load(path))
         except (OSError, YAMLError, OmegaConfBaseException) as error:
             reason = " ".join(str(error).split())
             raise InputError(f"Study {path} cannot be read: {reason}.") from None
         if not isinstance(values, dict):
             raise InputError(f"Study {path} is not a mapping of settings.")
-        settings = {str(name): value for name, value in values.items() if name != "defaults"}
-        found.append(typed(StudyConfig, settings, "study"))
+        values.pop("defaults", None)
+        found.append(typed(StudyConfig, values, "study"))
     return found
 
 
 def members(study: StudyConfig, menu: Sequence[StudyConfig]) -> list[StudyConfig]:
-    """The study and all that it includes, each once, without studies that have no runs themselves.
+    """The study and its included studies, each once; those without runs of their own are left out.
 
     Raises:
         InputError: for a study that is not in the menu, one that includes itself, or no runs.
@@ -129,12 +120,7 @@ def members(study: StudyConfig, menu: Sequence[StudyConfig]) -> list[StudyConfig
 def asked(study: StudyConfig, options: Mapping[str, Any]) -> list[LayerConfig]:
     """The layers of a study's own runs, each once.
 
-    Args:
-        study: the study.
-        options: settings for layers that have them and whose entry does not give them.
-
-    Raises:
-        InputError: for an unknown layer, setting or value in the study.
+    ``options`` are settings for layers that have them and whose entry does not give them.
     """
     layers: list[LayerConfig] = []
     for entry in study.runs:
@@ -144,11 +130,8 @@ def asked(study: StudyConfig, options: Mapping[str, Any]) -> list[LayerConfig]:
         if "name" in entry:
             raise InputError(f"An entry of study {study.name} has a name beside its layer {name}.")
         fields = {field.name for field in dataclasses.fields(LAYERS[name])}
-        taken = {
-            option: value
-            for option, value in options.items()
-            if option in fields and option not in LayerConfig.STRUCTURE
-        }
+        fields -= {*LayerConfig.STRUCTURE}
+        taken = {option: value for option, value in options.items() if option in fields}
         lists = {k: v if isinstance(v, list) else [v] for k, v in entry.items() if k != "layer"}
         for values in itertools.product(*lists.values()):
             one = {**taken, "name": name, **dict(zip(lists, values, strict=True))}
@@ -167,15 +150,12 @@ def _layer(settings: str) -> LayerConfig:
 
 
 def with_its_data(study: StudyConfig, base: Config, given: Collection[str] = ()) -> Config:
-    """``base`` with the settings of the data that the study fixes.
+    """The settings of a command with the data settings that the study fixes.
 
     Args:
         study: the study.
-        base: settings of a command.
+        base: settings of the command, which may not contradict the study.
         given: names of settings on the command line, such as ``dataset.translate``.
-
-    Raises:
-        InputError: if ``base`` contradicts the study.
     """
     for name, value in study.dataset.items():
         chosen = getattr(base.dataset, name)
@@ -194,7 +174,7 @@ def plan(
     menu: Sequence[StudyConfig] = (),
     given: Collection[str] = (),
 ) -> list[Entry]:
-    """All that a study and those that it includes ask for; several entries may share a run.
+    """The entries of a study and of its included studies; several entries may share a run.
 
     Args:
         study: the study.
@@ -211,7 +191,7 @@ def plan(
         (member, layer, with_its_data(member, base, given))
         for member in members(study, menu)
         for layer in asked(member, options)
-    ]
+    ]  # all settings are checked before data are loaded
     loader = Loader(study.train_size)
     return [
         Entry(member, layer, loader.job(dataclasses.replace(config, layer=layer.simplest())))
