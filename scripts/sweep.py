@@ -8,12 +8,11 @@ from typing import Any
 from lrlc_jax.cli import run_command
 from lrlc_jax.errors import InputError
 from lrlc_jax.experiments.config import StudyConfig, parse, typed
-from lrlc_jax.experiments.estimate import forecast
+from lrlc_jax.experiments.estimate import time_left
 from lrlc_jax.experiments.execute import execute
 from lrlc_jax.experiments.record import find
 from lrlc_jax.experiments.study import Entry, jobs, load_studies, plan
-from lrlc_jax.report.build import build, check
-from lrlc_jax.report.overview import overview, time_left
+from lrlc_jax.report.build import build, check, overview
 from lrlc_jax.report.tables import markdown
 from lrlc_jax.tracking import make_tracker
 
@@ -71,7 +70,7 @@ def show(study: StudyConfig, entries: Sequence[Entry]) -> None:
     print("\n".join(overview(study, entries, known)), flush=True)
     left = [job for job in runs if job.identity not in known]
     if left:
-        print(time_left(forecast(left)))
+        print(time_left(left))
 
 
 if __name__ == "__main__":

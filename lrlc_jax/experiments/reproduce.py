@@ -21,7 +21,7 @@ from lrlc_jax.experiments.statistics import (
     in_words,
     largest_difference,
 )
-from lrlc_jax.experiments.study import Job, Loader
+from lrlc_jax.experiments.study import Loader
 from lrlc_jax.tracking import make_tracker
 
 # Settings in ``Record.config`` that may change the last digits of metrics.

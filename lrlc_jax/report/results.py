@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any
 
 from lrlc_jax.data.dataset import data_slug, data_title
@@ -78,6 +78,14 @@ class Row:
         )
 
 
+def rows_of(cells: Iterable[Cell]) -> list[Row]:
+    """Cells by row."""
+    rows: dict[str, list[Cell]] = {}
+    for cell in cells:
+        rows.setdefault(cell.layer.row, []).append(cell)
+    return [Row(name, tuple(cells)) for name, cells in rows.items()]
+
+
 @dataclasses.dataclass(frozen=True)
 class StudyResults:
     """Runs of a study with the same data, protocol, network and options of the layers.
@@ -115,10 +123,7 @@ class StudyResults:
     @functools.cached_property
     def rows(self) -> list[Row]:
         """Rows in the order of the study."""
-        rows: dict[str, list[Cell]] = {}
-        for cell in self.cells:
-            rows.setdefault(cell.layer.row, []).append(cell)
-        return [Row(name, tuple(cells)) for name, cells in rows.items()]
+        return rows_of(self.cells)
 
     @functools.cached_property
     def runs(self) -> dict[str, Cell]:
@@ -166,7 +171,7 @@ def study_results(study: StudyConfig, records: Records) -> list[StudyResults]:
             cells = tuple(
                 Cell(layer, run, known.get(run), len(records.conflicts.get(run, ())))
                 for layer in asked(study, options)
-                for run in [run_identity(setting, layer)]
+                for run in [identity({**setting, "layer": layer.simplest().canonical()})]
             )
             results = StudyResults(study, setting, options, cells)
             if results.records:
@@ -187,19 +192,13 @@ def options_of(record: Record) -> dict[str, Any]:
     return {k: v for k, v in layer.items() if k not in structure and v != defaults.get(k)}
 
 
-def run_identity(setting: Mapping[str, Any], layer: LayerConfig) -> str:
-    """Identity of the run of a layer."""
-    return identity({**setting, "layer": layer.simplest().canonical()})
-
-
 def shown(
     results: Sequence[StudyResults], requested: Mapping[str, Set[str]] | None = None
 ) -> list[StudyResults]:
-    """Results that are worth a table.
+    """Results without those of incomplete tables whose runs are all in fuller tables.
 
-    An incomplete table is hidden if fuller tables contain all of its runs: studies share runs, so
-    the records of one study look like a part of others. Of equally full tables, those of default
-    options count as fuller.
+    Studies share runs, so the records of one study look like a part of others. Of equally full
+    tables, those of default options count as fuller.
 
     Args:
         results: all results.
@@ -243,9 +242,3 @@ def differences(settings: Mapping[str, Any], paper: object) -> list[str]:
         for name, value in settings.items()
         if value != getattr(paper, name, None)
     ]
-
-
-def device_name(machine: Mapping[str, Any]) -> str:
-    """Name of the accelerator, or of the processor without one."""
-    device, processor = machine["device"], machine.get("processor")
-    return f"{device} ({processor})" if device == "cpu" and processor else str(device)

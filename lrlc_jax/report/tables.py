@@ -9,13 +9,13 @@ import dataclasses
 import io
 from collections.abc import Callable, Mapping, Sequence
 
+from lrlc_jax.experiments.provenance import device_name
 from lrlc_jax.experiments.record import Record, Records
-from lrlc_jax.experiments.statistics import estimate
+from lrlc_jax.experiments.statistics import mean_over_seeds
 from lrlc_jax.report.results import (
     Cell,
     Row,
     StudyResults,
-    device_name,
     network_differences,
     protocol_sentences,
     setting_of,
@@ -28,15 +28,15 @@ ACCURACIES = ("Train, %", "Validation, %", "Test, %")
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """A table for people and for programs.
+    """A table as text, and its values in full precision.
 
     Attributes:
         title: in one line.
         caption: sentences.
         header: titles of the columns.
         rows: text of each row.
-        values: lines of the CSV file in full precision; a missing value is None.
-        alignment: of the columns, ``l`` or ``r`` each.
+        values: lines of the CSV file; a missing value is None.
+        alignment: ``l`` or ``r`` for each column.
     """
 
     title: str
@@ -64,20 +64,19 @@ def accuracy(results: StudyResults) -> Table:
         title=f"{results.study.title or results.study.name}: {results.data_title}",
         caption=caption(results),
         header=("Layer", "Rank", "Parameters", *ACCURACIES, "Note"),
-        rows=[accuracy_row(row) for row in results.rows],
+        rows=[row_text(row) for row in results.rows],
         values=[run_values(row, cell) for row in results.rows for cell in row.cells],
         alignment="lrrrrrl",
     )
 
 
-def accuracy_row(row: Row) -> list[str]:
-    """Text of a row. A row with missing or failed runs has a note."""
+def row_text(row: Row) -> list[str]:
+    """Cells of a row. A row with missing or failed runs has a note."""
     if row.chosen is None or row.chosen.record is None:
         return [row.name, *[EMPTY] * 5, row.note]
-    record, rank = row.chosen.record, row.chosen.rank
+    record, rank = row.chosen.record, str(row.chosen.rank or EMPTY)
     note = f"INCOMPLETE: {row.note}" if row.note else ""
-    rank_text = str(rank) if rank else EMPTY
-    return [row.name, rank_text, parameters(record), *accuracies(record), note]
+    return [row.name, rank, parameters(record), *accuracies(record), note]
 
 
 def run_values(row: Row, cell: Cell) -> dict[str, object]:
@@ -100,8 +99,8 @@ def run_values(row: Row, cell: Cell) -> dict[str, object]:
         "failed_seeds": len(record.failed),
     }
     for metric, by_seed in record.final.items():
-        mean, column = estimate(by_seed), metric.removesuffix("_accuracy")
-        values[f"{column}_mean"] = mean and mean.mean
+        mean, column = mean_over_seeds(by_seed), metric.removesuffix("_accuracy")
+        values[f"{column}_mean"] = mean and mean.value
         values[f"{column}_se"] = mean and mean.standard_error
     return values
 
@@ -159,7 +158,7 @@ def is_subset(record: Record) -> bool:
 def accuracies(record: Record) -> list[str]:
     """Accuracy on each split in percent, with its standard error; or the failed seeds."""
     failed = f"FAILED seeds: {', '.join(record.failed)}"
-    means = [estimate(record.final[f"{split}_accuracy"]) for split in SPLITS]
+    means = [mean_over_seeds(record.final[f"{split}_accuracy"]) for split in SPLITS]
     return [mean.percent() if mean else failed for mean in means]
 
 

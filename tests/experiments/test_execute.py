@@ -125,7 +125,7 @@ def test_a_run_that_cannot_be_trained_is_named_and_the_others_are_done(
 
     monkeypatch.setattr(runner, "train", fails_once)
     outcome = execute(study(tmp_path), Tracker())
-    (failure,) = outcome.failures
+    (failure,) = outcome.problems.values()
     assert "no memory" in failure
     assert "LRLC (first layer), rank 2" in failure
     assert metrics(outcome) == [metrics(undisturbed)[0], metrics(undisturbed)[2]]
@@ -141,7 +141,7 @@ def test_a_run_of_another_worker_is_left_to_it(tmp_path, undisturbed):
         outcome = execute(jobs, Tracker())
     assert set(outcome.done) == {first, third}
     assert not outcome.stopped
-    assert not outcome.failures
+    outcome.refuse_failures()
     assert execute(jobs, Tracker()).trained == 1
     assert set(undisturbed.done) == {first, taken, third}
 

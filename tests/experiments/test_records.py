@@ -10,7 +10,7 @@ from lrlc_jax.errors import InputError
 from lrlc_jax.experiments import record as records
 from lrlc_jax.experiments.config import Config, StudyConfig
 from lrlc_jax.experiments.identity import canonical, identity
-from lrlc_jax.experiments.statistics import best, describe, estimate
+from lrlc_jax.experiments.statistics import best, describe, mean_over_seeds
 from lrlc_jax.experiments.study import asked
 from lrlc_jax.layers import ConvConfig, LRLCConfig
 from lrlc_jax.networks import NetworkConfig
@@ -178,8 +178,8 @@ def test_a_folder_that_cannot_be_made_is_refused_before_any_work(tmp_path):
 
 
 def test_a_mean_never_drops_a_failed_seed():
-    assert estimate([0.5, None, 0.7]) is None
-    assert estimate([]) is None
+    assert mean_over_seeds([0.5, None, 0.7]) is None
+    assert mean_over_seeds([]) is None
 
 
 def test_the_rank_is_chosen_by_validation_accuracy_alone():

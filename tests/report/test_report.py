@@ -19,9 +19,8 @@ from lrlc_jax.experiments.record import Records, read_records
 from lrlc_jax.experiments.statistics import EQUAL, compare
 from lrlc_jax.experiments.study import asked, load_studies
 from lrlc_jax.networks import NetworkConfig
-from lrlc_jax.report.build import build
+from lrlc_jax.report.build import build, overview
 from lrlc_jax.report.figures import FIGURES, accuracy_against_rank, study_figure
-from lrlc_jax.report.overview import overview
 from lrlc_jax.report.results import shown, study_results
 from lrlc_jax.report.tables import TABLES, Table, accuracy, all_runs, forms, markdown, study_table
 from tests.conftest import ROOT
