@@ -15,11 +15,13 @@ from lrlc_jax.experiments.config import Config
 from lrlc_jax.experiments.execute import execute
 from lrlc_jax.experiments.study import Loader
 from lrlc_jax.layers import ConvConfig, LRLCConfig
+from lrlc_jax.networks import NetworkConfig
 from lrlc_jax.signals import Stopped, TimeBox
 from lrlc_jax.tracking import Tracker
 from lrlc_jax.training.train import ProtocolConfig
+from tests.commands import quick_compilation
 
-pytestmark = pytest.mark.usefixtures("optax_types")
+pytestmark = pytest.mark.usefixtures("optax_types", "quick_compilation")
 
 
 def study(folder, **changes):
@@ -29,6 +31,7 @@ def study(folder, **changes):
         loader.job(
             Config(
                 layer=layer,
+                network=NetworkConfig(channels=4),
                 dataset=DatasetConfig(train_size=100),
                 protocol=ProtocolConfig(epochs=4, seeds=2),
                 results_dir=str(folder),
@@ -41,7 +44,7 @@ def study(folder, **changes):
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
-    with jax.numpy_dtype_promotion("standard"):
+    with jax.numpy_dtype_promotion("standard"), quick_compilation():
         return execute(study(tmp_path_factory.mktemp("whole")), Tracker())
 
 
@@ -62,7 +65,7 @@ class Box:
             raise Stopped("used up")
 
 
-@pytest.mark.parametrize("asked", [1, 2, 3, 5])
+@pytest.mark.parametrize("asked", [1, 3, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_study_trained_in_time_boxes_ends_as_an_undisturbed_one(
     tmp_path, monkeypatch, undisturbed, asked
 ):
