@@ -116,7 +116,7 @@ def work_of(job: Job) -> Work:
 def representative(runs: Sequence[Run]) -> Run:
     """The run with the most multiply-adds in the layer under study; of equals, the middle rank.
 
-    Of runs with long steps only the one with the shortest, and only if no other is left.
+    Runs with long steps do not count; if there are no others, the one with the shortest step.
     """
     short = [
         (job, work)
@@ -130,7 +130,7 @@ def representative(runs: Sequence[Run]) -> Run:
 
 
 def seeds_in_a_step(config: Config) -> int:
-    """Seeds that train together if they fit into memory."""
+    """Seeds that share a step if they fit in memory."""
     count = config.protocol.seeds
     return min(config.seeds_at_once or default_seeds_at_once(count), count)
 
@@ -142,7 +142,7 @@ def rough_step(job: Job, work: Work) -> float:
 
 
 def part_to_measure(job: Job, work: Work) -> tuple[Job, float]:
-    """The run itself if its epoch is short; else a few of its steps, for seeds that train together.
+    """The run itself if its epoch is short, else a few steps for seeds that share a step.
 
     Also returns the part's share of the images of each split.
     """

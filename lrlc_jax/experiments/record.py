@@ -6,7 +6,7 @@ import itertools
 import pathlib
 import re
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from types import NoneType
 from typing import Any
 
@@ -83,9 +83,7 @@ class Record:
     @property
     def data_title(self) -> str:
         """The data in words, with these differences."""
-        data = self.run["dataset"]
-        fresh = data.get("translate_train") == "fresh"
-        return data_title(data["name"], data.get("translate"), fresh=fresh, notes=self.notes)
+        return title_of(self.run["dataset"], self.notes)
 
     @property
     def file_name(self) -> str:
@@ -95,6 +93,12 @@ class Record:
         rank = [f"rank{layer['rank']}"] if "rank" in layer else []
         name = [data_slug(data["name"], data.get("translate")), layer["name"], *at, *rank]
         return "-".join([*name, self.identity, self.digest]) + ".json"
+
+
+def title_of(dataset: Mapping[str, Any], notes: Sequence[str] = ()) -> str:
+    """Data in words, from their settings in ``Record.run``."""
+    fresh = dataset.get("translate_train") == "fresh"
+    return data_title(dataset["name"], dataset.get("translate"), fresh=fresh, notes=notes)
 
 
 def folder(results_dir: str | pathlib.Path) -> pathlib.Path:

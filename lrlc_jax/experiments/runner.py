@@ -147,12 +147,9 @@ class Runner:
         """Announce a record that is on disk."""
         self.tracker.finish_run(record, path)
         self.skip(record.run["protocol"]["epochs"] - len(record.epochs["train_loss"]))
-        at_once, devices = record.config["seeds_at_once"], record.config.get("devices", 1)
-        each = -(-len(record.seeds) * record.config.get("data_parallel", 1) // devices)
-        groups = f"; {at_once} of {each} seeds at a time" if 1 < at_once < each else ""
+        devices, seconds = record.config.get("devices", 1), duration(record.time["wall_seconds"])
         spread = f"; on {devices} devices" if devices > 1 else ""
-        seconds = duration(record.time["wall_seconds"])
-        self.say(f"{record.label}: {describe(record)}; {seconds}{groups}{spread}")
+        self.say(f"{record.label}: {describe(record)}; {seconds}{spread}")
 
     def say(self, text: str) -> None:
         """Write a line on the current run."""

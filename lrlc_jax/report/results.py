@@ -5,10 +5,10 @@ import functools
 from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any
 
-from lrlc_jax.data.dataset import data_slug, data_title
+from lrlc_jax.data.dataset import data_slug
 from lrlc_jax.experiments.config import StudyConfig
 from lrlc_jax.experiments.identity import identity
-from lrlc_jax.experiments.record import Record, Records
+from lrlc_jax.experiments.record import Record, Records, title_of
 from lrlc_jax.experiments.statistics import best
 from lrlc_jax.experiments.study import asked
 from lrlc_jax.layers import LAYERS, LayerConfig, RankedLayerConfig
@@ -22,9 +22,8 @@ class Cell:
 
     Attributes:
         layer: as the study asks for it; its run may have a simpler one.
-        identity: of the run.
-        record: of the run.
-        conflicts: number of conflicting records of the run, none of which is used.
+        identity, record: of the run.
+        conflicts: number of conflicting records of the run; none of them is used.
     """
 
     layer: LayerConfig
@@ -65,7 +64,7 @@ class Row:
 
     @property
     def ranked(self) -> bool:
-        """Whether the layer has a rank."""
+        """Whether the row has ranks."""
         return any(cell.rank for cell in self.cells)
 
     @property
@@ -116,9 +115,7 @@ class StudyResults:
     @property
     def data_title(self) -> str:
         """Name of the data, without notes."""
-        data = self.setting["dataset"]
-        fresh = data.get("translate_train") == "fresh"
-        return data_title(data["name"], data.get("translate"), fresh=fresh)
+        return title_of(self.setting["dataset"])
 
     @functools.cached_property
     def rows(self) -> list[Row]:
@@ -195,7 +192,7 @@ def options_of(record: Record) -> dict[str, Any]:
 def shown(
     results: Sequence[StudyResults], requested: Mapping[str, Set[str]] | None = None
 ) -> list[StudyResults]:
-    """Results without those of incomplete tables whose runs are all in fuller tables.
+    """The results to show: an incomplete table is hidden if fuller tables contain all of its runs.
 
     Studies share runs, so the records of one study look like a part of others. Of equally full
     tables, those of default options count as fuller.
@@ -221,8 +218,8 @@ def shown(
 
 def protocol_sentences(setting: Mapping[str, Any]) -> list[str]:
     """The protocol of a run, and its differences from the protocol and network of the paper."""
-    protocol = {name.replace("_", " "): value for name, value in setting["protocol"].items()}
-    lines = [f"Protocol: {', '.join(f'{name} {value}' for name, value in protocol.items())}."]
+    protocol = [f"{name.replace('_', ' ')} {value}" for name, value in setting["protocol"].items()]
+    lines = [f"Protocol: {', '.join(protocol)}."]
     if different := differences(setting["protocol"], PAPER_PROTOCOL):
         lines.append(f"NOT THE PAPER'S PROTOCOL: {', '.join(different)}.")
     if different := network_differences(setting):
@@ -231,7 +228,7 @@ def protocol_sentences(setting: Mapping[str, Any]) -> list[str]:
 
 
 def network_differences(setting: Mapping[str, Any]) -> list[str]:
-    """A phrase for each setting of the network, apart from the layer, that is not the paper's."""
+    """A phrase for each setting of the network that is not the paper's; layers do not count."""
     return differences(setting.get("network", {}), PAPER_NETWORK)
 
 

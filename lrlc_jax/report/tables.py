@@ -1,4 +1,4 @@
-"""Tables of studies, and their form in Markdown, CSV and LaTeX.
+"""Tables of studies, in Markdown, CSV and LaTeX.
 
 A new table is a function of :class:`~lrlc_jax.report.results.StudyResults` with the decorator
 :func:`study_table`. A study names it in its YAML: ``tables: [accuracy]``.
@@ -109,12 +109,13 @@ def all_runs(records: Records) -> Table:
     """Every record, whether or not a study asks for its run."""
     rows = []
     for record in sorted(records.records, key=lambda record: record.file_name):
-        data, protocol = record.data, record.run["protocol"]
-        subset = f" (SUBSET of {data['train_available']})" if is_subset(record) else ""
+        size, available = record.data["train"], record.data["train_available"]
+        subset = f" (SUBSET of {available})" if size != available else ""
+        protocol = record.run["protocol"]
         rows.append(
             [
                 record.data_title,
-                f"{data['train']}{subset}",
+                f"{size}{subset}",
                 ", ".join([record.label, *network_differences(setting_of(record))]),
                 f"{protocol['epochs']} x {protocol['batch_size']}",
                 str(len(record.seeds)),
@@ -130,17 +131,16 @@ def all_runs(records: Records) -> Table:
 def caption(results: StudyResults) -> list[str]:
     """Sentences on the data, the protocol, missing runs, and differences from the paper."""
     record, data = results.records[0], results.records[0].data
+    size, available = data["train"], data["train_available"]
     fingerprint = results.setting["dataset"]["fingerprint"]
     lines = [
-        f"Data: {results.data_title}, {data['train']} training, {data['validation']} validation "
+        f"Data: {results.data_title}, {size} training, {data['validation']} validation "
         f"and {data['test']} test images (fingerprint {fingerprint})."
     ]
     if record.notes:
         lines.append(f"NOT THE PUBLISHED DATA SET: {'; '.join(record.notes)}.")
-    if is_subset(record):
-        lines.append(
-            f"SUBSET: trained on {data['train']} of the {data['train_available']} training images."
-        )
+    if size != available:
+        lines.append(f"SUBSET: trained on {size} of the {available} training images.")
     devices = sorted({device_name(one.machine) for one in results.records})
     lines += [
         *protocol_sentences(results.setting),
@@ -148,11 +148,6 @@ def caption(results: StudyResults) -> list[str]:
         f"validation accuracy. Trained on: {', '.join(devices)}.",
     ]
     return [*lines, f"{results.incomplete}."] if results.problems else lines
-
-
-def is_subset(record: Record) -> bool:
-    """Whether a run was trained on a part of its training images."""
-    return bool(record.data["train"] != record.data["train_available"])
 
 
 def accuracies(record: Record) -> list[str]:
@@ -170,9 +165,8 @@ def parameters(record: Record) -> str:
 
 def markdown(table: Table) -> str:
     """The table with title and caption, a line for each sentence."""
-    lines = [f"# {table.title}", ""]
-    if table.caption:
-        lines += [*(f"{sentence}  " for sentence in table.caption), ""]
+    lines = [f"# {table.title}", "", *(f"{sentence}  " for sentence in table.caption)]
+    lines += [""] if table.caption else []
     return "\n".join([*lines, *markdown_rows(table.header, table.rows)]) + "\n"
 
 
