@@ -1,4 +1,4 @@
-"""All runs of a study, by this process and by others that work on the same study."""
+"""All runs of a study, shared with other workers on the same results folder."""
 
 import contextlib
 import dataclasses
@@ -26,7 +26,7 @@ class Outcome:
         jobs: all runs.
         done: records by identity, in any order.
         trained: number of records written by this process.
-        problems: reason for each run that could not be trained, by identity.
+        problems: reason for each run whose training failed, by identity.
         stopped: reason for an early end.
         kept: the run that was stopped, and its last epoch in a checkpoint.
     """
@@ -45,7 +45,7 @@ class Outcome:
 
     @property
     def pending(self) -> list[Job]:
-        """Runs that have no record and can be tried."""
+        """Runs without a record that can still be trained."""
         return [job for job in self.jobs if job.identity not in {**self.done, **self.problems}]
 
     def refuse_failures(self) -> None:
@@ -60,7 +60,7 @@ class Outcome:
 
     @property
     def ending(self) -> str:
-        """A sentence on the runs that are left; empty if none is."""
+        """Sentence on the remaining runs; empty if there are none."""
         left = len(self.jobs) - len(self.done)
         if not left:
             return ""
@@ -75,9 +75,9 @@ class Outcome:
 def execute(jobs: Sequence[Job], tracker: Tracker) -> Outcome:
     """Train the runs that have no record.
 
-    A run's record is on disk before the next run starts, and a stopped run leaves a checkpoint, so
-    that the same call goes on later. Several processes may call it for the same results folder:
-    each run is trained by one of them, or by the next one if that ends.
+    A run's record is on disk before the next run starts, and a stopped run leaves a checkpoint: a
+    repeated call resumes the work. Several processes may call it for the same results folder; each
+    run is trained by one of them, or by the next one if that ends.
 
     Args:
         jobs: different runs with the same results folder.
@@ -162,7 +162,7 @@ def attempt(job: Job, runner: Runner, outcome: Outcome) -> None:
 
 
 def hosts(jobs: Sequence[Job]) -> str:
-    """The workers of these runs, as far as their files say."""
+    """The workers of these runs, as far as known, in parentheses."""
     owners = [owner(unfinished(job.config.results_dir, job.identity)) for job in jobs]
     names = sorted({f"process {o.get('process')} on {o['host']}" for o in owners if "host" in o})
     return f" ({', '.join(names)})" if names else ""

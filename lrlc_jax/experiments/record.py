@@ -25,7 +25,7 @@ COUNTS = ("train", "train_available", "validation", "test")
 # Records that agree in these fields are equal, whatever code and machine made them.
 MEASURED = ("seeds", "failed", "parameters", "matched_parameters", "epochs", "final")
 COMPARED = ("run", "data", *MEASURED)
-DIGEST_LENGTH = 12  # other than that of an identity: a file name shows whether it has a digest
+DIGEST_LENGTH = 12  # differs from that of an identity, to tell apart older file names
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +87,7 @@ class Record:
 
     @property
     def file_name(self) -> str:
-        """Readable, and different for different records, so that copying overwrites nothing."""
+        """Readable name with identity and digest: copying never overwrites another record."""
         layer, data = self.run["layer"], self.run["dataset"]
         at = ["at" + "".join(map(str, layer["at"]))] if "at" in layer else []
         rank = [f"rank{layer['rank']}"] if "rank" in layer else []
@@ -107,7 +107,7 @@ def folder(results_dir: str | pathlib.Path) -> pathlib.Path:
 
 
 def prepare(results_dir: str) -> None:
-    """Refuse a folder in which records cannot be written, before any work."""
+    """Refuse a folder without write permission, before any work."""
     path = folder(results_dir)
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -141,8 +141,8 @@ def read(path: pathlib.Path) -> Record:
     """A record from disk.
 
     Raises:
-        InputError: if it is not a record, has a newer schema, or does not have the identity and
-            digest that its settings, its metrics and its file name demand.
+        InputError: if it is not a record, has a newer schema, or if its settings or metrics do not
+            match its identity and its file name.
     """
     hint = "move it out of the records folder, or restore it"
     values = read_values(path, "Record", SCHEMA, hint)

@@ -79,7 +79,7 @@ def reproduce(path: pathlib.Path, overrides: Sequence[str] = ()) -> tuple[Compar
 
 
 def settings_of(record: Record, device: str | None = None) -> dict[str, Any]:
-    """Settings for :func:`~.config.parse` that lead to the run of a record.
+    """Settings of the run of a record, for :func:`~.config.parse`.
 
     Args:
         record: of any version of the training; its missing settings get their defaults.
@@ -136,7 +136,7 @@ def override(settings: dict[str, Any], overrides: Sequence[str]) -> Config:
 
 
 def identifying(config: Config) -> dict[str, Any]:
-    """The settings that determine the metrics, as far as they are known before the data."""
+    """The settings that determine the metrics, as far as known without the data."""
     return canonical(config, f"split {config.dataset.split}", config.dataset.train_size or 0)
 
 

@@ -35,11 +35,11 @@ class Runner:
     """Trains runs one after the other; they share the data on the device and compiled programs.
 
     Args:
-        pending: the runs that may come.
+        pending: runs without a record.
         tracker: is notified of runs and epochs.
         progress: counts epochs of all pending runs.
-        box: the time that this process has.
-        known: records of other runs of the study, for the time of a run to its first epoch.
+        box: the time limit of this process.
+        known: records of other runs of the study; they tell the time of a run to its first epoch.
     """
 
     def __init__(
@@ -125,7 +125,7 @@ class Runner:
         return record_of(job, factory, history, session)
 
     def put(self, job: Job) -> DeviceData:
-        """The data of a run on the device, where they stay for the next run with the same data."""
+        """The data of a run on the device; the next run with the same data reuses them."""
         if self.on_device is None or self.on_device[0] is not job.dataset:
             self.on_device = None  # frees the memory first
             protocol = job.config.protocol
@@ -205,13 +205,13 @@ class Session:
         checkpoints.about = self.about
 
     def epoch_ended(self) -> None:
-        """Note the time of an epoch."""
+        """Record the time of an epoch."""
         now = time.perf_counter()
         self.epoch_seconds.append(round(now - self.last, 4))
         self.last = now
 
     def about(self) -> dict[str, Any]:
-        """The sessions so far, for the next one."""
+        """Values of all sessions so far, for the checkpoint."""
         return {
             "started": self.before["started"],
             "seconds": self.before["seconds"] + time.perf_counter() - self.began,

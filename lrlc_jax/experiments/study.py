@@ -22,7 +22,7 @@ from lrlc_jax.layers import LAYERS, LayerConfig
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """One run, with the data that it trains on."""
+    """One run, with its data."""
 
     config: Config
     dataset: Dataset
@@ -40,7 +40,7 @@ class Job:
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """A layer that a study asks for, and its run, which may have a simpler layer."""
+    """A layer of a study, and its run, which may have a simpler layer."""
 
     study: StudyConfig
     layer: LayerConfig
@@ -117,7 +117,7 @@ def members(study: StudyConfig, menu: Sequence[StudyConfig]) -> list[StudyConfig
     return list(found.values())
 
 
-def asked(study: StudyConfig, options: Mapping[str, Any]) -> list[LayerConfig]:
+def study_layers(study: StudyConfig, options: Mapping[str, Any]) -> list[LayerConfig]:
     """The layers of a study's own runs, each once.
 
     ``options`` are settings for layers that have them and whose entry does not give them.
@@ -145,7 +145,7 @@ def asked(study: StudyConfig, options: Mapping[str, Any]) -> list[LayerConfig]:
 
 @functools.cache
 def _layer(settings: str) -> LayerConfig:
-    """A layer from JSON. Checking types takes long, and many studies ask for the same layers."""
+    """A layer from JSON; cached, since type checks are slow and studies share layers."""
     return layer_config(json.loads(settings))
 
 
@@ -190,7 +190,7 @@ def plan(
     wanted = [
         (member, layer, with_its_data(member, base, given))
         for member in members(study, menu)
-        for layer in asked(member, options)
+        for layer in study_layers(member, options)
     ]  # all settings are checked before data are loaded
     loader = Loader(study.train_size)
     return [
@@ -200,7 +200,7 @@ def plan(
 
 
 def jobs(entries: Iterable[Entry]) -> list[Job]:
-    """The runs of entries, each once."""
+    """The distinct runs of entries."""
     found: dict[str, Job] = {}
     for entry in entries:
         found.setdefault(entry.job.identity, entry.job)

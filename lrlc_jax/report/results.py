@@ -10,7 +10,7 @@ from lrlc_jax.experiments.config import StudyConfig
 from lrlc_jax.experiments.identity import identity
 from lrlc_jax.experiments.record import Record, Records, title_of
 from lrlc_jax.experiments.statistics import best
-from lrlc_jax.experiments.study import asked
+from lrlc_jax.experiments.study import study_layers
 from lrlc_jax.layers import LAYERS, LayerConfig, RankedLayerConfig
 from lrlc_jax.networks import PAPER_NETWORK
 from lrlc_jax.training.train import PAPER_PROTOCOL
@@ -167,7 +167,7 @@ def study_results(study: StudyConfig, records: Records) -> list[StudyResults]:
         for options in choices.values():
             cells = tuple(
                 Cell(layer, run, known.get(run), len(records.conflicts.get(run, ())))
-                for layer in asked(study, options)
+                for layer in study_layers(study, options)
                 for run in [identity({**setting, "layer": layer.simplest().canonical()})]
             )
             results = StudyResults(study, setting, options, cells)

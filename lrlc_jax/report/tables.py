@@ -106,7 +106,7 @@ def run_values(row: Row, cell: Cell) -> dict[str, object]:
 
 
 def all_runs(records: Records) -> Table:
-    """Every record, whether or not a study asks for its run."""
+    """Every record, also of runs outside of all studies."""
     rows = []
     for record in sorted(records.records, key=lambda record: record.file_name):
         size, available = record.data["train"], record.data["train_available"]

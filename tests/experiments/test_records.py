@@ -11,7 +11,7 @@ from lrlc_jax.experiments import record as records
 from lrlc_jax.experiments.config import Config, StudyConfig
 from lrlc_jax.experiments.identity import canonical, identity
 from lrlc_jax.experiments.statistics import best, describe, mean_over_seeds
-from lrlc_jax.experiments.study import asked
+from lrlc_jax.experiments.study import study_layers
 from lrlc_jax.layers import ConvConfig, LRLCConfig
 from lrlc_jax.networks import NetworkConfig
 from lrlc_jax.training.train import ProtocolConfig
@@ -205,7 +205,7 @@ def test_a_study_is_expanded_once_for_each_layer_position_and_rank():
     study = StudyConfig(
         runs=[{"layer": "conv"}, {"layer": "lrlc", "at": [1, "all"], "rank": [2, 4]}]
     )
-    layers = asked(study, {"normalization": "norm", "rank": 3, "fan_in": "position"})
+    layers = study_layers(study, {"normalization": "norm", "rank": 3, "fan_in": "position"})
     assert [(x.name, getattr(x, "at", None), getattr(x, "rank", None)) for x in layers] == [
         ("conv", None, None),
         ("lrlc", 1, 2),
@@ -228,4 +228,4 @@ def test_a_study_is_expanded_once_for_each_layer_position_and_rank():
 )
 def test_a_wrong_study_is_refused(runs, words):
     with pytest.raises(InputError, match=words):
-        asked(StudyConfig(runs=runs), {})
+        study_layers(StudyConfig(runs=runs), {})

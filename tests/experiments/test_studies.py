@@ -15,7 +15,7 @@ from lrlc_jax.errors import InputError
 from lrlc_jax.experiments import estimate
 from lrlc_jax.experiments.config import Config, StudyConfig, typed
 from lrlc_jax.experiments.estimate import Cost
-from lrlc_jax.experiments.study import asked, jobs, load_studies, members, plan
+from lrlc_jax.experiments.study import jobs, load_studies, members, plan, study_layers
 from lrlc_jax.layers import (
     InputDependentLRLCConfig,
     LocallyConnectedConfig,
@@ -82,7 +82,7 @@ def test_the_paper_is_all_of_its_studies_with_each_run_once():
 
 def test_the_papers_rows_are_there():
     def rows(name):
-        layers = asked(MENU[name], {})
+        layers = study_layers(MENU[name], {})
         return {(layer.name, layer.positions) for layer in layers}
 
     every = [(1,), (2,), (3,), (1, 2, 3)]
