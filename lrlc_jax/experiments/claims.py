@@ -78,7 +78,7 @@ def claim(folder: pathlib.Path) -> Iterator[bool]:
 
 @contextlib.contextmanager
 def writable(folder: pathlib.Path) -> Iterator[None]:
-    """Turn an error of the file system into one sentence."""
+    """Report an error of the file system in one sentence."""
     try:
         yield
     except OSError as error:
@@ -89,7 +89,7 @@ def writable(folder: pathlib.Path) -> Iterator[None]:
 
 
 def owner(folder: pathlib.Path) -> dict[str, str | int]:
-    """The worker of a run, as far as its file can be read."""
+    """The worker of a run; empty if its file cannot be read."""
     with contextlib.suppress(OSError, ValueError):
         found = json.loads((folder / OWNER).read_text())
         if isinstance(found, dict):
@@ -111,7 +111,7 @@ def alive_elsewhere(folder: pathlib.Path) -> bool:
 
 
 def beat(path: pathlib.Path, stop: threading.Event) -> None:
-    """Touch a file regularly until ``stop`` is set."""
+    """Touch a file every ``BEAT`` seconds until ``stop`` is set."""
     while not stop.wait(BEAT):
         with contextlib.suppress(OSError):
             os.utime(path)

@@ -15,15 +15,10 @@ TRAINING_VERSION = 4
 
 
 def canonical(config: Config, fingerprint: str, train_size: int) -> dict[str, Any]:
-    """Everything that determines a run's results, and nothing else.
+    """Everything that determines a run's results: its settings, and fingerprint and size of its data.
 
     Source of the data, seeds that share a step, devices and trackers do not. The paper's network
     and the translation of untranslated images are left out; the fingerprint covers the split.
-
-    Args:
-        config: the run.
-        fingerprint: of its data.
-        train_size: number of its training images.
     """
     data, protocol = config.dataset, dataclasses.asdict(config.protocol)
     run: dict[str, Any] = {

@@ -73,7 +73,7 @@ class Runner:
             RunError: if the device fails, for example for want of memory.
             Stopped: by a signal, or at the end of the time box; finished epochs are kept.
         """
-        # Network, checkpoint, and data on the device.
+        # Network, checkpoint, data on the device.
         self.box.require(self.to_first_epoch)
         config, protocol, label = job.config, job.config.protocol, job.config.layer.label
         factory = network_of(job)
@@ -178,10 +178,6 @@ class Session:
 
     A run that was stopped or killed is trained in several sessions; checkpoints hold the times and
     the provenance of each.
-
-    Args:
-        checkpoints: of the run.
-        clock: counts compiled programs of this process.
     """
 
     def __init__(self, checkpoints: Checkpoints, clock: CompileClock) -> None:

@@ -50,8 +50,7 @@ class Entry:
 class Loader:
     """Loads each data set once.
 
-    Args:
-        at_most_train: train on at most this many images, where ``dataset.train_size`` is not set.
+    ``at_most_train`` limits the number of training images if ``dataset.train_size`` is not set.
     """
 
     def __init__(self, at_most_train: int | None = None) -> None:
@@ -152,10 +151,8 @@ def _layer(settings: str) -> LayerConfig:
 def with_its_data(study: StudyConfig, base: Config, given: Collection[str] = ()) -> Config:
     """The settings of a command with the data settings that the study fixes.
 
-    Args:
-        study: the study.
-        base: settings of the command, which may not contradict the study.
-        given: names of settings on the command line, such as ``dataset.translate``.
+    The command may not contradict the study; ``given`` are the names of settings on its command
+    line, such as ``dataset.translate``.
     """
     for name, value in study.dataset.items():
         chosen = getattr(base.dataset, name)
@@ -178,7 +175,7 @@ def plan(
 
     Args:
         study: the study.
-        base: settings that its runs have in common; of its layer, only the options are used.
+        base: common settings of the runs; of its layer, only the options are used.
         menu: studies that it may include.
         given: see :func:`with_its_data`.
 

@@ -58,12 +58,8 @@ def build(
 ) -> Report:
     """Write the tables and figures of each study with a record in the folder.
 
-    All records are read before the first file is written.
-
-    Args:
-        studies: the studies.
-        results_dir: the folder.
-        entries: runs of the command; their own tables are always shown.
+    All records are read before the first file is written. ``entries`` are runs of the command;
+    their own tables are always shown.
 
     Raises:
         InputError: for an unknown table or figure, or a damaged record, or without any record.
@@ -105,12 +101,9 @@ def build(
 def overview(
     study: StudyConfig, entries: Sequence[Entry], records: Mapping[str, Record]
 ) -> list[str]:
-    """Lines of a plan: protocol, data, and the status of each row of the study's tables.
+    """Lines of a study's plan: protocol, data, and the status of each row of its tables.
 
-    Args:
-        study: the study.
-        entries: of the study, at least one.
-        records: of its runs, by identity.
+    ``records`` are those of its runs, by identity.
     """
     lines = [f"{study.name}: {study.title}" if study.title else study.name]
     lines += protocol_sentences(canonical(entries[0].job.config, "", 0))

@@ -195,11 +195,8 @@ def shown(
     """The results to show: an incomplete table is hidden if fuller tables contain all of its runs.
 
     Studies share runs, so the records of one study look like a part of others. Of equally full
-    tables, those of default options count as fuller.
-
-    Args:
-        results: all results.
-        requested: identities of the runs of a command, by study; its own tables are always shown.
+    tables, those of default options count as fuller. A command's own tables are always shown;
+    ``requested`` are the identities of its runs, by study.
     """
 
     def gaps(one: StudyResults) -> tuple[int, bool]:
