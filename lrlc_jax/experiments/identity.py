@@ -15,7 +15,7 @@ TRAINING_VERSION = 4
 
 
 def canonical(config: Config, fingerprint: str, train_size: int) -> dict[str, Any]:
-    """Everything that determines a run's results: its settings, and fingerprint and size of its data.
+    """Everything that determines a run's results: settings, fingerprint and size of the data.
 
     Source of the data, seeds that share a step, devices and trackers do not. The paper's network
     and the translation of untranslated images are left out; the fingerprint covers the split.
