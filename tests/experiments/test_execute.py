@@ -25,7 +25,8 @@ pytestmark = pytest.mark.usefixtures("optax_types", "quick_compilation")
 
 
 def study(folder, **changes):
-    layers = [ConvConfig(), LRLCConfig(at=1, rank=2), LRLCConfig(at=3, rank=2)]
+    # The first and the last run share their programs.
+    runs = [(ConvConfig(), 0.01), (LRLCConfig(at=1, rank=2), 0.01), (ConvConfig(), 0.02)]
     loader = Loader()
     return [
         loader.job(
@@ -33,12 +34,12 @@ def study(folder, **changes):
                 layer=layer,
                 network=NetworkConfig(channels=4),
                 dataset=DatasetConfig(train_size=100),
-                protocol=ProtocolConfig(epochs=4, seeds=2),
+                protocol=ProtocolConfig(epochs=4, seeds=2, learning_rate=rate),
                 results_dir=str(folder),
                 **changes,
             )
         )
-        for layer in layers
+        for layer, rate in runs
     ]
 
 
@@ -161,7 +162,7 @@ def test_the_folder_of_a_worker_that_died_after_its_record_is_removed(tmp_path):
 
 
 def test_the_record_is_that_of_its_settings(tmp_path):
-    (job,) = study(tmp_path)[2:]
+    job = study(tmp_path)[1]
     (record,) = execute([job], Tracker()).records
     assert record.run == job.run
     assert record.seeds == [0, 1]
