@@ -8,12 +8,11 @@ from typing import Any
 from lrlc_jax.cli import run_command
 from lrlc_jax.errors import InputError
 from lrlc_jax.experiments.config import StudyConfig, parse, typed
-from lrlc_jax.experiments.estimate import forecast
+from lrlc_jax.experiments.estimate import time_left
 from lrlc_jax.experiments.execute import execute
 from lrlc_jax.experiments.record import find
 from lrlc_jax.experiments.study import Entry, jobs, load_studies, plan
-from lrlc_jax.report.build import build, check
-from lrlc_jax.report.overview import overview, time_left
+from lrlc_jax.report.build import build, check, overview
 from lrlc_jax.report.tables import markdown
 from lrlc_jax.tracking import make_tracker
 
@@ -57,7 +56,7 @@ def sweep(values: dict[str, Any], overrides: list[str]) -> None:
         for conflict in report.conflicts:
             print(conflict, file=sys.stderr)
         known = len(outcome.records) - outcome.trained
-        # Equal outputs of several workers are shown once; this line is not equal.
+        # Equal outputs of several workers are shown once; this line differs.
         count = sys.stdout if worker is None else sys.stderr
         print(f"{outcome.trained} runs trained now, {known} were on record.", file=count)
     outcome.refuse_failures()
@@ -66,12 +65,11 @@ def sweep(values: dict[str, Any], overrides: list[str]) -> None:
 def show(study: StudyConfig, entries: Sequence[Entry]) -> None:
     """Print the plan of a study, and the time for the runs that are left. Nothing is written."""
     runs = jobs(entries)
-    found = {job.identity: find(job.identity, job.config.results_dir) for job in runs}
-    known = {run: record for run, record in found.items() if record}
+    found = [find(job.identity, job.config.results_dir) for job in runs]
+    known = {record.identity: record for record in found if record}
     print("\n".join(overview(study, entries, known)), flush=True)
-    left = [job for job in runs if job.identity not in known]
-    if left:
-        print(time_left(forecast(left)))
+    if left := [job for job in runs if job.identity not in known]:
+        print(time_left(left))
 
 
 if __name__ == "__main__":

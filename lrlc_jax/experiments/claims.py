@@ -1,10 +1,10 @@
-"""Claims: each run is trained by one worker at a time, whoever shares the results folder.
+"""Claims: each run is trained by one of the workers that share a results folder.
 
-A worker holds a lock on a file in the run's folder under ``unfinished/``. The kernel releases it at
-the end of the worker, whatever its cause, and network file systems pass locks on to other machines.
-For those that do not, there is a heartbeat: a living worker touches a file with its name, and
-workers on *other* machines respect a recent heartbeat. On its own machine the lock alone decides,
-so that the run of a dead worker is free at once.
+A worker locks a file in the run's folder under ``unfinished/``; the kernel releases the lock when
+the worker ends or dies. Some network file systems do not pass locks on to other machines. For them
+there is a heartbeat: a worker regularly touches a file with its name, and workers on *other*
+machines respect a recent heartbeat. On its own machine the lock alone decides, so that the run of a
+dead worker is free at once.
 """
 
 import contextlib
@@ -43,10 +43,8 @@ def machine() -> str:
 def claim(folder: pathlib.Path) -> Iterator[bool]:
     """Claim the run of a folder for the duration of the context, if it is free.
 
-    At the end everything in the folder but checkpoints is removed, and the folder if it is empty.
-
-    Yields:
-        Whether the run is claimed; if not, another worker has it.
+    Yields whether it is; if not, another worker has it. At the end everything in the folder but
+    checkpoints is removed, and the folder if it is empty.
 
     Raises:
         RunError: if the file system refuses to write or lock.
@@ -80,7 +78,7 @@ def claim(folder: pathlib.Path) -> Iterator[bool]:
 
 @contextlib.contextmanager
 def writable(folder: pathlib.Path) -> Iterator[None]:
-    """Turn an error of the file system into one sentence."""
+    """Report an error of the file system in one sentence."""
     try:
         yield
     except OSError as error:
@@ -91,7 +89,7 @@ def writable(folder: pathlib.Path) -> Iterator[None]:
 
 
 def owner(folder: pathlib.Path) -> dict[str, str | int]:
-    """The worker of a run, as far as its file can be read."""
+    """The worker of a run; empty if its file cannot be read."""
     with contextlib.suppress(OSError, ValueError):
         found = json.loads((folder / OWNER).read_text())
         if isinstance(found, dict):
@@ -113,7 +111,7 @@ def alive_elsewhere(folder: pathlib.Path) -> bool:
 
 
 def beat(path: pathlib.Path, stop: threading.Event) -> None:
-    """Touch a file regularly until ``stop`` is set."""
+    """Touch a file every ``BEAT`` seconds until ``stop`` is set."""
     while not stop.wait(BEAT):
         with contextlib.suppress(OSError):
             os.utime(path)

@@ -47,7 +47,7 @@ class RunConfig(Schema):
     product_way: str | None = word(*WAYS, default="")
 
     def check(self) -> None:
-        """Refuse an empty folder name and a negative time, too."""
+        """Refuse values that a field does not allow, an empty folder name, a negative time."""
         super().check()
         if not self.results_dir:
             raise InputError("results_dir is empty; name the folder for the results.")
@@ -72,7 +72,7 @@ class StudyConfig(Schema):
     """A list of runs that belong in one table.
 
     Attributes:
-        name: name of its file, and of the files of its tables and figures.
+        name: name of its file, and part of the names of its tables and figures.
         title: title of its tables.
         train_size: train on at most this many images; None for all. Included studies follow it.
         includes: other studies, by name; each keeps its own tables and figures.
@@ -95,7 +95,7 @@ class StudyConfig(Schema):
     figures: list[str] = dataclasses.field(default_factory=lambda: ["accuracy_against_rank"])
 
     def check(self) -> None:
-        """Refuse settings of the data that a study cannot fix, too."""
+        """Refuse values that a field does not allow, and data settings outside of ``FIXES``."""
         super().check()
         for name in self.dataset:
             if name not in self.FIXES:
@@ -127,12 +127,9 @@ register()
 
 
 def typed(schema: type[T], values: Any, where: str = "") -> T:
-    """``values`` as an instance of the dataclass ``schema``, checked.
+    """An instance of a dataclass from some of its fields, checked.
 
-    Args:
-        schema: the dataclass.
-        values: a mapping with some of its fields.
-        where: section of the configuration, for error messages.
+    ``where`` is the section of the configuration, for error messages.
 
     Raises:
         InputError: for an unknown name, or a value that is not allowed.
@@ -156,26 +153,16 @@ def typed(schema: type[T], values: Any, where: str = "") -> T:
 
 
 def layer_config(values: Mapping[str, Any]) -> LayerConfig:
-    """The settings of a layer; ``name`` says which.
-
-    Raises:
-        InputError: for an unknown layer, setting or value.
-    """
-    name = values.get("name")
-    one_of("layer", name, LAYERS)
-    return typed(LAYERS[str(name)], values, "layer")
+    """The settings of the layer with this ``name``, checked."""
+    one_of("layer", values.get("name"), LAYERS)
+    return typed(LAYERS[values["name"]], values, "layer")
 
 
 def parse(values: Mapping[str, Any]) -> Config:
-    """A composed configuration as typed settings.
-
-    Raises:
-        InputError: for anything that is not allowed, naming the setting.
-    """
+    """A composed configuration as typed settings, checked."""
     run = {field.name for field in dataclasses.fields(RunConfig)}
     for name in values:
-        if name not in {*run, *SECTIONS, "layer"}:
-            raise unknown_name("setting", name, [*run, *SECTIONS, "layer"])
+        one_of("setting", name, [*run, *SECTIONS, "layer"])
     top = typed(RunConfig, {name: value for name, value in values.items() if name in run})
     sections = {name: typed(kind, values.get(name, {}), name) for name, kind in SECTIONS.items()}
     layer = layer_config(values.get("layer", {"name": "conv"}))

@@ -1,7 +1,7 @@
 """Time that runs take on this machine, from training steps measured now.
 
-One network of each kind of layer is measured. The others are scaled from it by the multiply-adds of
-their layers: plain convolutions at the rate of the network without other layers, the layer under
+One network of each kind of layer and data set is measured. Other networks are scaled from it by
+multiply-adds: plain convolutions at the rate of the network without other layers, the layer under
 study at a rate of its own.
 """
 
@@ -9,7 +9,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import jax
 import numpy as np
@@ -23,7 +23,7 @@ from lrlc_jax.experiments.runner import network_of
 from lrlc_jax.experiments.study import Job
 from lrlc_jax.layers import ConvConfig
 from lrlc_jax.networks import check_precision, products
-from lrlc_jax.progress import Progress
+from lrlc_jax.progress import Progress, counted, duration
 from lrlc_jax.training.compilation import enable_cache
 from lrlc_jax.training.devices import default_seeds_at_once
 from lrlc_jax.training.train import DeviceData, train
@@ -38,42 +38,36 @@ FEWEST_EPOCHS, MOST_EPOCHS = 3, 8
 FEWEST_STEPS = 2  # a loop of one step compiles to a different program
 
 
-@dataclasses.dataclass(frozen=True)
-class Forecast:
-    """Time of the runs that are left.
-
-    Attributes:
-        seconds: for all of them, one after the other, with compilation.
-        measured: number of measured networks.
-        machine: as in records.
-    """
-
-    seconds: float
-    measured: int
-    machine: dict[str, Any]
-
-
-@dataclasses.dataclass(frozen=True)
-class Work:
+class Work(NamedTuple):
     """Multiply-adds of a network for one image, in plain convolutions and in other layers."""
 
     conv: int
     special: int
 
 
-Run: TypeAlias = tuple[Job, Work]
-
-
-@dataclasses.dataclass(frozen=True)
-class Cost:
+class Cost(NamedTuple):
     """Seconds of a run: once, mostly for compilation, and for each epoch, with all seeds."""
 
     once: float
     epoch: float
 
 
-def forecast(left: Sequence[Job]) -> Forecast:
-    """Measure one network of each kind of layer, for each data set.
+Run: TypeAlias = tuple[Job, Work]
+
+
+def time_left(left: Sequence[Job]) -> str:
+    """Time to train the remaining runs, and the basis of the estimate, in a sentence."""
+    seconds, measured = forecast(left)
+    device = provenance.device_name(provenance.machine())
+    return (
+        f"About {duration(seconds)} for the remaining runs, one after another on this machine "
+        f"({device}); estimated from training steps and validation of "
+        f"{counted(measured, 'network')}, measured now, one for each kind of layer and data set."
+    )
+
+
+def forecast(left: Sequence[Job]) -> tuple[float, int]:
+    """Seconds for all runs, one after another, with compilation; and number of measured networks.
 
     Raises:
         InputError: for a precision that the device lacks, or images too small for the network.
@@ -108,15 +102,11 @@ def forecast(left: Sequence[Job]) -> Forecast:
             for job, work in runs:
                 epoch = conv_rate * work.conv + rate * work.special
                 seconds += cost.once + job.config.protocol.epochs * epoch
-    return Forecast(seconds, len(kinds), provenance.machine())
+    return seconds, len(kinds)
 
 
 def work_of(job: Job) -> Work:
-    """Multiply-adds of a run's network; nothing is computed.
-
-    Raises:
-        InputError: if the images are too small for it.
-    """
+    """Multiply-adds of a run's network; nothing is computed."""
     factory = network_of(job)
     layers = dict(enumerate(products(lambda: factory(nnx.Rngs(0))), start=1))
     special = sum(layers[position] for position in job.config.layer.positions)
@@ -126,7 +116,7 @@ def work_of(job: Job) -> Work:
 def representative(runs: Sequence[Run]) -> Run:
     """The run with the most multiply-adds in the layer under study; of equals, the middle rank.
 
-    Of runs with long steps only the one with the shortest, and only if no other is left.
+    Runs with long steps do not count; if there are no others, the one with the shortest step.
     """
     short = [
         (job, work)
@@ -140,7 +130,7 @@ def representative(runs: Sequence[Run]) -> Run:
 
 
 def seeds_in_a_step(config: Config) -> int:
-    """Seeds that train together if they fit into memory."""
+    """Seeds that share a step if they fit in memory."""
     count = config.protocol.seeds
     return min(config.seeds_at_once or default_seeds_at_once(count), count)
 
@@ -152,7 +142,7 @@ def rough_step(job: Job, work: Work) -> float:
 
 
 def part_to_measure(job: Job, work: Work) -> tuple[Job, float]:
-    """The run itself if its epoch is short; else a few of its steps, for seeds that train together.
+    """The run itself if its epoch is short, else a few steps for seeds that share a step.
 
     Also returns the part's share of the images of each split.
     """

@@ -1,4 +1,4 @@
-"""All runs of a study, by this process and by others that work on the same study."""
+"""All runs of a study, shared with other workers on the same results folder."""
 
 import contextlib
 import dataclasses
@@ -26,7 +26,7 @@ class Outcome:
         jobs: all runs.
         done: records by identity, in any order.
         trained: number of records written by this process.
-        problems: reason for each run that could not be trained, by identity.
+        problems: reason for each run whose training failed, by identity.
         stopped: reason for an early end.
         kept: the run that was stopped, and its last epoch in a checkpoint.
     """
@@ -45,31 +45,22 @@ class Outcome:
 
     @property
     def pending(self) -> list[Job]:
-        """Runs that have no record and can be tried."""
+        """Runs without a record that can still be trained."""
         return [job for job in self.jobs if job.identity not in {**self.done, **self.problems}]
 
-    @property
-    def failures(self) -> list[str]:
-        """A phrase for each run with failed seeds, and for each that could not be trained."""
-        failed = [
+    def refuse_failures(self) -> None:
+        """Raise a RunError (exit status 1) with the runs and seeds that failed, if any."""
+        failures = [
             f"{record.label} (seeds {', '.join(record.failed)})"
             for record in self.records
             if record.failed
         ]
-        return failed + list(self.problems.values())
-
-    def refuse_failures(self) -> None:
-        """End the command with exit status 1 if a run failed.
-
-        Raises:
-            RunError: naming each run that failed.
-        """
-        if self.failures:
-            raise RunError(f"FAILED: {'; '.join(f.rstrip('.') for f in self.failures)}.")
+        if failures := [*failures, *self.problems.values()]:
+            raise RunError(f"FAILED: {'; '.join(f.rstrip('.') for f in failures)}.")
 
     @property
     def ending(self) -> str:
-        """A sentence on the runs that are left; empty if none is."""
+        """Sentence on the remaining runs; empty if there are none."""
         left = len(self.jobs) - len(self.done)
         if not left:
             return ""
@@ -84,9 +75,9 @@ class Outcome:
 def execute(jobs: Sequence[Job], tracker: Tracker) -> Outcome:
     """Train the runs that have no record.
 
-    A run's record is on disk before the next run starts, and a stopped run leaves a checkpoint, so
-    that the same call goes on later. Several processes may call it for the same results folder:
-    each run is trained by one of them, or by the next one if that ends.
+    A run's record is on disk before the next run starts, and a stopped run leaves a checkpoint: a
+    repeated call resumes the work. Several processes may call it for the same results folder; each
+    run is trained by one of them, or by the next one if that ends.
 
     Args:
         jobs: different runs with the same results folder.
@@ -103,7 +94,12 @@ def execute(jobs: Sequence[Job], tracker: Tracker) -> Outcome:
             for job in jobs:
                 if record := records.find(job.identity, job.config.results_dir):
                     outcome.done[job.identity] = record
-                    tidy(job)
+                    # The folder of a worker that ended between its record and its clean-up.
+                    folder = unfinished(job.config.results_dir, job.identity)
+                    if folder.exists():
+                        with contextlib.suppress(RunError), claim(folder) as claimed:
+                            if claimed:
+                                clear(folder)
             if outcome.pending:
                 work(outcome, tracker)
     except Stopped as reason:
@@ -111,28 +107,14 @@ def execute(jobs: Sequence[Job], tracker: Tracker) -> Outcome:
     return outcome
 
 
-def tidy(job: Job) -> None:
-    """Remove the folder of a run whose worker ended between its record and its clean-up."""
-    folder = unfinished(job.config.results_dir, job.identity)
-    if folder.exists():
-        with contextlib.suppress(RunError), claim(folder) as claimed:
-            if claimed:
-                clear(folder)
-
-
 def work(outcome: Outcome, tracker: Tracker) -> None:
-    """Train pending runs until all are done, by this process or by others.
-
-    Raises:
-        Stopped: by a signal, or at the end of the time box; finished epochs are kept.
-    """
+    """Train pending runs until all are done, by this process or by others."""
     pending = outcome.pending
     config = pending[0].config
     box = TimeBox(config.budget_minutes)
-    epochs = sum(job.config.protocol.epochs for job in pending)
-    with Progress(epochs, unit="epoch") as progress:
+    waiting = False
+    with Progress(sum(job.config.protocol.epochs for job in pending), unit="epoch") as progress:
         runner = Runner(pending, tracker, progress, box, outcome.records)
-        waiting = False
         try:
             while left := outcome.pending:
                 for job in left:
@@ -155,19 +137,14 @@ def work(outcome: Outcome, tracker: Tracker) -> None:
 
 
 def attempt(job: Job, runner: Runner, outcome: Outcome) -> None:
-    """Train a run, unless another worker trains it or has a record of it.
-
-    Raises:
-        RunError: if the disk refuses its record.
-        Stopped: see :func:`work`.
-    """
+    """Train a run, unless another worker trains it or has a record of it."""
     results_dir = job.config.results_dir
     folder = unfinished(results_dir, job.identity)
     with claim(folder) as claimed:
         # Looked up under the claim, which its worker releases after it has written the record.
         record = records.find(job.identity, results_dir)
         if record:
-            runner.progress.expect(runner.progress.total - job.config.protocol.epochs)
+            runner.skip(job.config.protocol.epochs)
         elif not claimed:
             return
         else:
@@ -175,7 +152,7 @@ def attempt(job: Job, runner: Runner, outcome: Outcome) -> None:
                 record = runner.run(job, folder / CHECKPOINTS)
             except RunError as error:
                 outcome.problems[job.identity] = str(error)
-                runner.fail(job, error)
+                runner.say(f"{job.config.layer.label}: FAILED: {error}")
                 return
             runner.finish(record, records.write(record, results_dir))
             outcome.trained += 1
@@ -185,7 +162,7 @@ def attempt(job: Job, runner: Runner, outcome: Outcome) -> None:
 
 
 def hosts(jobs: Sequence[Job]) -> str:
-    """The workers of these runs, as far as their files say."""
+    """The workers of these runs, as far as known, in parentheses."""
     owners = [owner(unfinished(job.config.results_dir, job.identity)) for job in jobs]
     names = sorted({f"process {o.get('process')} on {o['host']}" for o in owners if "host" in o})
     return f" ({', '.join(names)})" if names else ""

@@ -15,35 +15,20 @@ TRAINING_VERSION = 4
 
 
 def canonical(config: Config, fingerprint: str, train_size: int) -> dict[str, Any]:
-    """Everything that determines a run's results, and nothing else.
+    """Everything that determines a run's results: settings, fingerprint and size of the data.
 
-    The source of the data, seeds that share a step, devices and trackers do not. The paper's own
-    network is left out, and so is the translation of images that are not translated; the split of
-    the data is part of their fingerprint.
-
-    Args:
-        config: the run.
-        fingerprint: of its data.
-        train_size: number of its training images.
+    Source of the data, seeds that share a step, devices and trackers do not. The paper's network
+    and the translation of untranslated images are left out; the fingerprint covers the split.
     """
-    protocol = dataclasses.asdict(config.protocol)
-    for name in config.protocol.NOT_IN_IDENTITY:
-        del protocol[name]
+    data, protocol = config.dataset, dataclasses.asdict(config.protocol)
     run: dict[str, Any] = {
         "training": TRAINING_VERSION,
-        "dataset": {
-            "name": config.dataset.name,
-            "fingerprint": fingerprint,
-            "train_size": train_size,
-        },
+        "dataset": {"name": data.name, "fingerprint": fingerprint, "train_size": train_size},
         "layer": config.layer.canonical(),
-        "protocol": protocol,
+        "protocol": {k: v for k, v in protocol.items() if k not in config.protocol.NOT_IN_IDENTITY},
     }
-    if config.dataset.translate is not None:
-        run["dataset"] |= {
-            "translate": config.dataset.translate,
-            "translate_train": config.dataset.translate_train,
-        }
+    if data.translate is not None:
+        run["dataset"] |= {"translate": data.translate, "translate_train": data.translate_train}
     if config.network != PAPER_NETWORK:
         run["network"] = dataclasses.asdict(config.network)
     return run

@@ -6,22 +6,17 @@ import importlib.metadata
 import pathlib
 import platform
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 
 import lrlc_jax
-from lrlc_jax.experiments.record import Record
 from lrlc_jax.files import cores
 
 PACKAGE = pathlib.Path(lrlc_jax.__file__).resolve().parent
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
-
 FOLDERS = ("../configs", "../scripts", "../benchmarks")  # with code and settings, too
-
-# Settings in ``Record.config`` that may change the last digits of metrics.
-ROUNDING = ("source", "seeds_at_once", "product_way")
 
 
 @functools.cache
@@ -62,10 +57,9 @@ def versions() -> dict[str, str]:
 
 def machine() -> dict[str, Any]:
     """The accelerator or CPU that computes, and its host."""
-    device = jax.devices()[0]
     return {
         "backend": jax.default_backend(),
-        "device": device.device_kind,
+        "device": jax.devices()[0].device_kind,
         "devices": jax.device_count(),
         "processor": processor(),
         "cores": cores(),
@@ -75,25 +69,13 @@ def machine() -> dict[str, Any]:
 
 def processor() -> str:
     """Model name of the CPU."""
-    try:
-        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
+    path = pathlib.Path("/proc/cpuinfo")  # Linux only
+    lines = path.read_text().splitlines() if path.exists() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor()
 
 
-def differences(records: Sequence[Record]) -> dict[str, list[str]]:
-    """The provenance that differs between records.
-
-    Returns:
-        One value for each record, by names such as ``versions.jax``.
-    """
-    found = {}
-    for section in ("code", "versions", "machine", "config"):
-        parts = [getattr(record, section) for record in records]
-        for key in dict.fromkeys(key for part in parts for key in part):
-            values = [str(part.get(key)) for part in parts]
-            if len(set(values)) > 1 and (section != "config" or key in ROUNDING):
-                found[f"{section}.{key}"] = [v[:12] if section == "code" else v for v in values]
-    return found
+def device_name(machine: Mapping[str, Any]) -> str:
+    """Name of the accelerator, or of the processor without one."""
+    device, processor = machine["device"], machine.get("processor")
+    return f"{device} ({processor})" if device == "cpu" and processor else str(device)

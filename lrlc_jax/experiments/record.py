@@ -2,10 +2,11 @@
 
 import dataclasses
 import functools
+import itertools
 import pathlib
 import re
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from types import NoneType
 from typing import Any
 
@@ -24,12 +25,12 @@ COUNTS = ("train", "train_available", "validation", "test")
 # Records that agree in these fields are equal, whatever code and machine made them.
 MEASURED = ("seeds", "failed", "parameters", "matched_parameters", "epochs", "final")
 COMPARED = ("run", "data", *MEASURED)
-DIGEST_LENGTH = 12  # other than that of an identity: a file name shows whether it has a digest
+DIGEST_LENGTH = 12  # differs from that of an identity, to tell apart older file names
 
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """A run: its settings, its provenance, and its metrics.
+    """A run: its settings, its provenance (:mod:`~.provenance`), and its metrics.
 
     Attributes:
         identity: hash of ``run``.
@@ -37,9 +38,7 @@ class Record:
         config: labels and other settings: protocol name, data source, seeds at once, devices.
         data: classes, image shape, number of images in each split, and notes on any difference
             from the published data set.
-        code: version, revision and hash of the source.
-        versions: versions of Python and of the packages.
-        machine: device, processor, cores, system.
+        code, versions, machine: provenance.
         time: start, and seconds: wall time, compilation, median epoch.
         seeds: seeds, in the order of every list of metrics.
         failed: epoch in which a seed's loss was first not finite, by seed.
@@ -84,20 +83,22 @@ class Record:
     @property
     def data_title(self) -> str:
         """The data in words, with these differences."""
-        data = self.run["dataset"]
-        fresh = data.get("translate_train") == "fresh"
-        return data_title(data["name"], data.get("translate"), fresh=fresh, notes=self.notes)
+        return title_of(self.run["dataset"], self.notes)
 
     @property
     def file_name(self) -> str:
-        """Readable, and different for different records, so that copying overwrites nothing."""
+        """Readable name with identity and digest: copying never overwrites another record."""
         layer, data = self.run["layer"], self.run["dataset"]
-        parts = [data_slug(data["name"], data.get("translate")), layer["name"]]
-        if "at" in layer:
-            parts.append("at" + "".join(map(str, layer["at"])))
-        if "rank" in layer:
-            parts.append(f"rank{layer['rank']}")
-        return "-".join([*parts, self.identity, self.digest]) + ".json"
+        at = ["at" + "".join(map(str, layer["at"]))] if "at" in layer else []
+        rank = [f"rank{layer['rank']}"] if "rank" in layer else []
+        name = [data_slug(data["name"], data.get("translate")), layer["name"], *at, *rank]
+        return "-".join([*name, self.identity, self.digest]) + ".json"
+
+
+def title_of(dataset: Mapping[str, Any], notes: Sequence[str] = ()) -> str:
+    """Data in words, from their settings in ``Record.run``."""
+    fresh = dataset.get("translate_train") == "fresh"
+    return data_title(dataset["name"], dataset.get("translate"), fresh=fresh, notes=notes)
 
 
 def folder(results_dir: str | pathlib.Path) -> pathlib.Path:
@@ -106,11 +107,7 @@ def folder(results_dir: str | pathlib.Path) -> pathlib.Path:
 
 
 def prepare(results_dir: str) -> None:
-    """Make sure that records can be written, before any work.
-
-    Raises:
-        InputError: if the folder cannot be made or written to.
-    """
+    """Refuse a folder without write permission, before any work."""
     path = folder(results_dir)
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -124,11 +121,7 @@ def prepare(results_dir: str) -> None:
 
 
 def write(record: Record, results_dir: str | pathlib.Path) -> pathlib.Path:
-    """Write a record, unless an equal one is there.
-
-    Raises:
-        RunError: if the disk refuses it.
-    """
+    """Write a record, unless an equal one is there."""
     path = folder(results_dir) / record.file_name
     if not path.exists():
         write_atomically(path, dumps(record))
@@ -148,15 +141,15 @@ def read(path: pathlib.Path) -> Record:
     """A record from disk.
 
     Raises:
-        InputError: if it is not a record, has a newer schema, or does not have the identity and
-            digest that its settings, its metrics and its file name demand.
+        InputError: if it is not a record, has a newer schema, or if its settings or metrics do not
+            match its identity and its file name.
     """
     hint = "move it out of the records folder, or restore it"
     values = read_values(path, "Record", SCHEMA, hint)
     names = {field.name for field in dataclasses.fields(Record)}
-    if set(values) | {"matched_parameters"} != names:
-        odd = ", ".join(sorted(set(values) ^ names - {"matched_parameters"}))
-        raise InputError(f"Record {path} lacks settings or has unknown ones ({odd}); {hint}.")
+    if odd := (set(values) ^ names) - {"matched_parameters"}:
+        odd_names = ", ".join(sorted(odd))
+        raise InputError(f"Record {path} lacks fields or has unknown ones ({odd_names}); {hint}.")
     record = Record(**values)
     if not isinstance(record.run, dict) or identity(record.run) != record.identity:
         raise InputError(f"Record {path} does not have the identity of its settings; {hint}.")
@@ -171,29 +164,24 @@ def read(path: pathlib.Path) -> Record:
 def complete(record: Record) -> bool:
     """Whether the fields that reports rely on are there, with a value for each seed."""
     try:
-        final = [
-            (value, str(seed) in record.failed)
-            for values in record.final.values()
-            for seed, value in zip(record.seeds, values, strict=True)
-        ]
+        failed = [str(seed) in record.failed for seed in record.seeds]
+        counts = [record.parameters, *(record.data[name] for name in COUNTS)]
+        final = list(record.final.values())
+        by_seed = [*final, *itertools.chain(*record.epochs.values())]
         return (
-            bool(record.seeds)
+            bool(failed)
             and isinstance(record.machine["device"], str)
             and type(record.matched_parameters) in (int, NoneType)
-            and isinstance(record.notes, list)
+            and type(record.notes) is list
             and all(isinstance(note, str) for note in record.notes)
-            and all(isinstance(n, int) for n in (record.parameters, *map(record.data.get, COUNTS)))
-            and set(FINAL_METRICS) <= set(record.final)
-            and set(EPOCH_METRICS) <= set(record.epochs)
-            and all(isinstance(v, NoneType if failed else float | int) for v, failed in final)
-            and all(
-                len(values) == len(record.seeds)
-                and all(isinstance(value, float | int | None) for value in values)
-                for epochs in record.epochs.values()
-                for values in epochs
-            )
+            and all(isinstance(count, int) for count in counts)
+            and {*FINAL_METRICS} <= {*record.final}
+            and {*EPOCH_METRICS} <= {*record.epochs}
+            and all([value is None for value in values] == failed for values in final)
+            and all(len(values) == len(failed) for values in by_seed)
+            and all(isinstance(v, float | int | None) for values in by_seed for v in values)
         )
-    except (AttributeError, KeyError, TypeError, ValueError):
+    except (AttributeError, KeyError, TypeError):
         return False
 
 
@@ -221,11 +209,7 @@ class Records:
 
 
 def read_files(paths: Iterable[pathlib.Path]) -> Records:
-    """Read record files. Of equal records one is kept, of different ones of a run none.
-
-    Raises:
-        InputError: for the first that cannot be read.
-    """
+    """Read record files. Of equal records one is kept, of different ones of a run none."""
     runs: dict[str, dict[str, tuple[pathlib.Path, Record]]] = {}
     for path in paths:
         record = read(path)
@@ -237,21 +221,14 @@ def read_files(paths: Iterable[pathlib.Path]) -> Records:
 
 
 def read_records(results_dir: str | pathlib.Path) -> Records:
-    """All records of a results folder.
-
-    Raises:
-        InputError: for the first that cannot be read.
-    """
+    """All records of a results folder."""
     return read_files(sorted(folder(results_dir).glob("*.json")))
 
 
 def files_of(run_identity: str, results_dir: str | pathlib.Path) -> list[pathlib.Path]:
     """Files with a run's records; names of older files end with the identity."""
-    digest = "-" + "[0-9a-f]" * DIGEST_LENGTH
-    place = folder(results_dir)
-    return sorted(
-        path for end in ("", digest) for path in place.glob(f"*-{run_identity}{end}.json")
-    )
+    names = f"*-{run_identity}.json", f"*-{run_identity}-{'[0-9a-f]' * DIGEST_LENGTH}.json"
+    return sorted(path for name in names for path in folder(results_dir).glob(name))
 
 
 def find(run_identity: str, results_dir: str | pathlib.Path) -> Record | None:

@@ -12,7 +12,7 @@ from lrlc_jax.errors import InputError, RunError
 from lrlc_jax.experiments.config import SECTIONS, Config, parse
 from lrlc_jax.experiments.execute import execute
 from lrlc_jax.experiments.identity import TRAINING_VERSION, canonical
-from lrlc_jax.experiments.provenance import differences, machine
+from lrlc_jax.experiments.provenance import machine
 from lrlc_jax.experiments.record import Record, files_of, find, read
 from lrlc_jax.experiments.statistics import (
     Comparison,
@@ -21,8 +21,11 @@ from lrlc_jax.experiments.statistics import (
     in_words,
     largest_difference,
 )
-from lrlc_jax.experiments.study import Job, Loader
+from lrlc_jax.experiments.study import Loader
 from lrlc_jax.tracking import make_tracker
+
+# Settings in ``Record.config`` that may change the last digits of metrics.
+ROUNDING = ("source", "seeds_at_once", "product_way")
 
 
 def reproduce(path: pathlib.Path, overrides: Sequence[str] = ()) -> tuple[Comparison, list[str]]:
@@ -36,15 +39,28 @@ def reproduce(path: pathlib.Path, overrides: Sequence[str] = ()) -> tuple[Compar
         The comparison, and lines that report it.
 
     Raises:
-        InputError: for a bad record or override, or see :func:`check`.
+        InputError: for a bad record or override, other data, or the record's own folder.
         RunError: if the run was stopped, or could not be trained.
     """
     record = read(path)
     settings = settings_of(record, machine()["device"])
-    settings["results_dir"] = str(default_folder(path))
+    parent = path.resolve().parent
+    beside = parent.parent if parent.name == "records" else parent
+    settings["results_dir"] = str(beside / "reproductions")
     config = override(settings, overrides)
     job = Loader().job(config)
-    check(job, record)
+    found, recorded = job.dataset.fingerprint, record.run["dataset"]["fingerprint"]
+    if found != recorded:
+        raise InputError(
+            f"The record was trained on other data than the {job.dataset.title} found here (with "
+            f"fingerprint {recorded}, not {found}); set dataset.source and dataset.path, or "
+            "dataset.cache_dir for prepared data."
+        )
+    if find(job.identity, config.results_dir) == record:
+        raise InputError(
+            f"results_dir {config.results_dir} contains the record itself; choose another folder "
+            "for its repetition."
+        )
     outcome = execute([job], make_tracker(config, group="reproduce", prefix="again-"))
     if not outcome.records:
         why = "; ".join(outcome.problems.values()) or outcome.ending
@@ -53,15 +69,17 @@ def reproduce(path: pathlib.Path, overrides: Sequence[str] = ()) -> tuple[Compar
     comparison = compare(record, again)
     return comparison, [
         f"{record.label} on {record.data_title}, {len(record.seeds)} seeds",
-        *result("record", record, path),
-        *result("again", again, files_of(again.identity, config.results_dir)[0]),
+        f"  record: {path}, {record.time.get('started', 'of unknown date')}",
+        f"    {describe(record)}",
+        f"  again: {files_of(again.identity, config.results_dir)[0]}, {again.time['started']}",
+        f"    {describe(again)}",
         *details(record, again, comparison),
         f"{comparison.verdict}: {comparison.reason}",
     ]
 
 
 def settings_of(record: Record, device: str | None = None) -> dict[str, Any]:
-    """Settings for :func:`~.config.parse` that lead to the run of a record.
+    """Settings of the run of a record, for :func:`~.config.parse`.
 
     Args:
         record: of any version of the training; its missing settings get their defaults.
@@ -105,12 +123,11 @@ def override(settings: dict[str, Any], overrides: Sequence[str]) -> Config:
         with contextlib.suppress(yaml.YAMLError):
             value = yaml.safe_load(text)
         section, _, key = name.partition(".")
-        changes: dict[str, Any] = {name: value}
         if section in {*SECTIONS, "layer"}:
-            changes = {
-                section: {**settings.get(section, {}), key: value} if key else {"name": value}
-            }
-        settings = settings | changes
+            value = {**settings.get(section, {}), key: value} if key else {"name": value}
+            settings = settings | {section: value}
+        else:
+            settings = settings | {name: value}
         changed = parse(settings)
         if identifying(changed) != identifying(config):
             raise InputError(f"{name} is fixed by the record: it determines the metrics.")
@@ -119,56 +136,37 @@ def override(settings: dict[str, Any], overrides: Sequence[str]) -> Config:
 
 
 def identifying(config: Config) -> dict[str, Any]:
-    """The settings that determine the metrics, as far as they are known before the data."""
+    """The settings that determine the metrics, as far as known without the data."""
     return canonical(config, f"split {config.dataset.split}", config.dataset.train_size or 0)
 
 
-def default_folder(path: pathlib.Path) -> pathlib.Path:
-    """Results folder for the repetition, beside the folder of the record."""
-    folder = path.resolve().parent
-    return (folder.parent if folder.name == "records" else folder) / "reproductions"
-
-
-def check(job: Job, record: Record) -> None:
-    """Refuse to compare a record with a run on other data, or with itself.
-
-    Raises:
-        InputError: in either case.
-    """
-    found, recorded = job.dataset.fingerprint, record.run["dataset"]["fingerprint"]
-    if found != recorded:
-        raise InputError(
-            f"The record was trained on other data than the {job.dataset.title} found here (with "
-            f"fingerprint {recorded}, not {found}); set dataset.source and dataset.path, or "
-            "dataset.cache_dir for prepared data."
-        )
-    if find(job.identity, job.config.results_dir) == record:
-        raise InputError(
-            f"results_dir {job.config.results_dir} contains the record itself; choose another "
-            "folder for its repetition."
-        )
-
-
-def result(name: str, record: Record, path: pathlib.Path) -> list[str]:
-    """Lines with the place, start and accuracies of a record."""
-    started = record.time.get("started", "of unknown date")
-    return [f"  {name}: {path}, {started}", f"    {describe(record)}"]
-
-
 def details(record: Record, again: Record, comparison: Comparison) -> list[str]:
-    """Lines with the statistical test, the largest difference, and possible causes of it."""
-    lines = []
-    if comparison.p:
-        p = ", ".join(f"{in_words(name)} {p:.2g}" for name, p in comparison.p.items())
-        lines += [f"Test: {comparison.test}.", f"Corrected p: {p}."]
-    if comparison.least is not None:
-        least = f"{100 * comparison.least:.2f} %"
-        lines.append(f"It detects a difference in test accuracy of at least {least}.")
+    """Lines with the statistical tests, the largest difference, and possible causes of it."""
+    lines = [
+        f"Corrected p of {in_words(name)}: {p:.2g} ({comparison.tests[name]})"
+        for name, p in comparison.p.items()
+    ]
+    if comparison.detectable is not None:
+        lines.append(
+            f"Smallest detectable difference in test accuracy: {100 * comparison.detectable:.2f} %"
+        )
     largest, name = largest_difference(record, again)
-    lines.append(f"Largest difference: {f'{largest:.3g} ({name})' if largest else 0}.")
-    origins = [f"{n} ({' | '.join(v)})" for n, v in differences([record, again]).items()]
-    lines.append(f"Code, versions, machine: {', '.join(origins) or 'the same'}.")
+    lines.append(f"Largest difference: {f'{largest:.3g} ({in_words(name)})' if largest else 0}")
+    origins = [f"{name} ({' | '.join(v)})" for name, v in differences([record, again]).items()]
+    lines.append(f"Code, versions, machine: {', '.join(origins) or 'the same'}")
     if record.run["training"] != TRAINING_VERSION:
         version = f"version {record.run['training']} of the training, this code {TRAINING_VERSION}"
         lines.append(f"The record is of {version}: metrics may differ for that reason alone.")
     return lines
+
+
+def differences(records: Sequence[Record]) -> dict[str, list[str]]:
+    """Provenance that differs: a value for each record, by names such as ``versions.jax``."""
+    found = {}
+    for section in ("code", "versions", "machine", "config"):
+        parts = [getattr(record, section) for record in records]
+        for key in dict.fromkeys(key for part in parts for key in part):
+            values = [str(part.get(key)) for part in parts]
+            if len(set(values)) > 1 and (section != "config" or key in ROUNDING):
+                found[f"{section}.{key}"] = [v[:12] if section == "code" else v for v in values]
+    return found

@@ -35,15 +35,11 @@ class Runner:
     """Trains runs one after the other; they share the data on the device and compiled programs.
 
     Args:
-        pending: the runs that may come.
+        pending: runs without a record.
         tracker: is notified of runs and epochs.
         progress: counts epochs of all pending runs.
-        box: the time that this process has.
-        known: records of other runs of the study, which tell how long a run takes to its first
-            epoch.
-
-    Raises:
-        InputError: for a precision that the device lacks, or too few devices.
+        box: the time limit of this process.
+        known: records of other runs of the study; they tell the time of a run to its first epoch.
     """
 
     def __init__(
@@ -62,16 +58,12 @@ class Runner:
         self.clock = CompileClock()
         self.on_device: tuple[Dataset, DeviceData] | None = None
         here = provenance.machine()
+        times = [record.time for record in known if record.machine == here]
         self.to_first_epoch = max(
-            (
-                record.time["compile_seconds"] + record.time["median_epoch_seconds"]
-                for record in known
-                if record.machine == here
-            ),
-            default=0.0,
+            (each["compile_seconds"] + each["median_epoch_seconds"] for each in times), default=0.0
         )
         self.started = 0  # runs
-        self.kept: str | None = None
+        self.kept: str | None = None  # by a checkpoint: the run that was stopped
 
     def run(self, job: Job, checkpoint_folder: pathlib.Path) -> Record:
         """Train every seed of a run, from its checkpoint if there is one.
@@ -81,58 +73,59 @@ class Runner:
             RunError: if the device fails, for example for want of memory.
             Stopped: by a signal, or at the end of the time box; finished epochs are kept.
         """
+        # Network, checkpoint, data on the device.
         self.box.require(self.to_first_epoch)
-        config, label = job.config, job.config.layer.label
-        epochs = config.protocol.epochs
+        config, protocol, label = job.config, job.config.protocol, job.config.layer.label
         factory = network_of(job)
         checkpoints = Checkpoints(
-            checkpoint_folder,
-            every_epochs=config.checkpoint.every_epochs,
-            every_minutes=config.checkpoint.every_minutes,
-            warn=self.progress.say,
+            checkpoint_folder, **vars(config.checkpoint), warn=self.progress.say
         )
         session = Session(checkpoints, self.clock)
         data = self.put(job)
-        self.start(job, len(session.epoch_seconds))
-        begun = last = time.monotonic()
-        longest = 0.0
 
+        # Announcement.
+        self.started += 1
+        done = len(session.epoch_seconds)
+        self.skip(done)
+        resumed = f", going on after epoch {done}" if done else ""
+        self.progress.describe(
+            f"run {self.started}/{len(self.pending)}: {label}: {protocol.epochs} epochs{resumed}"
+        )
+        self.tracker.start_run(config, job.identity)
+
+        # Training.
         def on_epoch(epoch: int, metrics: dict[str, np.ndarray]) -> None:
-            nonlocal last, longest
-            session.epoch_ended(epoch)
-            accuracy = float(metrics["validation_accuracy"].mean())
-            self.progress.advance(1, f"epoch {epoch}/{epochs}, validation {100 * accuracy:.2f} %")
+            session.epoch_ended()
+            first, *later = session.epoch_seconds[done:]
+            self.to_first_epoch = max(self.to_first_epoch, first)
+            accuracy = f"validation {100 * metrics['validation_accuracy'].mean():.2f} %"
+            self.progress.advance(1, f"epoch {epoch}/{protocol.epochs}, {accuracy}")
             self.tracker.epoch(epoch, metrics)
-            now = time.monotonic()
-            if last == begun:
-                self.to_first_epoch = max(self.to_first_epoch, now - begun)
-            else:
-                longest = max(longest, now - last)
-            last = now
-            if epoch < epochs:
-                self.box.require(SLACK * (longest or now - begun) + SAVING)
+            if epoch < protocol.epochs:
+                self.box.require(SLACK * max(later, default=first) + SAVING)
 
         try:
             history = train(
                 factory,
                 data,
-                config.protocol,
-                seeds=range(config.protocol.seeds),
+                protocol,
+                seeds=range(protocol.seeds),
                 seeds_at_once=config.seeds_at_once,
                 on_epoch=on_epoch,
                 checkpoints=checkpoints,
             )
         except Stopped:
-            if checkpoints.saved_epochs:
-                self.kept = f"{label} is kept after epoch {checkpoints.saved_epochs} of {epochs}"
+            if saved := checkpoints.saved_epochs:
+                self.kept = f"{label} is kept after epoch {saved} of {protocol.epochs}"
             raise
         except (JaxRuntimeError, MemoryError) as error:
             reason = " ".join(str(error).split())[:300]
             raise RunError(f"{label} could not be trained: {reason}.") from error
+
         return record_of(job, factory, history, session)
 
     def put(self, job: Job) -> DeviceData:
-        """The data of a run on the device, where they stay for the next run with the same data."""
+        """The data of a run on the device; the next run with the same data reuses them."""
         if self.on_device is None or self.on_device[0] is not job.dataset:
             self.on_device = None  # frees the memory first
             protocol = job.config.protocol
@@ -146,33 +139,17 @@ class Runner:
             )
         return self.on_device[1]
 
-    def start(self, job: Job, done: int) -> None:
-        """Announce a run of which ``done`` epochs are in its checkpoint."""
-        self.started += 1
-        epochs = job.config.protocol.epochs
-        resumed = f", going on after epoch {done}" if done else ""
-        self.progress.expect(self.progress.total - done)
-        self.progress.describe(
-            f"run {self.started}/{len(self.pending)}: {job.config.layer.label}: "
-            f"{epochs} epochs{resumed}"
-        )
-        self.tracker.start_run(job.config, job.identity)
+    def skip(self, epochs: int) -> None:
+        """Take epochs that need no training off the progress bar."""
+        self.progress.expect(self.progress.total - epochs)
 
     def finish(self, record: Record, path: pathlib.Path) -> None:
         """Announce a record that is on disk."""
         self.tracker.finish_run(record, path)
-        epochs = len(record.epochs["train_loss"])
-        self.progress.expect(self.progress.total - (record.run["protocol"]["epochs"] - epochs))
-        at_once, devices = record.config["seeds_at_once"], record.config.get("devices", 1)
-        each = -(-len(record.seeds) * record.config.get("data_parallel", 1) // devices)
-        groups = f"; {at_once} of {each} seeds at a time" if 1 < at_once < each else ""
+        self.skip(record.run["protocol"]["epochs"] - len(record.epochs["train_loss"]))
+        devices, seconds = record.config.get("devices", 1), duration(record.time["wall_seconds"])
         spread = f"; on {devices} devices" if devices > 1 else ""
-        seconds = duration(record.time["wall_seconds"])
-        self.say(f"{record.label}: {describe(record)}; {seconds}{groups}{spread}")
-
-    def fail(self, job: Job, error: RunError) -> None:
-        """Announce a run that could not be trained."""
-        self.say(f"{job.config.layer.label}: FAILED: {error}")
+        self.say(f"{record.label}: {describe(record)}; {seconds}{spread}")
 
     def say(self, text: str) -> None:
         """Write a line on the current run."""
@@ -180,11 +157,7 @@ class Runner:
 
 
 def network_of(job: Job) -> NetworkFactory:
-    """The network of a run.
-
-    Raises:
-        InputError: if the images are too small for it.
-    """
+    """The network of a run; refuses images that are too small for it."""
     config, dataset = job.config, job.dataset
     factory = NetworkFactory(
         dataset.image_shape,
@@ -200,14 +173,61 @@ def network_of(job: Job) -> NetworkFactory:
     return factory
 
 
-def record_of(job: Job, factory: NetworkFactory, history: History, session: "Session") -> Record:
-    """The record of a run that is trained."""
+class Session:
+    """This process's part of a run, added to the sessions before it.
+
+    A run that was stopped or killed is trained in several sessions; checkpoints hold the times and
+    the provenance of each.
+    """
+
+    def __init__(self, checkpoints: Checkpoints, clock: CompileClock) -> None:
+        self.clock, self.compiled, self.programs = clock, clock.seconds, clock.programs
+        self.began = self.last = time.perf_counter()
+        # Read before training, since the files may be edited meanwhile.
+        self.origin: dict[str, Any] = {
+            "code": provenance.code(),
+            "versions": provenance.versions(),
+            "machine": provenance.machine(),
+        }
+        self.before = checkpoints.before or {
+            "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "seconds": 0.0,
+            "compile_seconds": 0.0,
+            "programs": 0,
+            "epoch_seconds": [],
+            "parts": [],
+        }
+        self.epoch_seconds: list[float] = list(self.before["epoch_seconds"])
+        checkpoints.about = self.about
+
+    def epoch_ended(self) -> None:
+        """Record the time of an epoch."""
+        now = time.perf_counter()
+        self.epoch_seconds.append(round(now - self.last, 4))
+        self.last = now
+
+    def about(self) -> dict[str, Any]:
+        """Values of all sessions so far, for the checkpoint."""
+        return {
+            "started": self.before["started"],
+            "seconds": self.before["seconds"] + time.perf_counter() - self.began,
+            "compile_seconds": self.before["compile_seconds"] + self.clock.seconds - self.compiled,
+            "programs": self.before["programs"] + self.clock.programs - self.programs,
+            "epoch_seconds": self.epoch_seconds,
+            "parts": [*self.before["parts"], {"epochs": len(self.epoch_seconds), **self.origin}],
+        }
+
+
+def record_of(job: Job, factory: NetworkFactory, history: History, session: Session) -> Record:
+    """The record of a trained run."""
     config, dataset = job.config, job.dataset
-    shared, way = config.protocol.data_parallel, config.product_way
-    matched = factory.matched()
+    shared, way, matched = config.protocol.data_parallel, config.product_way, factory.matched()
     failed = dict(sorted(history.failed.items()))
     lost = np.array([seed in failed for seed in history.seeds])
     final = history.epochs[-1] | history.test
+    total, earlier = session.about(), session.before["parts"]
+    outside = 1 - history.computing_seconds / (time.perf_counter() - session.began)
+    moved = any({**part, **session.origin} != part for part in earlier)
     return Record(
         identity=job.identity,
         run=job.run,
@@ -218,7 +238,8 @@ def record_of(job: Job, factory: NetworkFactory, history: History, session: "Ses
             **({"devices": history.devices} if history.devices > 1 else {}),
             **({"data_parallel": shared} if shared > 1 else {}),
             **({"product_way": way} if way else {}),
-            **session.other_origins(),
+            # Earlier sessions, if other code or another machine trained one.
+            **({"earlier_parts": earlier} if moved else {}),
         },
         data={
             "classes": dataset.num_classes,
@@ -230,7 +251,16 @@ def record_of(job: Job, factory: NetworkFactory, history: History, session: "Ses
             **({"notes": list(dataset.notes)} if dataset.notes else {}),
         },
         **session.origin,
-        time=session.time(history.computing_seconds),
+        time={
+            "started": total["started"],
+            "wall_seconds": round(total["seconds"], 3),
+            "compile_seconds": round(total["compile_seconds"], 3),
+            "programs_compiled": total["programs"],
+            "median_epoch_seconds": round(float(np.median(total["epoch_seconds"])), 4),
+            # Of this session, outside of programs and their compilation.
+            "outside_share": round(outside, 4),
+            **({"parts": len(total["parts"])} if earlier else {}),
+        },
         seeds=list(history.seeds),
         failed={str(seed): epoch for seed, epoch in failed.items()},
         parameters=history.parameters,
@@ -251,80 +281,3 @@ def numbers(values: np.ndarray, lost: Any) -> list[float | None]:
         float(f"{value:.7g}") if keep else None
         for value, keep in zip(values.tolist(), kept, strict=True)
     ]
-
-
-class Session:
-    """This process's part of a run, added to the sessions before it.
-
-    A run that was stopped or killed is trained in several sessions; checkpoints hold the times and
-    the provenance of each.
-
-    Args:
-        checkpoints: of the run.
-        clock: counts compiled programs of this process.
-
-    Raises:
-        InputError: for a damaged checkpoint.
-    """
-
-    def __init__(self, checkpoints: Checkpoints, clock: CompileClock) -> None:
-        self.clock, self.compiled, self.programs = clock, clock.seconds, clock.programs
-        self.began = self.last = time.perf_counter()
-        now = datetime.datetime.now(datetime.UTC)
-        # Read before training, since the files may be edited meanwhile.
-        self.origin: dict[str, Any] = {
-            "code": provenance.code(),
-            "versions": provenance.versions(),
-            "machine": provenance.machine(),
-        }
-        self.before = checkpoints.before or {
-            "started": now.isoformat(timespec="seconds"),
-            "seconds": 0.0,
-            "compile_seconds": 0.0,
-            "programs": 0,
-            "epoch_seconds": [],
-            "parts": [],
-        }
-        self.epoch_seconds: list[float] = list(self.before["epoch_seconds"])
-        checkpoints.about = self.about
-
-    def epoch_ended(self, epoch: int) -> None:
-        """Note the time of an epoch, counted from 1."""
-        del self.epoch_seconds[epoch - 1 :]
-        now = time.perf_counter()
-        self.epoch_seconds.append(round(now - self.last, 4))
-        self.last = now
-
-    def about(self) -> dict[str, Any]:
-        """The sessions so far, for the next one."""
-        return {
-            "started": self.before["started"],
-            "seconds": self.before["seconds"] + time.perf_counter() - self.began,
-            "compile_seconds": self.before["compile_seconds"] + self.clock.seconds - self.compiled,
-            "programs": self.before["programs"] + self.clock.programs - self.programs,
-            "epoch_seconds": self.epoch_seconds,
-            "parts": [*self.before["parts"], {"epochs": len(self.epoch_seconds), **self.origin}],
-        }
-
-    def other_origins(self) -> dict[str, Any]:
-        """For the record: earlier sessions, if other code or another machine trained one."""
-        parts = self.before["parts"]
-        same = all({**part, **self.origin} == part for part in parts)
-        return {} if same else {"earlier_parts": parts}
-
-    def time(self, computing_seconds: float) -> dict[str, Any]:
-        """For the record: start, and seconds over all sessions.
-
-        ``outside_share`` is this session's share of time outside of programs and their compilation.
-        """
-        total = self.about()
-        wall = time.perf_counter() - self.began
-        return {
-            "started": total["started"],
-            "wall_seconds": round(total["seconds"], 3),
-            "compile_seconds": round(total["compile_seconds"], 3),
-            "programs_compiled": total["programs"],
-            "median_epoch_seconds": round(float(np.median(total["epoch_seconds"])), 4),
-            "outside_share": round(1 - computing_seconds / wall, 4),
-            **({"parts": len(total["parts"])} if self.before["parts"] else {}),
-        }

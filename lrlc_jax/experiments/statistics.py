@@ -1,6 +1,7 @@
 """Statistics over seeds: means, the choice of a rank, and the comparison of two records."""
 
 import dataclasses
+import itertools
 import math
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,31 +20,31 @@ ROUNDING = 1e-6  # records have 7 digits
 
 
 @dataclasses.dataclass(frozen=True)
-class Estimate:
+class Mean:
     """A mean over seeds and its standard error, which is None for one seed."""
 
-    mean: float
+    value: float
     standard_error: float | None
 
     def percent(self) -> str:
         """As a percentage.
 
-        >>> Estimate(0.98765, 0.00123).percent()
+        >>> Mean(0.98765, 0.00123).percent()
         '98.77 ± 0.12'
         """
         if self.standard_error is None:
-            return f"{100 * self.mean:.2f} (one seed)"
-        return f"{100 * self.mean:.2f} ± {100 * self.standard_error:.2f}"
+            return f"{100 * self.value:.2f} (one seed)"
+        return f"{100 * self.value:.2f} ± {100 * self.standard_error:.2f}"
 
 
-def estimate(values: Iterable[float | None]) -> Estimate | None:
+def mean_over_seeds(values: Iterable[float | None]) -> Mean | None:
     """Mean and standard error; None if the value of any seed is missing.
 
     The standard error is the sample's standard deviation (n - 1) over the root of n.
 
-    >>> estimate([1.0, 3.0])
-    Estimate(mean=2.0, standard_error=1.0)
-    >>> estimate([1.0, None]) is None
+    >>> mean_over_seeds([1.0, 3.0])
+    Mean(value=2.0, standard_error=1.0)
+    >>> mean_over_seeds([1.0, None]) is None
     True
     """
     by_seed = list(values)
@@ -52,9 +53,9 @@ def estimate(values: Iterable[float | None]) -> Estimate | None:
         return None
     mean = math.fsum(numbers) / count
     if count == 1:
-        return Estimate(mean, None)
+        return Mean(mean, None)
     variance = math.fsum((v - mean) ** 2 for v in numbers) / (count - 1)
-    return Estimate(mean, math.sqrt(variance / count))
+    return Mean(mean, math.sqrt(variance / count))
 
 
 def known(values: Iterable[float | None]) -> list[float]:
@@ -68,9 +69,9 @@ def best(candidates: Iterable[Record]) -> Record | None:
     Records with failed seeds have no mean and are never chosen. Test accuracy is not used.
     """
     rated = [
-        (rating.mean, -record.parameters, record)
+        (mean.value, -record.parameters, record)
         for record in candidates
-        if (rating := estimate(record.final["validation_accuracy"])) is not None
+        if (mean := mean_over_seeds(record.final["validation_accuracy"])) is not None
     ]
     return max(rated, key=lambda item: item[:2])[2] if rated else None
 
@@ -80,7 +81,8 @@ def describe(record: Record) -> str:
     if record.failed:
         seeds = ", ".join(f"seed {s} in epoch {e}" for s, e in record.failed.items())
         return f"FAILED: the loss was not finite ({seeds})"
-    means = {name: estimate(record.final[f"{name}_accuracy"]) for name in ("validation", "test")}
+    names = ("validation", "test")
+    means = {name: mean_over_seeds(record.final[f"{name}_accuracy"]) for name in names}
     return ", ".join(f"{name} {mean.percent()} %" for name, mean in means.items() if mean)
 
 
@@ -91,63 +93,57 @@ class Comparison:
     Attributes:
         verdict: EQUAL, WITHIN_NOISE or DIFFERENT.
         reason: in a phrase.
-        test: the statistical tests, in a phrase; empty without any.
-        p: corrected p of each metric with a test.
-        least: smallest detectable difference of the mean test accuracies, if no other metric
+        p: corrected p of each tested metric.
+        tests: name of the test of each tested metric.
+        detectable: smallest detectable difference of the mean test accuracies, if no other metric
             differs; None without Welch's test.
     """
 
     verdict: str
     reason: str
-    test: str = ""
     p: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    least: float | None = None
+    tests: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    detectable: float | None = None
 
 
 def compare(one: Record, other: Record) -> Comparison:
-    """Compare the metrics of two runs with the same settings.
+    """Compare the metrics of two records with the same settings.
 
-    Metrics that only one record has are not compared. Bitwise equal metrics need no test. Otherwise
-    each metric of ``TESTED`` is tested over the seeds that did not fail, with Holm's correction.
-    Records are different if the smallest p is below ``LEVEL``, if different seeds failed, or if the
+    Bitwise equal metrics need no test; metrics of one record only are not compared. Otherwise each
+    metric of ``TESTED`` is tested over the seeds that did not fail, with Holm's correction. Records
+    are different if the smallest p is below ``LEVEL``, if different seeds failed, or if the
     networks differ in size.
-
-    Args:
-        one: a record.
-        other: another, of the same settings.
     """
-    if one.parameters != other.parameters:
-        sizes = f"{one.parameters:,} and {other.parameters:,}"
-        return Comparison(DIFFERENT, f"the networks have {sizes} parameters")
-    if one.seeds != other.seeds:
-        return Comparison(DIFFERENT, f"the seeds are {one.seeds} and {other.seeds}")
-    if one.failed.keys() != other.failed.keys():
-        failed = " and ".join(", ".join(record.failed) or "none" for record in (one, other))
-        return Comparison(DIFFERENT, f"different seeds failed: {failed}")
+    for name, mine, theirs in (
+        ("parameters", one.parameters, other.parameters),
+        ("seeds", one.seeds, other.seeds),
+        ("failed seeds", sorted(one.failed), sorted(other.failed)),
+    ):
+        if mine != theirs:
+            return Comparison(DIFFERENT, f"{name}: {mine} and {theirs}")
+    shared = one.final.keys() & other.final.keys()
     if one.failed == other.failed and all(
-        mine[name] == others[name]
-        for mine, others in ((one.epochs, other.epochs), (one.final, other.final))
-        for name in mine.keys() & others.keys()
+        values_of(one, name) == values_of(other, name) for name in shared
     ):
         return Comparison(EQUAL, "each metric of each seed and epoch is the same in every digit")
     samples = {name: (known(one.final[name]), known(other.final[name])) for name in TESTED}
-    tests = {
+    found = {
         name: test for name, (a, b) in samples.items() if (test := p_value(name, a, b, one.data))
     }
-    if not tests:
+    if not found:
         return Comparison(WITHIN_NOISE, "every seed failed in both; there is nothing to test")
-    p_values = holm({name: p for name, (_, p) in tests.items()})
-    name, smallest = min(p_values.items(), key=lambda item: item[1])
-    least = None
+    p = holm({name: value for name, (_, value) in found.items()})
+    least = min(p, key=p.__getitem__)
+    detectable = None
     if vary(*samples["test_accuracy"]):
-        interval = welch(*samples["test_accuracy"]).confidence_interval(1 - LEVEL / len(tests))
-        least = float(interval.high - interval.low) / 2
+        interval = welch(*samples["test_accuracy"]).confidence_interval(1 - LEVEL / len(p))
+        detectable = float(interval.high - interval.low) / 2
     return Comparison(
-        DIFFERENT if smallest < LEVEL else WITHIN_NOISE,
-        f"the smallest corrected p is {smallest:.2g} ({in_words(name)})",
-        methods_in_words(tests),
-        p_values,
-        least,
+        DIFFERENT if p[least] < LEVEL else WITHIN_NOISE,
+        f"the smallest corrected p is {p[least]:.2g} ({in_words(least)})",
+        p,
+        {name: test for name, (test, _) in found.items()},
+        detectable,
     )
 
 
@@ -164,8 +160,7 @@ def p_value(
         count = images[metric.partition("_")[0]]
         return f"two-proportion z-test on {count} images", two_proportions(a[0], b[0], count)
     if len(a) > 1:
-        same = math.isclose(a[0], b[0], rel_tol=ROUNDING)
-        return "comparison, since it is the same for every seed", float(same)
+        return "no variance over seeds", float(math.isclose(a[0], b[0], rel_tol=ROUNDING))
     return None
 
 
@@ -179,27 +174,6 @@ def welch(a: Sequence[float], b: Sequence[float]) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
         return stats.ttest_ind(a, b, equal_var=False)
-
-
-def in_words(metric: str) -> str:
-    """Name of a metric in words.
-
-    >>> in_words("test_accuracy")
-    'test accuracy'
-    """
-    return metric.replace("_", " ")
-
-
-def methods_in_words(tests: Mapping[str, tuple[str, float]]) -> str:
-    """The tests and their metrics, in a phrase."""
-    methods: dict[str, list[str]] = {}
-    for name, (method, _) in tests.items():
-        methods.setdefault(method, []).append(in_words(name))
-    parts = [f"{method} ({', '.join(names)})" for method, names in methods.items()]
-    parts.append(f"Holm's correction for {len(tests)} metrics, at {100 * LEVEL:.0f} %")
-    if untested := [in_words(name) for name in TESTED if name not in tests]:
-        parts.append(f"one seed does not say how {' and '.join(untested)} vary")
-    return "; ".join(parts)
 
 
 def two_proportions(a: float, b: float, images: int) -> float:
@@ -221,31 +195,32 @@ def holm(p: Mapping[str, float]) -> dict[str, float]:
     >>> holm({"a": 0.01, "b": 0.04, "c": 0.03})
     {'a': 0.03, 'c': 0.06, 'b': 0.06}
     """
-    corrected, largest = {}, 0.0
-    for place, (name, value) in enumerate(sorted(p.items(), key=lambda item: item[1])):
-        largest = max(largest, min(1.0, (len(p) - place) * value))
-        corrected[name] = largest
-    return corrected
-
-
-def values_of(record: Record) -> dict[str, float]:
-    """Every value of a record by its name in words."""
-    series = [
-        (name, f"in epoch {epoch}", by_seed)
-        for name, epochs in record.epochs.items()
-        for epoch, by_seed in enumerate(epochs, start=1)
-    ]
-    series += [(name, "at the end", by_seed) for name, by_seed in record.final.items()]
-    return {
-        f"{in_words(name)} of seed {seed} {when}": value
-        for name, when, by_seed in series
-        for seed, value in zip(record.seeds, by_seed, strict=True)
-        if value is not None
-    }
+    names = sorted(p, key=p.__getitem__)
+    raised = (min(1.0, (len(p) - place) * p[name]) for place, name in enumerate(names))
+    return dict(zip(names, itertools.accumulate(raised, max), strict=True))
 
 
 def largest_difference(one: Record, other: Record) -> tuple[float, str]:
-    """The largest difference of a value that both records have, and the name of the value."""
-    mine, others = values_of(one), values_of(other)
-    pairs = ((abs(mine[name] - others[name]), name) for name in mine if name in others)
-    return max(pairs, default=(0.0, "no value"), key=lambda pair: pair[0])
+    """The largest difference of a value of one seed and epoch, and its metric."""
+    differences = [
+        (abs(a - b), name)
+        for name in one.final.keys() & other.final.keys()
+        for mine, theirs in zip(values_of(one, name), values_of(other, name), strict=False)
+        for a, b in zip(mine, theirs, strict=True)
+        if a is not None and b is not None
+    ]
+    return max(differences, default=(0.0, ""))
+
+
+def values_of(record: Record, metric: str) -> list[list[float | None]]:
+    """A metric by seed at the end, and in each epoch."""
+    return [record.final[metric], *record.epochs.get(metric, [])]
+
+
+def in_words(metric: str) -> str:
+    """Name of a metric in words.
+
+    >>> in_words("test_accuracy")
+    'test accuracy'
+    """
+    return metric.replace("_", " ")

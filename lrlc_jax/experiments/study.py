@@ -22,7 +22,7 @@ from lrlc_jax.layers import LAYERS, LayerConfig
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """One run, with the data that it trains on."""
+    """One run, with its data."""
 
     config: Config
     dataset: Dataset
@@ -40,7 +40,7 @@ class Job:
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """A layer that a study asks for, and its run, which may have a simpler layer."""
+    """A layer of a study, and its run, which may have a simpler layer."""
 
     study: StudyConfig
     layer: LayerConfig
@@ -50,8 +50,7 @@ class Entry:
 class Loader:
     """Loads each data set once.
 
-    Args:
-        at_most_train: train on at most this many images, where ``dataset.train_size`` is not set.
+    ``at_most_train`` limits the number of training images if ``dataset.train_size`` is not set.
     """
 
     def __init__(self, at_most_train: int | None = None) -> None:
@@ -59,12 +58,7 @@ class Loader:
         self.datasets: dict[str, Dataset] = {}
 
     def job(self, config: Config) -> Job:
-        """A run with its data.
-
-        Raises:
-            InputError: for bad data, or a batch that is larger than the training set.
-            RunError: if the data cannot be prepared.
-        """
+        """A run with its data; refuses a batch that is larger than the training set."""
         key = repr(config.dataset)
         if key not in self.datasets:
             dataset = load(config.dataset)
@@ -82,27 +76,23 @@ class Loader:
 
 
 def load_studies(configs: pathlib.Path) -> list[StudyConfig]:
-    """All studies of the configuration folder, sorted by name.
-
-    Raises:
-        InputError: for a file that is not a study.
-    """
+    """All studies of the configuration folder, sorted by name."""
     found = []
     for path in sorted((configs / "study").glob("*.yaml")):
         try:
-            values = OmegaConf.to_container(OmegaConf.load(path))
+            values: Any = OmegaConf.to_container(OmegaConf.load(path))
         except (OSError, YAMLError, OmegaConfBaseException) as error:
             reason = " ".join(str(error).split())
             raise InputError(f"Study {path} cannot be read: {reason}.") from None
         if not isinstance(values, dict):
             raise InputError(f"Study {path} is not a mapping of settings.")
-        settings = {str(name): value for name, value in values.items() if name != "defaults"}
-        found.append(typed(StudyConfig, settings, "study"))
+        values.pop("defaults", None)
+        found.append(typed(StudyConfig, values, "study"))
     return found
 
 
 def members(study: StudyConfig, menu: Sequence[StudyConfig]) -> list[StudyConfig]:
-    """The study and all that it includes, each once, without studies that have no runs themselves.
+    """The study and its included studies, each once; those without runs of their own are left out.
 
     Raises:
         InputError: for a study that is not in the menu, one that includes itself, or no runs.
@@ -126,15 +116,10 @@ def members(study: StudyConfig, menu: Sequence[StudyConfig]) -> list[StudyConfig
     return list(found.values())
 
 
-def asked(study: StudyConfig, options: Mapping[str, Any]) -> list[LayerConfig]:
+def study_layers(study: StudyConfig, options: Mapping[str, Any]) -> list[LayerConfig]:
     """The layers of a study's own runs, each once.
 
-    Args:
-        study: the study.
-        options: settings for layers that have them and whose entry does not give them.
-
-    Raises:
-        InputError: for an unknown layer, setting or value in the study.
+    ``options`` are settings for layers that have them and whose entry does not give them.
     """
     layers: list[LayerConfig] = []
     for entry in study.runs:
@@ -144,11 +129,8 @@ def asked(study: StudyConfig, options: Mapping[str, Any]) -> list[LayerConfig]:
         if "name" in entry:
             raise InputError(f"An entry of study {study.name} has a name beside its layer {name}.")
         fields = {field.name for field in dataclasses.fields(LAYERS[name])}
-        taken = {
-            option: value
-            for option, value in options.items()
-            if option in fields and option not in LayerConfig.STRUCTURE
-        }
+        fields -= {*LayerConfig.STRUCTURE}
+        taken = {option: value for option, value in options.items() if option in fields}
         lists = {k: v if isinstance(v, list) else [v] for k, v in entry.items() if k != "layer"}
         for values in itertools.product(*lists.values()):
             one = {**taken, "name": name, **dict(zip(lists, values, strict=True))}
@@ -162,20 +144,15 @@ def asked(study: StudyConfig, options: Mapping[str, Any]) -> list[LayerConfig]:
 
 @functools.cache
 def _layer(settings: str) -> LayerConfig:
-    """A layer from JSON. Checking types takes long, and many studies ask for the same layers."""
+    """A layer from JSON; cached, since type checks are slow and studies share layers."""
     return layer_config(json.loads(settings))
 
 
 def with_its_data(study: StudyConfig, base: Config, given: Collection[str] = ()) -> Config:
-    """``base`` with the settings of the data that the study fixes.
+    """The settings of a command with the data settings that the study fixes.
 
-    Args:
-        study: the study.
-        base: settings of a command.
-        given: names of settings on the command line, such as ``dataset.translate``.
-
-    Raises:
-        InputError: if ``base`` contradicts the study.
+    The command may not contradict the study; ``given`` are the names of settings on its command
+    line, such as ``dataset.translate``.
     """
     for name, value in study.dataset.items():
         chosen = getattr(base.dataset, name)
@@ -194,11 +171,11 @@ def plan(
     menu: Sequence[StudyConfig] = (),
     given: Collection[str] = (),
 ) -> list[Entry]:
-    """All that a study and those that it includes ask for; several entries may share a run.
+    """The entries of a study and of its included studies; several entries may share a run.
 
     Args:
         study: the study.
-        base: settings that its runs have in common; of its layer, only the options are used.
+        base: common settings of the runs; of its layer, only the options are used.
         menu: studies that it may include.
         given: see :func:`with_its_data`.
 
@@ -210,8 +187,8 @@ def plan(
     wanted = [
         (member, layer, with_its_data(member, base, given))
         for member in members(study, menu)
-        for layer in asked(member, options)
-    ]
+        for layer in study_layers(member, options)
+    ]  # all settings are checked before data are loaded
     loader = Loader(study.train_size)
     return [
         Entry(member, layer, loader.job(dataclasses.replace(config, layer=layer.simplest())))
@@ -220,7 +197,7 @@ def plan(
 
 
 def jobs(entries: Iterable[Entry]) -> list[Job]:
-    """The runs of entries, each once."""
+    """The distinct runs of entries."""
     found: dict[str, Job] = {}
     for entry in entries:
         found.setdefault(entry.job.identity, entry.job)

@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from lrlc_jax.experiments.statistics import estimate
+from lrlc_jax.experiments.statistics import mean_over_seeds
 from lrlc_jax.report.results import Row, StudyResults, network_differences
 
 COLORS = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#7F7F7F", "#8C6D31"]
@@ -39,6 +39,7 @@ def study_figure(function: StudyFigure) -> StudyFigure:
 
 
 @study_figure
+@mpl.rc_context(STYLE)
 def accuracy_against_rank(results: StudyResults) -> Figure | None:
     """Test accuracy against rank, as in figures 3 to 5 of the paper: a curve for each ranked row.
 
@@ -55,23 +56,23 @@ def accuracy_against_rank(results: StudyResults) -> Figure | None:
     ]
     if not curves:
         return None
-    columns = legend_columns([row.name for row in (*curves, *lines)])
+    longest = max(len(row.name) for row in (*curves, *lines))
+    columns = max(1, int(WIDTH / (0.55 + 0.062 * longest)))  # inches of a marker and of a character
     legend_height = 0.2 * -(-len([*curves, *lines]) // columns)
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH, 3.3 + legend_height), dpi=200, layout="constrained")
-        axes = figure.add_subplot()
-        for number, row in enumerate(curves):
-            draw_curve(axes, row, number, shift=number - (len(curves) - 1) / 2)
-        for number, row in enumerate(lines, start=len(curves)):
-            draw_line(axes, row, COLORS[number % len(COLORS)])
-        ranks = sorted({cell.rank for row in curves for cell in row.cells if cell.rank})
-        axes.set_xscale("log", base=2)
-        axes.set_xticks(ranks, [str(rank) for rank in ranks])
-        axes.xaxis.set_minor_locator(NullLocator())
-        axes.set_xlabel("rank (black: chosen on validation data)")
-        axes.set_ylabel("test accuracy, %")
-        axes.set_title("\n".join(title(results)), fontsize=9)
-        figure.legend(loc="outside lower center", ncols=columns, frameon=False)
+    figure = Figure(figsize=(WIDTH, 3.3 + legend_height), dpi=200, layout="constrained")
+    axes = figure.add_subplot()
+    for number, row in enumerate(curves):
+        draw_curve(axes, row, number, shift=number - (len(curves) - 1) / 2)
+    for number, row in enumerate(lines, start=len(curves)):
+        draw_line(axes, row, COLORS[number % len(COLORS)])
+    ranks = sorted({cell.rank for row in curves for cell in row.cells if cell.rank})
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(ranks, [str(rank) for rank in ranks])
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xlabel("rank (black: chosen on validation data)")
+    axes.set_ylabel("test accuracy, %")
+    axes.set_title("\n".join(title(results)), fontsize=9)
+    figure.legend(loc="outside lower center", ncols=columns, frameon=False)
     return figure
 
 
@@ -90,12 +91,6 @@ def title(results: StudyResults) -> list[str]:
     ]
 
 
-def legend_columns(names: list[str]) -> int:
-    """Number of columns that fit the width of the figure."""
-    longest = max(map(len, names))
-    return max(1, int(WIDTH / (0.55 + 0.062 * longest)))  # inches of a marker and of a character
-
-
 def is_reference(row: Row) -> bool:
     """Whether a row is the plain convolution."""
     return row.cells[0].layer.name == "conv"
@@ -106,12 +101,12 @@ def draw_curve(axes: Axes, row: Row, number: int, shift: float) -> None:
     color, marker = COLORS[number % len(COLORS)], MARKERS[number % len(MARKERS)]
     points = []
     for cell in row.cells:
-        test = estimate(cell.record.final["test_accuracy"]) if cell.record else None
+        test = mean_over_seeds(cell.record.final["test_accuracy"]) if cell.record else None
         if cell.rank and test:
             x = cell.rank * 2 ** (0.05 * shift)
-            points.append((x, 100 * test.mean, 100 * (test.standard_error or 0)))
+            points.append((x, 100 * test.value, 100 * (test.standard_error or 0)))
             if cell is row.chosen:
-                axes.plot(x, 100 * test.mean, marker, ms=6, zorder=4, color="black")
+                axes.plot(x, 100 * test.value, marker, ms=6, zorder=4, color="black")
     if points:
         xs, ys, bars = zip(*points, strict=True)
         look: dict[str, Any] = {"color": color, "marker": marker, "markersize": 5, "mfc": "white"}
@@ -121,30 +116,28 @@ def draw_curve(axes: Axes, row: Row, number: int, shift: float) -> None:
 def draw_line(axes: Axes, row: Row, color: str) -> None:
     """Draw a row without ranks."""
     record = row.cells[0].record
-    test = estimate(record.final["test_accuracy"]) if record else None
+    test = mean_over_seeds(record.final["test_accuracy"]) if record else None
     if test is None:
         return
-    mean, error = 100 * test.mean, 100 * (test.standard_error or 0)
+    mean, error = 100 * test.value, 100 * (test.standard_error or 0)
     color, style = ("black", ":") if is_reference(row) else (color, "--")
     axes.axhline(mean, color=color, ls=style, lw=1.2, label=row.name, zorder=0)
     axes.axhspan(mean - error, mean + error, color=color, alpha=0.08, lw=0)
 
 
+def saved(figure: Figure, form: str, **metadata: None) -> bytes:
+    """The figure in a form, without this metadata: the same bytes for the same content."""
+    out = io.BytesIO()
+    figure.savefig(out, format=form, metadata=metadata)
+    return out.getvalue()
+
+
 def png(figure: Figure) -> bytes:
-    """The figure as PNG; the same bytes for the same content."""
-    out = io.BytesIO()
-    figure.savefig(out, format="png", metadata={"Software": None})
-    return out.getvalue()
-
-
-def pdf(figure: Figure) -> bytes:
-    """The figure as PDF; the same bytes for the same content."""
-    out = io.BytesIO()
-    nothing = {"Creator": None, "Producer": None, "CreationDate": None}
-    figure.savefig(out, format="pdf", metadata=nothing)
-    return out.getvalue()
+    """The figure as PNG."""
+    return saved(figure, "png", Software=None)
 
 
 def forms(figure: Figure) -> dict[str, bytes]:
     """Content of each form of a figure, by the ending of its file."""
-    return {"png": png(figure), "pdf": pdf(figure)}
+    pdf = saved(figure, "pdf", Creator=None, Producer=None, CreationDate=None)
+    return {"png": png(figure), "pdf": pdf}

@@ -1,6 +1,5 @@
 """Statistics and pictures of a data set."""
 
-import dataclasses
 from typing import Any
 
 import matplotlib as mpl
@@ -8,14 +7,14 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lrlc_jax.analysis.images import ImageStatistics
+from lrlc_jax.analysis import ImageStatistics
 from lrlc_jax.data import Dataset
 from lrlc_jax.data.sources import SOURCES
 from lrlc_jax.report.figures import STYLE, png
 
 COLUMNS = 12  # of a contact sheet
 ROWS = 4  # of each class in a contact sheet of few classes
-CLAIM = 0.8  # "adjacent pixels often have correlation > 0.8"
+CLAIM = 0.8  # the paper: "adjacent pixels often have correlation > 0.8"
 
 
 def class_name(dataset: Dataset, label: int) -> str:
@@ -73,7 +72,7 @@ def statistics_values(dataset: Dataset, statistics: ImageStatistics) -> dict[str
         name: [None if np.isnan(v) else round(v, 6) for v in value.tolist()]
         if isinstance(value, np.ndarray)
         else value
-        for name, value in dataclasses.asdict(statistics).items()
+        for name, value in vars(statistics).items()
         if not name.endswith("_image")
     }
     return {
@@ -99,69 +98,64 @@ def plots(dataset: Dataset, statistics: ImageStatistics) -> dict[str, bytes]:
     }
 
 
-def wrapped_title(dataset: Dataset) -> str:
-    """The title, a line for each of its phrases."""
-    return dataset.title.replace("; ", "\n")
+def title(dataset: Dataset, *rest: str) -> str:
+    """A line for each phrase of the data set's title, and further text."""
+    return dataset.title.replace("; ", "\n") + "\n" + "; ".join(rest)
 
 
+@mpl.rc_context(STYLE)
 def correlation_plot(dataset: Dataset, statistics: ImageStatistics) -> Figure:
     """Correlation of two pixels against their distance."""
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(5.6, 3.9), dpi=200, layout="constrained")
-        axes = figure.add_subplot()
-        for values, name, marker in (
-            (statistics.correlation_across, "across a row", "o"),
-            (statistics.correlation_down, "down a column", "s"),
-        ):
-            axes.plot(range(len(values)), values, marker=marker, ms=3, lw=1.2, label=name)
-        axes.axhline(CLAIM, color="black", ls=":", lw=1, label=f"{CLAIM}, claimed for neighbours")
-        axes.axhline(0, color="black", lw=0.6)
-        axes.set_xlabel("distance, pixels")
-        axes.set_ylabel("correlation")
-        axes.set_title(
-            f"{wrapped_title(dataset)}\n{statistics.sample:,} training images; adjacent pixels: "
-            f"{statistics.neighbours:.3f}",
-            fontsize=9,
-        )
-        figure.legend(loc="outside lower center", ncols=3, frameon=False)
+    figure = Figure(figsize=(5.6, 3.9), dpi=200, layout="constrained")
+    axes = figure.add_subplot()
+    for values, name, marker in (
+        (statistics.correlation_across, "across a row", "o"),
+        (statistics.correlation_down, "down a column", "s"),
+    ):
+        axes.plot(range(len(values)), values, marker=marker, ms=3, lw=1.2, label=name)
+    axes.axhline(CLAIM, color="black", ls=":", lw=1, label=f"{CLAIM}, claimed for neighbours")
+    axes.axhline(0, color="black", lw=0.6)
+    axes.set_xlabel("distance, pixels")
+    axes.set_ylabel("correlation")
+    adjacent = f"adjacent pixels: {statistics.neighbours:.3f}"
+    images = f"{statistics.sample:,} training images"
+    axes.set_title(title(dataset, images, adjacent), fontsize=9)
+    figure.legend(loc="outside lower center", ncols=3, frameon=False)
     return figure
 
 
+@mpl.rc_context(STYLE)
 def mean_and_deviation(dataset: Dataset, statistics: ImageStatistics) -> Figure:
     """The mean image, and the deviation at each position."""
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(5.6, 3.4), dpi=200, layout="constrained")
-        left, right = figure.subplots(1, 2)
-        for axes, values, name in (
-            (left, statistics.mean_image, "mean"),
-            (right, statistics.deviation_image, "deviation"),
-        ):
-            show(axes, values / max(values.max(), 1e-9))
-            axes.set_title(f"{name}, white: {values.max():.2f}", fontsize=9)
-        figure.suptitle(
-            f"{wrapped_title(dataset)}\n{statistics.count:,} training images; alignment "
-            f"{statistics.alignment:.3f}",
-            fontsize=9,
-        )
+    figure = Figure(figsize=(5.6, 3.4), dpi=200, layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for axes, values, name in (
+        (left, statistics.mean_image, "mean"),
+        (right, statistics.deviation_image, "deviation"),
+    ):
+        show(axes, values / max(values.max(), 1e-9))
+        axes.set_title(f"{name}, white: {values.max():.2f}", fontsize=9)
+    images, alignment = f"{statistics.count:,} training images", statistics.alignment
+    figure.suptitle(title(dataset, images, f"alignment {alignment:.3f}"), fontsize=9)
     return figure
 
 
+@mpl.rc_context(STYLE)
 def contact_sheet(dataset: Dataset) -> Figure:
     """The first training images of each class."""
     rows_each = ROWS if dataset.num_classes <= 3 else 1
     shape = dataset.num_classes * rows_each, COLUMNS
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(7.2, 0.6 * shape[0] + 0.7), dpi=120, layout="constrained")
-        grid = figure.subplots(*shape, squeeze=False)
-        for axes in grid.flat:
-            axes.set_axis_off()
-        for label in range(dataset.num_classes):
-            first = np.flatnonzero(dataset.train.labels == label)[: rows_each * COLUMNS]
-            rows = grid[label * rows_each : (label + 1) * rows_each]
-            for axes, i in zip(rows.flat, first, strict=False):
-                show(axes, dataset.train.images[i] / dataset.levels)
-            rows[0, 0].set_title(class_name(dataset, label), fontsize=7, loc="left", pad=1)
-        figure.suptitle(f"{wrapped_title(dataset)}\ntraining images", fontsize=9)
+    figure = Figure(figsize=(7.2, 0.6 * shape[0] + 0.7), dpi=120, layout="constrained")
+    grid = figure.subplots(*shape, squeeze=False)
+    for axes in grid.flat:
+        axes.set_axis_off()
+    for label in range(dataset.num_classes):
+        first = np.flatnonzero(dataset.train.labels == label)[: rows_each * COLUMNS]
+        rows = grid[label * rows_each : (label + 1) * rows_each]
+        for axes, i in zip(rows.flat, first, strict=False):
+            show(axes, dataset.train.images[i] / dataset.levels)
+        rows[0, 0].set_title(class_name(dataset, label), fontsize=7, loc="left", pad=1)
+    figure.suptitle(title(dataset, "training images"), fontsize=9)
     return figure
 
 

@@ -2,15 +2,15 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any
 
-from lrlc_jax.data.dataset import data_slug, data_title
+from lrlc_jax.data.dataset import data_slug
 from lrlc_jax.experiments.config import StudyConfig
 from lrlc_jax.experiments.identity import identity
-from lrlc_jax.experiments.record import Record, Records
+from lrlc_jax.experiments.record import Record, Records, title_of
 from lrlc_jax.experiments.statistics import best
-from lrlc_jax.experiments.study import asked
+from lrlc_jax.experiments.study import study_layers
 from lrlc_jax.layers import LAYERS, LayerConfig, RankedLayerConfig
 from lrlc_jax.networks import PAPER_NETWORK
 from lrlc_jax.training.train import PAPER_PROTOCOL
@@ -22,9 +22,8 @@ class Cell:
 
     Attributes:
         layer: as the study asks for it; its run may have a simpler one.
-        identity: of the run.
-        record: of the run.
-        conflicts: number of conflicting records of the run, none of which is used.
+        identity, record: of the run.
+        conflicts: number of conflicting records of the run; none of them is used.
     """
 
     layer: LayerConfig
@@ -65,7 +64,7 @@ class Row:
 
     @property
     def ranked(self) -> bool:
-        """Whether the layer has a rank."""
+        """Whether the row has ranks."""
         return any(cell.rank for cell in self.cells)
 
     @property
@@ -76,6 +75,14 @@ class Row:
             for cell in self.cells
             if cell.problem
         )
+
+
+def rows_of(cells: Iterable[Cell]) -> list[Row]:
+    """Cells by row."""
+    rows: dict[str, list[Cell]] = {}
+    for cell in cells:
+        rows.setdefault(cell.layer.row, []).append(cell)
+    return [Row(name, tuple(cells)) for name, cells in rows.items()]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,17 +115,12 @@ class StudyResults:
     @property
     def data_title(self) -> str:
         """Name of the data, without notes."""
-        data = self.setting["dataset"]
-        fresh = data.get("translate_train") == "fresh"
-        return data_title(data["name"], data.get("translate"), fresh=fresh)
+        return title_of(self.setting["dataset"])
 
     @functools.cached_property
     def rows(self) -> list[Row]:
         """Rows in the order of the study."""
-        rows: dict[str, list[Cell]] = {}
-        for cell in self.cells:
-            rows.setdefault(cell.layer.row, []).append(cell)
-        return [Row(name, tuple(cells)) for name, cells in rows.items()]
+        return rows_of(self.cells)
 
     @functools.cached_property
     def runs(self) -> dict[str, Cell]:
@@ -165,8 +167,8 @@ def study_results(study: StudyConfig, records: Records) -> list[StudyResults]:
         for options in choices.values():
             cells = tuple(
                 Cell(layer, run, known.get(run), len(records.conflicts.get(run, ())))
-                for layer in asked(study, options)
-                for run in [run_identity(setting, layer)]
+                for layer in study_layers(study, options)
+                for run in [identity({**setting, "layer": layer.simplest().canonical()})]
             )
             results = StudyResults(study, setting, options, cells)
             if results.records:
@@ -187,23 +189,14 @@ def options_of(record: Record) -> dict[str, Any]:
     return {k: v for k, v in layer.items() if k not in structure and v != defaults.get(k)}
 
 
-def run_identity(setting: Mapping[str, Any], layer: LayerConfig) -> str:
-    """Identity of the run of a layer."""
-    return identity({**setting, "layer": layer.simplest().canonical()})
-
-
 def shown(
     results: Sequence[StudyResults], requested: Mapping[str, Set[str]] | None = None
 ) -> list[StudyResults]:
-    """Results that are worth a table.
+    """The results to show: an incomplete table is hidden if fuller tables contain all of its runs.
 
-    An incomplete table is hidden if fuller tables contain all of its runs: studies share runs, so
-    the records of one study look like a part of others. Of equally full tables, those of default
-    options count as fuller.
-
-    Args:
-        results: all results.
-        requested: identities of the runs of a command, by study; its own tables are always shown.
+    Studies share runs, so the records of one study look like a part of others. Of equally full
+    tables, those of default options count as fuller. A command's own tables are always shown;
+    ``requested`` are the identities of its runs, by study.
     """
 
     def gaps(one: StudyResults) -> tuple[int, bool]:
@@ -222,8 +215,8 @@ def shown(
 
 def protocol_sentences(setting: Mapping[str, Any]) -> list[str]:
     """The protocol of a run, and its differences from the protocol and network of the paper."""
-    protocol = {name.replace("_", " "): value for name, value in setting["protocol"].items()}
-    lines = [f"Protocol: {', '.join(f'{name} {value}' for name, value in protocol.items())}."]
+    protocol = [f"{name.replace('_', ' ')} {value}" for name, value in setting["protocol"].items()]
+    lines = [f"Protocol: {', '.join(protocol)}."]
     if different := differences(setting["protocol"], PAPER_PROTOCOL):
         lines.append(f"NOT THE PAPER'S PROTOCOL: {', '.join(different)}.")
     if different := network_differences(setting):
@@ -232,7 +225,7 @@ def protocol_sentences(setting: Mapping[str, Any]) -> list[str]:
 
 
 def network_differences(setting: Mapping[str, Any]) -> list[str]:
-    """A phrase for each setting of the network, apart from the layer, that is not the paper's."""
+    """A phrase for each setting of the network that is not the paper's; layers do not count."""
     return differences(setting.get("network", {}), PAPER_NETWORK)
 
 
@@ -243,9 +236,3 @@ def differences(settings: Mapping[str, Any], paper: object) -> list[str]:
         for name, value in settings.items()
         if value != getattr(paper, name, None)
     ]
-
-
-def device_name(machine: Mapping[str, Any]) -> str:
-    """Name of the accelerator, or of the processor without one."""
-    device, processor = machine["device"], machine.get("processor")
-    return f"{device} ({processor})" if device == "cpu" and processor else str(device)

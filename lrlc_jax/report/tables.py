@@ -1,4 +1,4 @@
-"""Tables of studies, and their form in Markdown, CSV and LaTeX.
+"""Tables of studies, in Markdown, CSV and LaTeX.
 
 A new table is a function of :class:`~lrlc_jax.report.results.StudyResults` with the decorator
 :func:`study_table`. A study names it in its YAML: ``tables: [accuracy]``.
@@ -9,13 +9,13 @@ import dataclasses
 import io
 from collections.abc import Callable, Mapping, Sequence
 
+from lrlc_jax.experiments.provenance import device_name
 from lrlc_jax.experiments.record import Record, Records
-from lrlc_jax.experiments.statistics import estimate
+from lrlc_jax.experiments.statistics import mean_over_seeds
 from lrlc_jax.report.results import (
     Cell,
     Row,
     StudyResults,
-    device_name,
     network_differences,
     protocol_sentences,
     setting_of,
@@ -28,15 +28,15 @@ ACCURACIES = ("Train, %", "Validation, %", "Test, %")
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """A table for people and for programs.
+    """A table as text, and its values in full precision.
 
     Attributes:
         title: in one line.
         caption: sentences.
         header: titles of the columns.
         rows: text of each row.
-        values: lines of the CSV file in full precision; a missing value is None.
-        alignment: of the columns, ``l`` or ``r`` each.
+        values: lines of the CSV file; a missing value is None.
+        alignment: ``l`` or ``r`` for each column.
     """
 
     title: str
@@ -64,20 +64,19 @@ def accuracy(results: StudyResults) -> Table:
         title=f"{results.study.title or results.study.name}: {results.data_title}",
         caption=caption(results),
         header=("Layer", "Rank", "Parameters", *ACCURACIES, "Note"),
-        rows=[accuracy_row(row) for row in results.rows],
+        rows=[row_text(row) for row in results.rows],
         values=[run_values(row, cell) for row in results.rows for cell in row.cells],
         alignment="lrrrrrl",
     )
 
 
-def accuracy_row(row: Row) -> list[str]:
-    """Text of a row. A row with missing or failed runs has a note."""
+def row_text(row: Row) -> list[str]:
+    """Cells of a row. A row with missing or failed runs has a note."""
     if row.chosen is None or row.chosen.record is None:
         return [row.name, *[EMPTY] * 5, row.note]
-    record, rank = row.chosen.record, row.chosen.rank
+    record, rank = row.chosen.record, str(row.chosen.rank or EMPTY)
     note = f"INCOMPLETE: {row.note}" if row.note else ""
-    rank_text = str(rank) if rank else EMPTY
-    return [row.name, rank_text, parameters(record), *accuracies(record), note]
+    return [row.name, rank, parameters(record), *accuracies(record), note]
 
 
 def run_values(row: Row, cell: Cell) -> dict[str, object]:
@@ -100,22 +99,23 @@ def run_values(row: Row, cell: Cell) -> dict[str, object]:
         "failed_seeds": len(record.failed),
     }
     for metric, by_seed in record.final.items():
-        mean, column = estimate(by_seed), metric.removesuffix("_accuracy")
-        values[f"{column}_mean"] = mean and mean.mean
+        mean, column = mean_over_seeds(by_seed), metric.removesuffix("_accuracy")
+        values[f"{column}_mean"] = mean and mean.value
         values[f"{column}_se"] = mean and mean.standard_error
     return values
 
 
 def all_runs(records: Records) -> Table:
-    """Every record, whether or not a study asks for its run."""
+    """Every record, also of runs outside of all studies."""
     rows = []
     for record in sorted(records.records, key=lambda record: record.file_name):
-        data, protocol = record.data, record.run["protocol"]
-        subset = f" (SUBSET of {data['train_available']})" if is_subset(record) else ""
+        size, available = record.data["train"], record.data["train_available"]
+        subset = f" (SUBSET of {available})" if size != available else ""
+        protocol = record.run["protocol"]
         rows.append(
             [
                 record.data_title,
-                f"{data['train']}{subset}",
+                f"{size}{subset}",
                 ", ".join([record.label, *network_differences(setting_of(record))]),
                 f"{protocol['epochs']} x {protocol['batch_size']}",
                 str(len(record.seeds)),
@@ -131,17 +131,16 @@ def all_runs(records: Records) -> Table:
 def caption(results: StudyResults) -> list[str]:
     """Sentences on the data, the protocol, missing runs, and differences from the paper."""
     record, data = results.records[0], results.records[0].data
+    size, available = data["train"], data["train_available"]
     fingerprint = results.setting["dataset"]["fingerprint"]
     lines = [
-        f"Data: {results.data_title}, {data['train']} training, {data['validation']} validation "
+        f"Data: {results.data_title}, {size} training, {data['validation']} validation "
         f"and {data['test']} test images (fingerprint {fingerprint})."
     ]
     if record.notes:
         lines.append(f"NOT THE PUBLISHED DATA SET: {'; '.join(record.notes)}.")
-    if is_subset(record):
-        lines.append(
-            f"SUBSET: trained on {data['train']} of the {data['train_available']} training images."
-        )
+    if size != available:
+        lines.append(f"SUBSET: trained on {size} of the {available} training images.")
     devices = sorted({device_name(one.machine) for one in results.records})
     lines += [
         *protocol_sentences(results.setting),
@@ -151,15 +150,10 @@ def caption(results: StudyResults) -> list[str]:
     return [*lines, f"{results.incomplete}."] if results.problems else lines
 
 
-def is_subset(record: Record) -> bool:
-    """Whether a run was trained on a part of its training images."""
-    return bool(record.data["train"] != record.data["train_available"])
-
-
 def accuracies(record: Record) -> list[str]:
     """Accuracy on each split in percent, with its standard error; or the failed seeds."""
     failed = f"FAILED seeds: {', '.join(record.failed)}"
-    means = [estimate(record.final[f"{split}_accuracy"]) for split in SPLITS]
+    means = [mean_over_seeds(record.final[f"{split}_accuracy"]) for split in SPLITS]
     return [mean.percent() if mean else failed for mean in means]
 
 
@@ -171,9 +165,8 @@ def parameters(record: Record) -> str:
 
 def markdown(table: Table) -> str:
     """The table with title and caption, a line for each sentence."""
-    lines = [f"# {table.title}", ""]
-    if table.caption:
-        lines += [*(f"{sentence}  " for sentence in table.caption), ""]
+    lines = [f"# {table.title}", "", *(f"{sentence}  " for sentence in table.caption)]
+    lines += [""] if table.caption else []
     return "\n".join([*lines, *markdown_rows(table.header, table.rows)]) + "\n"
 
 

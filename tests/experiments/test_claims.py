@@ -26,7 +26,7 @@ import pathlib, sys
 from lrlc_jax.experiments.claims import claim
 folder, log = map(pathlib.Path, sys.argv[1:])
 got = 0
-while got < 100:
+while got < 50:
     with claim(folder) as ours:
         if ours:
             got += 1
@@ -77,7 +77,7 @@ def test_a_killed_workers_run_is_free_at_once(tmp_path):
 
 
 def test_no_two_workers_are_ever_inside_though_the_lock_comes_and_goes(tmp_path):
-    workers = [start(RACE, tmp_path / "unfinished" / "run", tmp_path) for _ in range(4)]
+    workers = [start(RACE, tmp_path / "unfinished" / "run", tmp_path) for _ in range(3)]
     for worker in workers:
         _, error = worker.communicate(timeout=120)
         assert worker.returncode == 0, error

@@ -10,8 +10,8 @@ from lrlc_jax.errors import InputError
 from lrlc_jax.experiments import record as records
 from lrlc_jax.experiments.config import Config, StudyConfig
 from lrlc_jax.experiments.identity import canonical, identity
-from lrlc_jax.experiments.statistics import best, describe, estimate
-from lrlc_jax.experiments.study import asked
+from lrlc_jax.experiments.statistics import best, describe, mean_over_seeds
+from lrlc_jax.experiments.study import study_layers
 from lrlc_jax.layers import ConvConfig, LRLCConfig
 from lrlc_jax.networks import NetworkConfig
 from lrlc_jax.training.train import ProtocolConfig
@@ -178,8 +178,8 @@ def test_a_folder_that_cannot_be_made_is_refused_before_any_work(tmp_path):
 
 
 def test_a_mean_never_drops_a_failed_seed():
-    assert estimate([0.5, None, 0.7]) is None
-    assert estimate([]) is None
+    assert mean_over_seeds([0.5, None, 0.7]) is None
+    assert mean_over_seeds([]) is None
 
 
 def test_the_rank_is_chosen_by_validation_accuracy_alone():
@@ -205,7 +205,7 @@ def test_a_study_is_expanded_once_for_each_layer_position_and_rank():
     study = StudyConfig(
         runs=[{"layer": "conv"}, {"layer": "lrlc", "at": [1, "all"], "rank": [2, 4]}]
     )
-    layers = asked(study, {"normalization": "norm", "rank": 3, "fan_in": "position"})
+    layers = study_layers(study, {"normalization": "norm", "rank": 3, "fan_in": "position"})
     assert [(x.name, getattr(x, "at", None), getattr(x, "rank", None)) for x in layers] == [
         ("conv", None, None),
         ("lrlc", 1, 2),
@@ -228,4 +228,4 @@ def test_a_study_is_expanded_once_for_each_layer_position_and_rank():
 )
 def test_a_wrong_study_is_refused(runs, words):
     with pytest.raises(InputError, match=words):
-        asked(StudyConfig(runs=runs), {})
+        study_layers(StudyConfig(runs=runs), {})

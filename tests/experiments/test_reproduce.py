@@ -12,8 +12,7 @@ from lrlc_jax.experiments import record as records
 from lrlc_jax.experiments.config import Config, parse
 from lrlc_jax.experiments.execute import execute
 from lrlc_jax.experiments.identity import canonical, identity
-from lrlc_jax.experiments.provenance import differences
-from lrlc_jax.experiments.reproduce import override, reproduce, settings_of
+from lrlc_jax.experiments.reproduce import differences, override, reproduce, settings_of
 from lrlc_jax.experiments.statistics import DIFFERENT, EQUAL, WITHIN_NOISE
 from lrlc_jax.experiments.study import Loader
 from lrlc_jax.layers import LAYERS, LRLCConfig

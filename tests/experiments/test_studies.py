@@ -3,8 +3,6 @@
 import dataclasses
 import re
 import shutil
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -14,8 +12,10 @@ from flax import nnx
 
 from lrlc_jax.data.dataset import DatasetConfig
 from lrlc_jax.errors import InputError
+from lrlc_jax.experiments import estimate
 from lrlc_jax.experiments.config import Config, StudyConfig, typed
-from lrlc_jax.experiments.study import asked, jobs, load_studies, members, plan
+from lrlc_jax.experiments.estimate import Cost
+from lrlc_jax.experiments.study import jobs, load_studies, members, plan, study_layers
 from lrlc_jax.layers import (
     InputDependentLRLCConfig,
     LocallyConnectedConfig,
@@ -24,6 +24,7 @@ from lrlc_jax.layers import (
 )
 from lrlc_jax.layers.combining import SHARINGS
 from lrlc_jax.networks import NetworkConfig, NetworkFactory
+from tests.commands import TINY, here, snapshot
 from tests.conftest import ROOT
 
 CONFIGS = ROOT / "configs"
@@ -81,7 +82,7 @@ def test_the_paper_is_all_of_its_studies_with_each_run_once():
 
 def test_the_papers_rows_are_there():
     def rows(name):
-        layers = asked(MENU[name], {})
+        layers = study_layers(MENU[name], {})
         return {(layer.name, layer.positions) for layer in layers}
 
     every = [(1,), (2,), (3,), (1, 2, 3)]
@@ -158,6 +159,7 @@ def test_what_a_study_fixes_may_be_given_again():
     assert again == {job.identity for job in runs_of("supplement_translated")}
 
 
+@pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize(
     "layer",
     [
@@ -170,7 +172,7 @@ def test_what_a_study_fixes_may_be_given_again():
     ids=str,
 )
 def test_a_layer_of_rank_1_computes_what_the_simpler_one_does(layer):
-    small = NetworkConfig(channels=4)
+    small = NetworkConfig(channels=2)
     simple = NetworkFactory((9, 9, 1), 10, layer.simplest(), small)(nnx.Rngs(0))
     network = NetworkFactory((9, 9, 1), 10, layer, small)(nnx.Rngs(1))
     assert layer.simplest().name != layer.name
@@ -197,62 +199,59 @@ def test_other_layers_are_what_is_trained(layer):
 
 
 SMALL = {
-    "one": "runs: [{layer: wide_conv, at: 3, rank: [1, 2]}]",
+    "one": "runs: [{layer: wide_conv, at: 3, rank: 1}]",
     "moved": "dataset: {translate: 10}\nruns: [{layer: conv}]",
     "both": "includes: [one, moved]\nruns: []",
 }
 
 
-def command_in(folder, *arguments):
-    """The sweep of a copy of the project's menu, with three small studies."""
-    if not (folder / "configs").exists():
-        shutil.copytree(ROOT / "configs", folder / "configs")
-        (folder / "scripts").mkdir()
-        shutil.copy(ROOT / "scripts" / "sweep.py", folder / "scripts")
-        for name, text in SMALL.items():
-            path = folder / "configs" / "study" / f"{name}.yaml"
-            path.write_text(f"name: {name}\ntrain_size: null\n{text}\n")
-    tiny = ["protocol.epochs=2", "protocol.seeds=2", "dataset.train_size=100"]
-    command = [sys.executable, str(folder / "scripts" / "sweep.py"), *tiny, *arguments]
-    return subprocess.run(command, capture_output=True, check=False, text=True, cwd=folder)
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    """A copy of the sweep and of the project's menu, with three small studies."""
+    folder = tmp_path_factory.mktemp("project")
+    shutil.copytree(ROOT / "configs", folder / "configs")
+    (folder / "scripts").mkdir()
+    shutil.copy(ROOT / "scripts" / "sweep.py", folder / "scripts")
+    for name, text in SMALL.items():
+        path = folder / "configs" / "study" / f"{name}.yaml"
+        path.write_text(f"name: {name}\ntrain_size: null\n{text}\n")
+    return folder
 
 
-def snapshot(folder):
-    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+def sweep(project, *arguments, status=0):
+    return here(project, project / "scripts" / "sweep.py", *TINY, *arguments, status=status)
 
 
-def test_a_study_of_studies_is_planned_done_and_shown_study_by_study(tmp_path):
-    command_in(tmp_path, "study=one", "--cfg", "job")
-    before = snapshot(tmp_path)
-    planned = command_in(tmp_path, "study=both", "dry_run=true")
-    assert planned.returncode == 0, planned.stderr
-    assert snapshot(tmp_path) == before
-    assert "3 runs: 0 done, 0 failed, 3 left." in planned.stdout
-    assert "Wide convolution (third layer)  rank 1, 2 left" in planned.stdout
-    assert "translated in 10x10 noise" in planned.stdout
-    assert "About" in planned.stdout
-    done = command_in(tmp_path, "study=both")
-    assert done.returncode == 0, done.stderr
-    assert "3 runs trained now" in done.stdout
-    titles = re.findall(r"^# (.*)$", done.stdout, re.MULTILINE)
+def test_a_study_of_studies_is_planned_done_and_shown_study_by_study(project, monkeypatch):
+    monkeypatch.setattr(estimate, "measure", lambda *_: Cost(1.0, 1.0))
+    monkeypatch.setattr(estimate, "enable_cache", lambda **_: None)
+    before = snapshot(project)
+    planned = sweep(project, "study=both", "dry_run=true").stdout
+    assert snapshot(project) == before
+    assert "2 runs: 0 done, 0 failed, 2 left." in planned
+    assert "Wide convolution (third layer)  rank 1 left" in planned
+    assert "translated in 10x10 noise" in planned
+    assert "About 6 s" in planned  # two runs of two epochs
+    done = sweep(project, "study=both").stdout
+    assert "2 runs trained now" in done
+    titles = re.findall(r"^# (.*)$", done, re.MULTILINE)
     assert titles == ["one: digits", "moved: digits translated in 10x10 noise"]
-    tables = {path.name.split("-digits")[0] for path in (tmp_path / "results/tables").glob("*.md")}
+    tables = {path.name.split("-digits")[0] for path in (project / "results/tables").glob("*.md")}
     assert {"one", "moved"} <= tables
-    after = command_in(tmp_path, "study=both", "dry_run=true")
-    assert "3 runs: 3 done, 0 failed, 0 left." in after.stdout
-    assert "About" not in after.stdout
+    after = sweep(project, "study=both", "dry_run=true").stdout
+    assert "2 runs: 2 done, 0 failed, 0 left." in after
+    assert "About" not in after
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["study=both", "dry_run=maybe"], "dry_run is 'maybe'"),
-        (["study=both", "dataset.translate=12"], "dataset.translate is 12, and study moved"),
-        (["study=one", "+study.includes=[moovd]"], "did you mean 'moved'"),
+        (["study=both", "dry_run=maybe"], ["dry_run", "maybe"]),
+        (["study=both", "dataset.translate=12"], ["dataset.translate", "12", "moved"]),
+        (["study=one", "+study.includes=[moovd]"], ["'moved'"]),
     ],
 )
-def test_what_cannot_be_planned_gets_one_sentence(tmp_path, arguments, words):
-    answer = command_in(tmp_path, *arguments)
-    assert answer.returncode == 2
-    assert words in answer.stderr
+def test_a_bad_plan_gets_one_sentence(project, arguments, words):
+    answer = sweep(project, *arguments, status=2)
+    assert all(word in answer.stderr for word in words)
     assert len(answer.stderr.strip().splitlines()) == 1

@@ -17,11 +17,10 @@ from lrlc_jax.experiments import record as record_files
 from lrlc_jax.experiments.config import Config, StudyConfig
 from lrlc_jax.experiments.record import Records, read_records
 from lrlc_jax.experiments.statistics import EQUAL, compare
-from lrlc_jax.experiments.study import asked, load_studies
+from lrlc_jax.experiments.study import load_studies, study_layers
 from lrlc_jax.networks import NetworkConfig
-from lrlc_jax.report.build import build
+from lrlc_jax.report.build import build, overview
 from lrlc_jax.report.figures import FIGURES, accuracy_against_rank, study_figure
-from lrlc_jax.report.overview import overview
 from lrlc_jax.report.results import shown, study_results
 from lrlc_jax.report.tables import TABLES, Table, accuracy, all_runs, forms, markdown, study_table
 from tests.conftest import ROOT
@@ -226,7 +225,9 @@ def test_further_metrics_of_a_record_are_kept_and_only_shared_metrics_are_compar
 def layers_of(name, options):
     """Layers of a study and of the studies that it includes, each with its study."""
     study = MENU[name]
-    own = [(study, layer.simplest()) for layer in (asked(study, options) if study.runs else [])]
+    own = [
+        (study, layer.simplest()) for layer in (study_layers(study, options) if study.runs else [])
+    ]
     return own + [pair for included in study.includes for pair in layers_of(included, options)]
 
 

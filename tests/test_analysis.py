@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from lrlc_jax.analysis import images
-from lrlc_jax.analysis.images import correlation, measure
+from lrlc_jax import analysis
+from lrlc_jax.analysis import correlation, measure
 from lrlc_jax.data import Split
 from lrlc_jax.data.order import build
 from tests.data.examples import made_up
@@ -22,7 +22,7 @@ def noise(count=500, rows=12, cols=10, channels=3, high=256):
 
 
 def test_moments_are_those_of_all_pixels(monkeypatch):
-    monkeypatch.setattr(images, "CHUNK", 64)
+    monkeypatch.setattr(analysis, "CHUNK", 64)
     pixels = noise(high=200)
     found = measure(dataset(pixels), 100)
     scaled = pixels / 255
@@ -47,7 +47,7 @@ def test_alignment_is_the_share_of_what_all_images_have_in_common():
 
 
 def test_correlation_is_pearsons(monkeypatch):
-    monkeypatch.setattr(images, "CHUNK", 7)
+    monkeypatch.setattr(analysis, "CHUNK", 7)
     pixels = noise(40).cumsum(axis=1).astype(np.uint8)
     for axis in (1, 2):
         found = correlation(pixels, axis)

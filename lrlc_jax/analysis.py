@@ -20,16 +20,13 @@ class ImageStatistics:
 
     Attributes:
         count: number of images for the moments.
-        mean: mean of each channel ``(channels,)``, over images and positions.
-        deviation: standard deviation of each channel ``(channels,)``.
-        mean_image: mean over images ``(rows, cols, channels)``.
-        deviation_image: standard deviation over images ``(rows, cols, channels)``.
+        mean, deviation: mean and standard deviation of each channel ``(channels,)``.
+        mean_image, deviation_image: the same at each position ``(rows, cols, channels)``.
         alignment: share of the pixels' variance that the mean image explains: 0 if all positions
             have the same mean, 1 if all images are equal.
         sample: number of images for the correlations, the first of the training images.
-        correlation_down: correlation of two pixels in a column against their distance, from 0;
-            mean over channels.
-        correlation_across: the same in a row.
+        correlation_down, correlation_across: correlation of two pixels of a column, or of a row,
+            against their distance, from 0; mean over channels.
     """
 
     count: int
@@ -51,11 +48,7 @@ class ImageStatistics:
 def measure(dataset: Dataset, sample: int) -> ImageStatistics:
     """The statistics of a data set's training images, at least two.
 
-    Standard deviations divide by n - 1.
-
-    Args:
-        dataset: the data set.
-        sample: number of images for the correlations, at most.
+    Standard deviations divide by n - 1; correlations use at most ``sample`` images.
     """
     images, levels = dataset.train.images, dataset.levels
     count = len(images)
@@ -90,12 +83,9 @@ def chunks(images: NDArray[np.uint8], levels: int) -> Iterator[Floats]:
 def correlation(images: NDArray[np.uint8], axis: int) -> Floats:
     """Pearson's correlation of pixels at each distance along an axis, from 0 to its length - 1.
 
-    It covers all images and all pairs of positions at that distance, and is the mean over the
-    channels with any variance; NaN if there is none.
-
-    Args:
-        images: ``(n, rows, cols, channels)``.
-        axis: 1 for distances down a column, 2 across a row.
+    It covers all images ``(n, rows, cols, channels)`` and all pairs of positions at that distance,
+    and is the mean over the channels with any variance; NaN if there is none. Axis 1 is down a
+    column, 2 across a row.
 
     >>> row = np.array([0, 1, 0, 1, 0, 1], np.uint8).reshape(1, 1, 6, 1)
     >>> correlation(row, axis=2)[:3].round(6).tolist()

@@ -1,1 +1,0 @@
-"""Measurements without training: statistics of images."""
