@@ -23,7 +23,7 @@ from lrlc_jax.layers import (
     LRLCConfig,
     WideConvConfig,
 )
-from lrlc_jax.layers.combining_network import resize
+from lrlc_jax.layers.combining import resize
 from lrlc_jax.layers.coord import append_coordinates
 from lrlc_jax.networks import Network, NetworkConfig, apply, count_parameters
 from lrlc_jax.training.step import to_input

@@ -13,10 +13,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.nn.initializers import Initializer
 
-from lrlc_jax.layers.ops.window import Pair, Window, as_pair
+from lrlc_jax.layers.ops.window import Pair, Size, Window, as_pair
 
-# One number, a pair (rows, columns), or a sequence of pairs, one for each basis.
-Sizes: TypeAlias = int | Sequence[int] | Sequence[Sequence[int]]
+Sizes: TypeAlias = Size | Sequence[Sequence[int]]  # for all bases, or a pair for each basis
 
 
 def is_mixed(value: Any) -> bool:
@@ -25,11 +24,7 @@ def is_mixed(value: Any) -> bool:
 
 
 def pairs_of(value: Any, rank: int, name: str) -> tuple[Pair, ...]:
-    """A pair for each basis, from one value for all or a sequence of pairs.
-
-    Raises:
-        ValueError: if the number of pairs differs from the rank.
-    """
+    """A pair for each basis; a ValueError if their number differs from the rank."""
     if not is_mixed(value):
         return (as_pair(value, name),) * rank
     if len(value) != rank:
@@ -57,8 +52,7 @@ class MixedBases(nnx.Module):
     Parameters: ``kernels``, a list of K arrays ``(kh, kw, in, out)``.
 
     Args:
-        in_features: channels of the input.
-        out_features: channels of the output.
+        features: channels of the input and of the output.
         kernel_sizes: rows and columns of each basis.
         windows: the window of each basis.
         init: initializer of a basis, called with the shape ``(1, kh, kw, in, out)``.
@@ -66,8 +60,7 @@ class MixedBases(nnx.Module):
 
     def __init__(
         self,
-        in_features: int,
-        out_features: int,
+        features: Pair,
         kernel_sizes: Sequence[Pair],
         windows: Sequence[Window],
         init: Initializer,
@@ -75,10 +68,10 @@ class MixedBases(nnx.Module):
         param_dtype: jax.typing.DTypeLike,
         rngs: nnx.Rngs,
     ) -> None:
-        shapes = [(1, *kernel, in_features, out_features) for kernel in kernel_sizes]
         self.windows = tuple(windows)
         self.kernels = nnx.List(
-            nnx.Param(init(rngs.params(), shape, param_dtype)[0]) for shape in shapes
+            nnx.Param(init(rngs.params(), (1, *size, *features), param_dtype)[0])
+            for size in kernel_sizes
         )
 
     def with_windows(self) -> list[tuple[jax.Array, Window]]:
@@ -94,8 +87,7 @@ class MixedBases(nnx.Module):
         """All bases on the taps of one window ``(K, taps, in, out)``, with zeros in the gaps."""
         stacked = []
         for kernel, own in zip(self.kernels, self.windows, strict=True):
-            values = kernel[...]
-            values = values.reshape(-1, *values.shape[2:])
+            values = kernel[...].reshape(-1, *kernel.shape[2:])
             places = jnp.array([window.taps.index(tap) for tap in taps_on_grid(window, own)])
             empty = jnp.zeros((len(window.taps), *values.shape[1:]), values.dtype)
             stacked.append(empty.at[places].set(values))

@@ -19,11 +19,7 @@ def binomial(size: int) -> list[float]:
 
 
 def blur_window(size: Pair, strides: Pair) -> Window:
-    """The window of the blur over images of ``size``.
-
-    Raises:
-        ValueError: if the images are smaller than the reflected border.
-    """
+    """The window of the blur over images of ``size``; a ValueError if they are too small."""
     return sliding_window(size, (2 * strides[0] - 1, 2 * strides[1] - 1), strides, "REFLECT")
 
 
@@ -47,6 +43,6 @@ def blur_downsample(x: jax.Array, strides: Pair) -> jax.Array:
     [0.5, 0.5]
     """
     window = blur_window((x.shape[1], x.shape[2]), strides)
-    rows, cols = (jnp.array(binomial(2 * s - 1)) for s in strides)
+    rows, cols = (jnp.array(binomial(2 * stride - 1)) for stride in strides)
     kernel = jnp.outer(rows, cols)
     return depthwise(x, kernel.reshape(-1, 1).astype(x.dtype), window)

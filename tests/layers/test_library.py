@@ -17,8 +17,8 @@ from lrlc_jax.layers import (
     fold_batch_norm,
     to_locally_connected,
 )
-from lrlc_jax.layers.combining_network import CombiningNetwork
-from lrlc_jax.layers.ops import microbatch
+from lrlc_jax.layers.combining import CombiningNetwork
+from lrlc_jax.layers.ops import product
 from tests.layers.examples import CHANNELS, FEATURES, KINDS, SIZE, make, random, same
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -133,7 +133,7 @@ def test_the_memory_of_a_training_step_grows_by_a_map_for_each_basis_only_where_
 
     one_map = batch * 16 * 16 * features * 4
     assert temporary(24) - temporary(4) > 15 * one_map
-    monkeypatch.setattr(microbatch, "MOST_KEPT", 0)
+    monkeypatch.setattr(product, "MOST_KEPT", 0)
     assert temporary(24) - temporary(4) < 2 * one_map
 
 

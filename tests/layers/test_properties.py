@@ -15,7 +15,7 @@ from lrlc_jax.layers import (
     to_locally_connected,
 )
 from lrlc_jax.layers.combining import SHARINGS, normalize
-from lrlc_jax.layers.ops import microbatch, product
+from lrlc_jax.layers.ops import product
 from tests.layers.examples import (
     CHANNELS,
     FEATURES,
@@ -100,7 +100,7 @@ def test_the_size_of_a_micro_batch_changes_nothing(monkeypatch, numbers):
         return jnp.sum(nnx.merge(graphdef, params)(x) ** 2)
 
     expected = jax.jit(jax.grad(total, argnums=(0, 1)))(params, x)
-    monkeypatch.setitem(microbatch.SIZES, jax.default_backend(), numbers)
+    monkeypatch.setitem(product.MICROBATCH_SIZES, jax.default_backend(), numbers)
     actual = jax.jit(jax.grad(total, argnums=(0, 1)))(params, x)
     for one, other in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
         same(one, other, 1e-3)

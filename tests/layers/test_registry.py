@@ -11,7 +11,7 @@ from flax import nnx
 
 from lrlc_jax.errors import InputError
 from lrlc_jax.layers import LAYERS
-from lrlc_jax.layers.ops import microbatch
+from lrlc_jax.layers.ops import product
 from lrlc_jax.networks import NetworkFactory
 from tests.layers.examples import CHANNELS, SITE, SIZE, random, randomize, same, variants
 
@@ -37,8 +37,10 @@ def test_seeds_under_jit_and_vmap_give_outputs_and_gradients_of_each_alone(monke
     layers = [build(config, seed) for seed in (1, 5)]
     expected = [layer(X) for layer in layers]
     assert expected[0].shape == (len(X), *layers[0].positions(), layers[0].out_features)
-    same(layers[0](X[:1]), expected[0][:1])  # of an image, whatever the batch
-    monkeypatch.setitem(microbatch.SIZES, jax.default_backend(), 1)  # and whatever the micro-batch
+    same(layers[0](X[:1]), expected[0][:1])  # of an image, whatever the batch and micro-batch
+    monkeypatch.setitem(
+        product.MICROBATCH_SIZES, jax.default_backend(), 1
+    )
     graphdef = nnx.graphdef(layers[0])
     states = [nnx.state(layer) for layer in layers]
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)

@@ -13,7 +13,7 @@ from jax.extend.core import jaxprs_in_params
 
 from lrlc_jax.layers import WAYS, BatchNorm
 from lrlc_jax.layers.combining import SHARINGS
-from lrlc_jax.layers.ops import columns, microbatch, pallas, product
+from lrlc_jax.layers.ops import columns, pallas, product
 from tests.layers.examples import (
     CHANNELS,
     KINDS,
@@ -41,7 +41,7 @@ CASES = [
 @pytest.fixture
 def no_small_products(monkeypatch):
     """Every product is too large for one micro-batch."""
-    monkeypatch.setitem(microbatch.SIZES, jax.default_backend(), 1)
+    monkeypatch.setitem(product.MICROBATCH_SIZES, jax.default_backend(), 1)
 
 
 def value_and_gradients(layer, x):
@@ -121,7 +121,7 @@ def test_a_product_that_fits_into_one_micro_batch_has_no_loop(monkeypatch):
     )
     layer(x)
     assert len(batches) == 1
-    monkeypatch.setitem(microbatch.SIZES, jax.default_backend(), 10**6)
+    monkeypatch.setitem(product.MICROBATCH_SIZES, jax.default_backend(), 10**6)
     layer(x)
     assert len(batches) == 1
 

@@ -10,17 +10,14 @@ import jax.numpy as jnp
 
 Padding: TypeAlias = str | int | Sequence[int | tuple[int, int]]
 Pair: TypeAlias = tuple[int, int]
+Size: TypeAlias = int | Sequence[int]  # rows and columns, one number for both or two
 
 PADDINGS = ("VALID", "SAME", "REFLECT", "CIRCULAR")
 MODES = {"REFLECT": "reflect", "CIRCULAR": "wrap"}  # of jnp.pad; zeros for all others
 
 
-def as_pair(value: int | Sequence[int], name: str) -> Pair:
-    """``value`` as (rows, columns).
-
-    Raises:
-        ValueError: unless it is one or two whole numbers of at least 1.
-    """
+def as_pair(value: Size, name: str) -> Pair:
+    """``value`` as (rows, columns); a ValueError unless it is one or two numbers of at least 1."""
     pair = (value, value) if isinstance(value, int) else tuple(value)
     if len(pair) != 2 or not all(isinstance(v, int) and v >= 1 for v in pair):
         raise ValueError(
@@ -30,18 +27,14 @@ def as_pair(value: int | Sequence[int], name: str) -> Pair:
 
 
 def pad_amounts(
-    size: Pair, kernel_size: Pair, strides: Pair, padding: Padding, dilation: Pair
+    size: Pair, spans: Sequence[int], strides: Pair, padding: Padding
 ) -> tuple[Pair, Pair]:
-    """Pixels before and after the rows and the columns.
+    """Pixels before and after the rows and the columns; a ValueError for an unknown padding.
 
     ``'SAME'`` follows TensorFlow: the output has ``ceil(size / stride)`` positions, and the smaller
     half comes first. ``'REFLECT'`` and ``'CIRCULAR'`` follow :class:`flax.nnx.Conv`: the span of
     the kernel less one, at any stride.
-
-    Raises:
-        ValueError: for an unknown padding.
     """
-    spans = [(k - 1) * d + 1 for k, d in zip(kernel_size, dilation, strict=True)]
     if isinstance(padding, str):
         if padding.upper() == "VALID":
             return (0, 0), (0, 0)
@@ -149,9 +142,9 @@ def sliding_window(
     >>> sliding_window((7, 7), (3, 3), strides=(2, 2), padding="SAME").positions
     (4, 4)
     """
-    amounts = pad_amounts(size, kernel_size, strides, padding, dilation)
-    mode = MODES.get(padding.upper(), "constant") if isinstance(padding, str) else "constant"
     spans = [(k - 1) * d + 1 for k, d in zip(kernel_size, dilation, strict=True)]
+    amounts = pad_amounts(size, spans, strides, padding)
+    mode = MODES.get(padding.upper(), "constant") if isinstance(padding, str) else "constant"
     padded = [n + sum(amount) for n, amount in zip(size, amounts, strict=True)]
     kernel = f"the kernel, which spans {spans[0]}x{spans[1]} (kernel_size {kernel_size}, dilation"
     kernel += f" {dilation}, padding {padding!r})"
