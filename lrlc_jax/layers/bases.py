@@ -13,7 +13,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.nn.initializers import Initializer
 
-from lrlc_jax.layers.ops.window import Pair, Size, Window, as_pair
+from lrlc_jax.layers.base import PatchLayer
+from lrlc_jax.layers.ops.window import Pair, Size, Window, as_pair, sliding_window
 
 Sizes: TypeAlias = Size | Sequence[Sequence[int]]  # for all bases, or a pair for each basis
 
@@ -52,26 +53,37 @@ class MixedBases(nnx.Module):
     Parameters: ``kernels``, a list of K arrays ``(kh, kw, in, out)``.
 
     Args:
-        features: channels of the input and of the output.
+        layer: whose bases they are.
         kernel_sizes: rows and columns of each basis.
-        windows: the window of each basis.
+        dilations: distance between the entries of each basis.
         init: initializer of a basis, called with the shape ``(1, kh, kw, in, out)``.
+
+    Raises:
+        ValueError: if the padding of the layer does not keep the size of the image.
     """
 
     def __init__(
         self,
-        features: Pair,
+        layer: PatchLayer,
         kernel_sizes: Sequence[Pair],
-        windows: Sequence[Window],
+        dilations: Sequence[Pair],
         init: Initializer,
-        *,
-        param_dtype: jax.typing.DTypeLike,
         rngs: nnx.Rngs,
     ) -> None:
-        self.windows = tuple(windows)
+        padding = layer.padding
+        if not (isinstance(padding, str) and padding.upper() != "VALID"):
+            raise ValueError(
+                f"padding is {padding!r}; with a kernel_size or kernel_dilation for each basis it "
+                "must be 'SAME', 'REFLECT' or 'CIRCULAR'"
+            )
+        assert layer.input_size is not None
+        self.windows = tuple(
+            sliding_window(layer.input_size, kernel_size, layer.strides, padding, dilation)
+            for kernel_size, dilation in zip(kernel_sizes, dilations, strict=True)
+        )
+        shapes = [(1, *size, layer.in_features, layer.out_features) for size in kernel_sizes]
         self.kernels = nnx.List(
-            nnx.Param(init(rngs.params(), (1, *size, *features), param_dtype)[0])
-            for size in kernel_sizes
+            nnx.Param(init(rngs.params(), shape, layer.param_dtype)[0]) for shape in shapes
         )
 
     def with_windows(self) -> list[tuple[jax.Array, Window]]:

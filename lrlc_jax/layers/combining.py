@@ -8,8 +8,8 @@ from flax import nnx
 from flax.nnx.nn.dtypes import promote_dtype
 from jax.nn.initializers import Initializer
 
-from lrlc_jax.layers.base import glorot_uniform
-from lrlc_jax.layers.ops.product import Precision, depthwise
+from lrlc_jax.layers.base import PatchLayer, check_word, glorot_uniform
+from lrlc_jax.layers.ops.product import depthwise
 from lrlc_jax.layers.ops.window import Pair, sliding_window
 
 # The first word is the default.
@@ -65,25 +65,20 @@ class PositionTable(nnx.Module):
     """
 
     def __init__(
-        self,
-        size: Pair,
-        depth: int,
-        sharing: Sharing,
-        init: Initializer,
-        *,
-        param_dtype: jax.typing.DTypeLike,
-        rngs: nnx.Rngs,
+        self, layer: PatchLayer, depth: int, sharing: Sharing, init: Initializer, rngs: nnx.Rngs
     ) -> None:
         def param(*shape: int) -> nnx.Param[jax.Array]:
-            return nnx.Param(init(rngs.params(), shape, param_dtype))
+            return nnx.Param(init(rngs.params(), shape, layer.param_dtype))
 
+        check_word("sharing", sharing, SHARINGS)
         self.sharing = sharing
+        rows, cols = layer.positions()
         if sharing in ("row_column", "row"):
-            self.row = param(size[0], depth)
+            self.row = param(rows, depth)
         if sharing in ("row_column", "column"):
-            self.column = param(size[1], depth)
+            self.column = param(cols, depth)
         if sharing == "full":
-            self.full = param(size[0], size[1], depth)
+            self.full = param(rows, cols, depth)
 
     def __call__(self) -> jax.Array:
         """The table ``(rows or 1, cols or 1, depth)``, with size 1 along a shared axis."""
@@ -168,35 +163,25 @@ class CombiningNetwork(nnx.Module):
        ``proj`` to K. The widths do not depend on the number of dilations.
 
     Args:
-        in_features: channels of the input.
+        layer: whose weights it computes.
         rank: K.
-        input_size: rows and columns of the input.
-        size: rows and columns of the layer's output.
         init: initializer of every kernel, by default glorot_uniform; biases start at zero.
     """
 
     def __init__(
-        self,
-        in_features: int,
-        rank: int,
-        input_size: Pair,
-        size: Pair,
-        *,
-        init: Initializer | None = None,
-        dtype: jax.typing.DTypeLike | None,
-        param_dtype: jax.typing.DTypeLike,
-        precision: Precision,
-        rngs: nnx.Rngs,
+        self, layer: PatchLayer, rank: int, init: Initializer | None, rngs: nnx.Rngs
     ) -> None:
         init = init or glorot_uniform
-        dilations = dilations_that_fit(input_size)
-        types: Any = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        types: Any = {"dtype": layer.dtype, "param_dtype": layer.param_dtype, "rngs": rngs}
+        options: Any = {"kernel_init": init, "precision": layer.precision, **types}
 
         def pointwise(channels: int, features: int) -> nnx.Linear:
-            return nnx.Linear(channels, features, kernel_init=init, precision=precision, **types)
+            return nnx.Linear(channels, features, **options)
 
-        self.size = size
-        self.low = pointwise(in_features, rank)
+        assert layer.input_size is not None
+        dilations = dilations_that_fit(layer.input_size)
+        self.size = layer.positions()
+        self.low = pointwise(layer.in_features, rank)
         self.depthwise = nnx.List(DilatedDepthwise(rank, d, init, **types) for d in dilations)
         self.squeeze = pointwise((2 + len(dilations)) * rank, 3 * rank)
         self.excite = pointwise(3 * rank, 6 * rank)

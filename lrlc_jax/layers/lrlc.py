@@ -43,7 +43,7 @@ from lrlc_jax.layers.ops.product import (
     folded_product,
     in_microbatches,
 )
-from lrlc_jax.layers.ops.window import Pair, Size, Window, as_pair, sliding_window
+from lrlc_jax.layers.ops.window import Pair, Size, Window, as_pair
 from lrlc_jax.layers.spatial_bias import SpatialBiasConfig
 from lrlc_jax.schema import whole, word
 
@@ -117,7 +117,6 @@ class LRLC(PatchLayer):
         **options: Unpack[Options],
     ) -> None:
         sharing = sharing or ("full" if input_dependent else SHARINGS[0])
-        check_word("sharing", sharing, SHARINGS)
         check_word("normalization", normalization, NORMALIZATIONS)
         check_count("rank", rank)
         if input_dependent and sharing != "full":
@@ -137,36 +136,23 @@ class LRLC(PatchLayer):
             kernel_dilation=1 if mixed else dilations[0],
             **options,
         )
-        assert self.input_size is not None
         self.rank = rank
         self.normalization = normalization
         self.input_dependent = input_dependent
-        size, features = self.positions(), (in_features, out_features)
-        made: Any = {"param_dtype": self.param_dtype, "rngs": rngs}
         self.bases: MixedBases | nnx.Param[jax.Array]
         if mixed:
-            if not (isinstance(self.padding, str) and self.padding.upper() != "VALID"):
-                raise ValueError(
-                    f"padding is {self.padding!r}; with a kernel_size or kernel_dilation for each "
-                    "basis it must be 'SAME', 'REFLECT' or 'CIRCULAR'"
-                )
-            windows = [
-                sliding_window(self.input_size, kernel, self.strides, self.padding, dilation)
-                for kernel, dilation in zip(sizes, dilations, strict=True)
-            ]
-            self.bases = MixedBases(features, sizes, windows, kernel_init, **made)
+            self.bases = MixedBases(self, sizes, dilations, kernel_init, rngs)
         else:
-            shape = (rank, *self.kernel_size, *features)
+            shape = (rank, *self.kernel_size, in_features, out_features)
             self.bases = nnx.Param(kernel_init(rngs.params(), shape, self.param_dtype))
         self.weights: PositionTable | CombiningNetwork
         if input_dependent:
-            g: Any = {"init": weights_init, "dtype": self.dtype, "precision": self.precision}
-            self.weights = CombiningNetwork(in_features, rank, self.input_size, size, **g, **made)
+            self.weights = CombiningNetwork(self, rank, weights_init, rngs)
         else:
             init = weights_init or equal_weights(rank, sharing)
-            self.weights = PositionTable(size, rank, sharing, init, **made)
+            self.weights = PositionTable(self, rank, sharing, init, rngs)
         self.spatial_bias = (
-            PositionTable(size, 1, sharing, zeros, **made) if use_spatial_bias else None
+            PositionTable(self, 1, sharing, zeros, rngs) if use_spatial_bias else None
         )
 
     def combining_weights(self, x: jax.Array | None = None) -> jax.Array:
@@ -176,25 +162,25 @@ class LRLC(PatchLayer):
             x: the input of the layer, with ``input_dependent``.
 
         Returns:
-            ``(rows or 1, cols or 1, K)``, with size 1 along a shared axis. With ``input_dependent``
+            ``(rows or 1, cols or 1, K)``, with size 1 along a shared axis; with ``input_dependent``
             ``(batch, rows, cols, K)``.
 
         Raises:
             ValueError: if the weights depend on the input and ``x`` is None.
         """
         if isinstance(self.weights, PositionTable):
-            return normalize(self.weights(), self.normalization)
-        if x is None:
+            weights = self.weights()
+        elif x is None:
             raise ValueError("x is None; the combining weights of this layer depend on its input")
-        return normalize(self.weights(x), self.normalization)
+        else:
+            weights = self.weights(x)
+        return normalize(weights, self.normalization)
 
     def filters(self) -> jax.Array:
         """The filter bank of each position ``(rows or 1, cols or 1, kh, kw, in, out)``.
 
-        Bases of mixed sizes are padded with zeros to the ``kh x kw`` of the largest.
-
-        Raises:
-            ValueError: if the combining weights depend on the input.
+        Bases of mixed sizes are padded with zeros to the ``kh x kw`` of the largest. A ValueError
+        is raised if the combining weights depend on the input.
         """
         bases = self.bases_on(self.window())
         bases = bases.reshape(self.rank, *self.kernel_size, *bases.shape[-2:])

@@ -7,14 +7,7 @@ import jax
 from flax import nnx
 from jax.nn.initializers import Initializer
 
-from lrlc_jax.layers.base import (
-    Options,
-    Site,
-    SpecialLayerConfig,
-    check_word,
-    he_uniform,
-    zeros,
-)
+from lrlc_jax.layers.base import Options, Site, SpecialLayerConfig, he_uniform, zeros
 from lrlc_jax.layers.combining import SHARINGS, PositionTable, Sharing
 from lrlc_jax.layers.conv import Conv
 from lrlc_jax.layers.ops.window import Size
@@ -49,7 +42,6 @@ class SpatialBiasConv(Conv):
         rngs: nnx.Rngs,
         **options: Unpack[Options],
     ) -> None:
-        check_word("sharing", sharing, SHARINGS)
         super().__init__(
             in_features,
             out_features,
@@ -61,9 +53,7 @@ class SpatialBiasConv(Conv):
             rngs=rngs,
             **options,
         )
-        self.spatial_bias = PositionTable(
-            self.positions(), 1, sharing, zeros, param_dtype=self.param_dtype, rngs=rngs
-        )
+        self.spatial_bias = PositionTable(self, 1, sharing, zeros, rngs)
 
     def biases(self) -> tuple[jax.Array, ...]:
         """The bias per position, and the bias per channel."""

@@ -17,7 +17,6 @@ from lrlc_jax.layers import (
     fold_batch_norm,
     to_locally_connected,
 )
-from lrlc_jax.layers.combining import CombiningNetwork
 from lrlc_jax.layers.ops import product
 from tests.layers.examples import CHANNELS, FEATURES, KINDS, SIZE, make, random, same
 
@@ -195,9 +194,8 @@ def test_what_cannot_be_converted_is_refused():
 
 def test_dilations_that_do_not_fit_have_no_weights():
     def dilations(size):
-        g = CombiningNetwork(
-            3, 2, size, size, dtype=None, param_dtype=jnp.float32, precision=None, rngs=nnx.Rngs(0)
-        )
+        layer = LRLC(3, 4, 1, input_size=size, rank=2, input_dependent=True, rngs=nnx.Rngs(0))
+        g = layer.weights
         return [each.dilation for each in g.depthwise], g.squeeze.kernel.shape[0]
 
     assert dilations((17, 30)) == ([1, 2, 4, 8], 12)

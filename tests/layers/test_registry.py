@@ -38,9 +38,7 @@ def test_seeds_under_jit_and_vmap_give_outputs_and_gradients_of_each_alone(monke
     expected = [layer(X) for layer in layers]
     assert expected[0].shape == (len(X), *layers[0].positions(), layers[0].out_features)
     same(layers[0](X[:1]), expected[0][:1])  # of an image, whatever the batch and micro-batch
-    monkeypatch.setitem(
-        product.MICROBATCH_SIZES, jax.default_backend(), 1
-    )
+    monkeypatch.setitem(product.MICROBATCH_SIZES, jax.default_backend(), 1)
     graphdef = nnx.graphdef(layers[0])
     states = [nnx.state(layer) for layer in layers]
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
