@@ -14,14 +14,7 @@ from flax import nnx
 from flax.nnx.nn.dtypes import promote_dtype
 
 from lrlc_jax.errors import InputError
-from lrlc_jax.layers.ops.product import (
-    WAYS,
-    Elementwise,
-    Precision,
-    Way,
-    identity,
-    window_product,
-)
+from lrlc_jax.layers.ops.product import WAYS, Elementwise, Precision, Way, identity, window_product
 from lrlc_jax.layers.ops.window import Padding, Pair, Size, Window, as_pair, sliding_window
 from lrlc_jax.schema import Schema, whole
 

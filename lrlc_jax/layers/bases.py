@@ -86,10 +86,6 @@ class MixedBases(nnx.Module):
             nnx.Param(init(rngs.params(), shape, layer.param_dtype)[0]) for shape in shapes
         )
 
-    def with_windows(self) -> list[tuple[jax.Array, Window]]:
-        """Each basis ``(1, kh, kw, in, out)`` with its window."""
-        return [(k[...][None], w) for k, w in zip(self.kernels, self.windows, strict=True)]
-
     def window(self, grid: Window) -> Window:
         """The window of the largest basis, without the taps outside of all bases."""
         own = (taps_on_grid(grid, window) for window in self.windows)

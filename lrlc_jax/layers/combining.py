@@ -91,15 +91,6 @@ class PositionTable(nnx.Module):
         return self.row[...][:, None, :] + self.column[...][None, :, :]
 
 
-def dilations_that_fit(size: Pair) -> list[int]:
-    """The dilations of 1, 2, 4, 8 with which a 3x3 filter fits into ``size``.
-
-    >>> dilations_that_fit((17, 18)), dilations_that_fit((9, 8)), dilations_that_fit((2, 9))
-    ([1, 2, 4, 8], [1, 2], [])
-    """
-    return [d for d in (1, 2, 4, 8) if d <= (min(size) - 1) // 2]
-
-
 def resize(x: jax.Array, size: Pair) -> jax.Array:
     """Images ``(batch, rows, cols, channels)`` resized bilinearly with aligned corners.
 
@@ -179,7 +170,7 @@ class CombiningNetwork(nnx.Module):
             return nnx.Linear(channels, features, **options)
 
         assert layer.input_size is not None
-        dilations = dilations_that_fit(layer.input_size)
+        dilations = [d for d in (1, 2, 4, 8) if 2 * d < min(layer.input_size)]
         self.size = layer.positions()
         self.low = pointwise(layer.in_features, rank)
         self.depthwise = nnx.List(DilatedDepthwise(rank, d, init, **types) for d in dilations)

@@ -212,7 +212,8 @@ class LRLC(PatchLayer):
     def bases_with_windows(self) -> list[tuple[jax.Array, Window]]:
         """The bases ``(K, kh, kw, in, out)`` with their window; of mixed sizes, one by one."""
         if isinstance(self.bases, MixedBases):
-            return self.bases.with_windows()
+            bases = (kernel[...][None] for kernel in self.bases.kernels)
+            return list(zip(bases, self.bases.windows, strict=True))
         return [(self.bases[...], self.window())]
 
     def algorithm_1(self, x: jax.Array, preprocess: Elementwise) -> jax.Array:
@@ -309,7 +310,7 @@ class InputDependentLRLCConfig(RankedLayerConfig):
     use_spatial_bias: bool = True
 
     def simplest(self) -> LayerConfig:
-        """At rank 1 a convolution with a bias for each position (:func:`rank_1`)."""
+        """At rank 1 a convolution with a bias per position (:func:`rank_1`)."""
         return rank_1(self, "full")
 
     def build(self, site: Site, rngs: nnx.Rngs) -> LRLC:

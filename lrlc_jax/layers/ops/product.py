@@ -178,7 +178,8 @@ def choose_way(
         return "lax_conv"
     if asked == "pallas" and not shared and shape[0] and window.dilation is not None:
         return "pallas"
-    if asked == "columns" and columns.applies(window) and not is_small(shape, window):
+    by_rows = window.grid is not None and window.strides[0] == 1
+    if asked == "columns" and by_rows and not is_small(shape, window):
         height, width = window.height_and_width
         fewer = width * shape[-1] + height * features < height * width * shape[-1]
         return "columns" if fewer else "patches"

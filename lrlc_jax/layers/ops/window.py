@@ -83,8 +83,7 @@ class Window:
         """Rows and columns of the taps, if the taps are all their crossings in C order."""
         rows = tuple(sorted({row for row, _ in self.taps}))
         cols = tuple(sorted({col for _, col in self.taps}))
-        crossings = tuple((row, col) for row in rows for col in cols)
-        return (rows, cols) if crossings == self.taps else None
+        return (rows, cols) if tuple(itertools.product(rows, cols)) == self.taps else None
 
     @property
     def dilation(self) -> Pair | None:
@@ -112,10 +111,8 @@ class Window:
 
         def view(tap: Pair) -> jax.Array:
             index = [slice(None)] * x.ndim
-            for axis, start, s, n in zip(
-                spatial_axes, tap, self.strides, self.positions, strict=True
-            ):
-                index[axis] = slice(start, start + (n - 1) * s + 1, s)
+            for axis, i, s, n in zip(spatial_axes, tap, self.strides, self.positions, strict=True):
+                index[axis] = slice(i, i + (n - 1) * s + 1, s)
             return x[tuple(index)]
 
         return [view(tap) for tap in self.taps]
@@ -136,8 +133,7 @@ def sliding_window(
     """The window of a convolution over an image of ``size`` (rows, columns).
 
     Raises:
-        ValueError: for an unknown padding, a kernel larger than the padded image, or more reflected
-            pixels than the image has.
+        ValueError: for an unknown padding, or an image smaller than the kernel or the border.
 
     >>> sliding_window((7, 7), (3, 3), strides=(2, 2), padding="SAME").positions
     (4, 4)
@@ -153,14 +149,9 @@ def sliding_window(
         raise ValueError(f"an input of {size[0]}x{size[1]} is smaller than {kernel}; {help_}")
     # Reflection leaves out the border pixel; wrapping can repeat the image once.
     available = [n - 1 for n in size] if mode == "reflect" else size
-    if mode != "constant" and any(
-        max(amount) > n for amount, n in zip(amounts, available, strict=True)
-    ):
+    pairs = zip(amounts, available, strict=True)
+    if mode != "constant" and any(max(amount) > n for amount, n in pairs):
         raise ValueError(f"an input of {size[0]}x{size[1]} is too small for {kernel}; {help_}")
     rows, cols = ((n - span) // s + 1 for n, span, s in zip(padded, spans, strides, strict=True))
-    taps = tuple(
-        (i * dilation[0], j * dilation[1])
-        for i in range(kernel_size[0])
-        for j in range(kernel_size[1])
-    )
-    return Window(taps, strides, amounts, mode, (rows, cols))
+    down, right = (range(0, span, d) for span, d in zip(spans, dilation, strict=True))
+    return Window(tuple(itertools.product(down, right)), strides, amounts, mode, (rows, cols))
