@@ -6,6 +6,7 @@ Each case of each file is a test.
 
 import functools
 import json
+import re
 
 import jax
 import jax.numpy as jnp
@@ -299,13 +300,24 @@ def cases(folder):
                 yield check, path, name
 
 
-def parameters(folder):
+def parameters(folder, quick=lambda _: True):
+    found = [(case, f"{case[1].stem}-{case[2]}".strip("-")) for case in cases(folder)]
     return [
-        pytest.param(*case, id=f"{case[1].stem}-{case[2]}".strip("-")) for case in cases(folder)
+        pytest.param(*case, id=name, marks=() if quick(name) else pytest.mark.slow)
+        for case, name in found
     ]
 
 
-@pytest.mark.parametrize(("check", "path", "case"), parameters(golden.FOLDER))
+# Compiling takes most of the time: these cases take each path through the layers.
+QUICK = re.compile(
+    "rowcol_norm|k3_dil2|k3_relu|k3x2|rowcol.*stride2_k3_same|full_none|-row_softmax_rank4|-col_norm"
+    "|in14x14_stride2|in17x18|inputdep_norm|mixed_full_softmax"
+    "|net_(coord|flatten|input_dependent_layer3|locally)"
+    "|param_counts-mnist|init_stats-(?!locally_connected_layer3)|preprocess"
+)
+
+
+@pytest.mark.parametrize(("check", "path", "case"), parameters(golden.FOLDER, QUICK.search))
 def test_the_numbers_are_the_authors(check, path, case):
     check(path, case)
 

@@ -11,7 +11,7 @@ import pytest
 from lrlc_jax.layers.ops import pallas, product
 from lrlc_jax.layers.ops.pallas import OPERANDS, run
 from lrlc_jax.layers.ops.window import Window, sliding_window
-from tests.layers.examples import random, same
+from tests.layers.examples import random, same, slow
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -25,10 +25,6 @@ CASES = {
     "reflected": (5, (4, 5), 3, 2, ((2, 3), (1, 2), "REFLECT", (2, 1))),
 }
 SMALL = CASES["channels that fill no tile"]
-
-
-def slow(value):
-    return pytest.param(value, marks=pytest.mark.slow)
 
 
 def by_patches(x, banks, window, precision):

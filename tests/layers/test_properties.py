@@ -40,7 +40,7 @@ def reference(geometry, kernel, x):
     return conv(x)
 
 
-@property_test(max_examples=8)
+@property_test(max_examples=5)
 @given(geometries())
 def test_conv_is_that_of_flax(geometry):
     layer = make("conv", use_bias=False, **geometry)
