@@ -119,7 +119,7 @@ def test_a_converted_layer_costs_the_multiply_adds_of_a_convolution():
 
 
 @pytest.mark.slow
-def test_the_memory_of_a_training_step_grows_by_a_map_for_each_basis_only_where_that_is_little(
+def test_kept_products_with_all_bases_are_limited(
     monkeypatch,
 ):
     size, features, batch = (18, 18), 16, 256
@@ -181,7 +181,7 @@ def test_a_convolution_takes_any_size_if_none_is_given():
         layer(jnp.zeros((1, 9, 5, 2)))
 
 
-def test_what_cannot_be_converted_is_refused():
+def test_unsupported_conversions_are_refused():
     with pytest.raises(ValueError, match="input_dependent is True"):
         to_locally_connected(make("input_dependent"))
     with pytest.raises(ValueError, match="CoordConv"):

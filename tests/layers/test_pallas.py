@@ -55,7 +55,7 @@ def all_same(one, other, tolerance=1e-4):
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-def test_the_kernels_give_what_patches_give(case):
+def test_the_kernels_equal_patches(case):
     x, banks, window = example(*case)
 
     def function(way):

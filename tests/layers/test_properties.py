@@ -78,7 +78,7 @@ def test_folded_filters_give_algorithm_1(geometry, rank, sharing):
 
 @property_test()
 @given(geometries(), st.integers(1, 4))
-def test_input_dependent_weights_combine_what_each_basis_gives(geometry, rank):
+def test_input_dependent_weights_combine_the_outputs_of_each_basis(geometry, rank):
     layer = make("input_dependent", rank=rank, **geometry)
     x = images(geometry, batch=3)
     weights = layer.combining_weights(x)
@@ -117,7 +117,7 @@ def test_the_size_of_a_micro_batch_changes_nothing(monkeypatch, numbers):
     st.integers(1, 2),
     st.booleans(),
 )
-def test_mixed_bases_combine_what_each_gives_alone(bases, padding, stride, input_dependent):
+def test_mixed_bases_combine_the_outputs_of_each_basis(bases, padding, stride, input_dependent):
     kernels, dilations = zip(*bases, strict=True)
     common = {"input_size": (9, 8), "strides": stride, "padding": padding}
     layer = make(

@@ -59,7 +59,7 @@ def value_and_gradients(layer, x):
 
 
 @pytest.mark.parametrize(("way", "kind", "function"), CASES)
-def test_every_way_gives_what_patches_give(monkeypatch, way, kind, function):
+def test_every_way_equals_patches(monkeypatch, way, kind, function):
     calls = []
     original = getattr(*function)
     monkeypatch.setattr(*function, lambda *args: calls.append(1) or original(*args))
