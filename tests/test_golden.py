@@ -310,9 +310,8 @@ def parameters(folder, quick=lambda _: True):
 
 # Compiling takes most of the time: these cases take each path through the layers.
 QUICK = re.compile(
-    "rowcol_norm|k3_dil2|k3_relu|k3x2|rowcol.*stride2_k3_same|full_none|-row_softmax_rank4|-col_norm"
-    "|in14x14_stride2|in17x18|inputdep_norm|mixed_full_softmax"
-    "|net_(coord|flatten|input_dependent_layer3|locally)"
+    "rowcol_norm|k3_dil2|k3x2|full_none|-col_norm|-inputdep_norm|mixed_full_softmax"
+    "|net_flatten|net_input_dependent_layer3"
     "|param_counts-mnist|init_stats-(?!locally_connected_layer3)|preprocess"
 )
 

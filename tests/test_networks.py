@@ -75,9 +75,10 @@ def test_one_wide_layer_has_about_the_parameters_of_lrlc(at, rank):
 
 SPECIAL = [schema for schema in LAYERS.values() if issubclass(schema, SpecialLayerConfig)]
 PLACES = [
-    *(schema() for schema in LAYERS.values() if schema not in SPECIAL),
-    *(schema(at=2) for schema in SPECIAL),
-    *(slow(schema(at="all")) for schema in SPECIAL),
+    LRLCConfig(at="all"),
+    *(slow(schema()) for schema in LAYERS.values() if schema not in SPECIAL),
+    *(slow(schema(at=at)) for schema in SPECIAL for at in (2, "all") if schema is not LRLCConfig),
+    slow(LRLCConfig(at=2)),
 ]
 
 
@@ -106,7 +107,9 @@ def test_every_layer_trains_at_one_and_at_all_positions(layer):
 
 
 @pytest.mark.parametrize("padding", ["valid", "same", "reflect", "circular"])
-@pytest.mark.parametrize("name", ["conv", "lrlc", "lrlc_mixed", "lrlc_input_dependent"])
+@pytest.mark.parametrize(
+    "name", ["lrlc", "lrlc_mixed", *map(slow, ["conv", "lrlc_input_dependent"])]
+)
 def test_padding_keeps_the_size_or_does_not(padding, name):
     layer = LAYERS[name]()
     network = nnx.eval_shape(lambda: small(layer, padding=padding)(nnx.Rngs(0)))
@@ -174,13 +177,13 @@ def test_blur_makes_a_strided_network_less_sensitive_to_shifts():
     "layer",
     [
         LRLCConfig(at="all", rank=3),
-        LRLCConfig(at=[1, 3], rank=2, sharing="row", normalization="norm"),
+        slow(LRLCConfig(at=[1, 3], rank=2, sharing="row", normalization="norm")),
         MixedLRLCConfig(at=2, rank=2, kernel_sizes=[3, [2, 1]], dilations=[1, 2]),
         SpatialBiasConfig(),
-        LocallyConnectedConfig(at=2),
-        ConvConfig(),
+        slow(LocallyConnectedConfig(at=2)),
+        slow(ConvConfig()),
     ],
-    ids=lambda layer: layer.name,
+    ids=repr,
 )
 def test_the_network_for_inference_has_the_same_outputs(layer, batch_norm):
     network = small(layer)(nnx.Rngs(0))
@@ -267,7 +270,12 @@ def products_of(factory):
     }
 
 
-@pytest.mark.parametrize("name", [name for name in LAYERS if name != "conv"])
+QUICK = ("lrlc", "lrlc_input_dependent")
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else slow(name) for name in LAYERS if name != "conv"]
+)
 def test_precision_reaches_every_product_of_a_step(name):
     """Also those with which filters are folded, and those of the gradients."""
     layer = LAYERS[name](**({} if name == "coord_conv" else {"at": "all"}))

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from jax.extend.core import jaxprs_in_params
 
 from lrlc_jax.layers import WAYS, BatchNorm
-from lrlc_jax.layers.combining import SHARINGS
 from lrlc_jax.layers.ops import columns, pallas, product
 from tests.layers.examples import (
     CHANNELS,
@@ -33,10 +32,12 @@ pytestmark = pytest.mark.usefixtures("quick_compilation", "no_small_products")
 CASES = [
     ("columns", "conv", (columns, "shared")),
     ("columns", "lrlc", (columns, "by_position")),
-    ("columns", "locally_connected", (columns, "by_position")),
     ("lax_conv", "conv", (product, "lax_conv")),
-    ("pallas", "lrlc", (pallas, "by_position")),
     ("pallas", "locally_connected", (pallas, "by_position")),
+]
+SLOW_CASES = [
+    ("columns", "locally_connected", (columns, "by_position")),
+    ("pallas", "lrlc", (pallas, "by_position")),
 ]
 
 
@@ -58,13 +59,16 @@ def value_and_gradients(layer, x):
     return [y, *jax.tree.leaves(gradients)]
 
 
-@pytest.mark.parametrize(("way", "kind", "function"), CASES)
+@pytest.mark.parametrize(
+    ("way", "kind", "function"),
+    [*CASES, *(pytest.param(*case, marks=pytest.mark.slow) for case in SLOW_CASES)],
+)
 def test_every_way_equals_patches(monkeypatch, way, kind, function):
     calls = []
     original = getattr(*function)
     monkeypatch.setattr(*function, lambda *args: calls.append(1) or original(*args))
 
-    @property_test(max_examples=2 if way == "columns" else 1)
+    @property_test(max_examples=1)
     @given(geometries(kernels=((2, 3), (3, 3)), strides=((1, 1), (1, 2))))
     def check(geometry):
         layer = make(kind, way="patches", **geometry)
@@ -81,7 +85,7 @@ def test_every_way_equals_patches(monkeypatch, way, kind, function):
     check()
 
 
-@pytest.mark.parametrize("sharing", SHARINGS)
+@pytest.mark.parametrize("sharing", ["row", "column", *map(slow, ["row_column", "full"])])
 def test_filters_are_folded_row_by_row_in_any_sharing(sharing):
     layers = [make("lrlc", sharing=sharing, rank=3, way=way) for way in ("columns", "patches")]
     x = random(0, 3, *layers[0].input_size, CHANNELS)
@@ -143,11 +147,9 @@ def test_every_way_can_be_differentiated_forward(way):
     np.testing.assert_allclose(jnp.vdot(forward, cotangent), jnp.vdot(tangent, gradient), rtol=1e-3)
 
 
-# One kind for each path through the product.
-INSIDE = ["conv", "coord_conv", "locally_connected", "lrlc", "mixed_input_dependent"]
-
-
-@pytest.mark.parametrize("kind", ["lax_conv", *(k if k in INSIDE else slow(k) for k in KINDS)])
+@pytest.mark.parametrize(
+    "kind", [kind if kind in ("conv", "lrlc") else slow(kind) for kind in ["lax_conv", *KINDS]]
+)
 def test_a_function_of_the_input_may_be_applied_inside(kind):
     """It does not apply to the padding: zeros stay zeros."""
     options = {"kind": "conv", "way": "lax_conv"} if kind == "lax_conv" else {"kind": kind}
