@@ -274,8 +274,8 @@ product_p: Any = Primitive("product_by_position")
 STATIC = ("wanted", "window", "precision", "mapped")
 product_p.def_impl(jax.jit(product_p.bind, static_argnames=STATIC))
 product_p.def_abstract_eval(abstract_evaluation)
-TRANSPOSE_RULES: Any = (functools.partial(transpose_rule, operand) for operand in (0, 1))
-ad.defbilinear(product_p, *TRANSPOSE_RULES)
+define_bilinear: Any = ad.defbilinear
+define_bilinear(product_p, *(functools.partial(transpose_rule, operand) for operand in (0, 1)))
 batching.primitive_batchers[product_p] = batching_rule
 for platform in (None, "cuda", "rocm"):
     lowering = functools.partial(run_mapped, interpret=platform is None)
