@@ -75,11 +75,7 @@ PAPER_NETWORK = NetworkConfig()
 
 
 def check_precision(precision: str) -> None:
-    """Refuse a precision that the device does not have.
-
-    Raises:
-        InputError: for TF32 on a device other than a GPU.
-    """
+    """Refuse TF32 on a device other than a GPU with an InputError."""
     backend = jax.default_backend()
     if precision == "tf32" and backend != "gpu":
         raise InputError(
@@ -123,11 +119,11 @@ class Network(nnx.Module):
         for position, kernel, stride in zip(
             range(1, DEPTH + 1), network.kernel_sizes(), network.strides, strict=True
         ):
-            kernel_size, strides = as_pair(kernel, "kernel_size"), as_pair(stride, "strides")
+            strides = as_pair(stride, "strides")
             site = Site(
                 in_features=channels,
                 out_features=network.channels,
-                kernel_size=kernel_size,
+                kernel_size=as_pair(kernel, "kernel_size"),
                 strides=(1, 1) if network.blur else strides,
                 padding=network.padding.upper(),
                 use_bias=not network.batch_norm,
@@ -160,7 +156,7 @@ class Network(nnx.Module):
         With ``train`` batch statistics normalise, and the moving statistics are updated; without
         it the moving statistics normalise.
         """
-        x: jax.Array = images
+        x = images
         activation: Elementwise = identity
         for position, layer in enumerate(self.layers):
             x = layer(x, activation)
@@ -220,15 +216,9 @@ def apply(
     train: bool,
     axis_name: str | None = None,
 ) -> tuple[jax.Array, State]:
-    """The network as a pure function of its split state.
+    """The network as a pure function of its split state, with arguments as for its call.
 
-    Args:
-        graphdef: structure.
-        params: parameters.
-        stats: moving statistics.
-        images: ``(batch, rows, cols, channels)``.
-        train: as in :meth:`Network.__call__`.
-        axis_name: of the devices that share a batch, if any (:class:`BatchNorm`).
+    ``axis_name`` is that of the devices that share a batch, if any (:class:`BatchNorm`).
 
     Returns:
         Logits ``(batch, classes)`` and the moving statistics, updated if ``train``.
@@ -257,8 +247,8 @@ class NetworkFactory:
 
     def __call__(self, rngs: nnx.Rngs) -> Network:
         """A new network, initialised from ``rngs``."""
-        shape, classes = self.image_shape, self.num_classes
-        return Network(shape, classes, self.layer, self.network, way=self.way, rngs=rngs)
+        arguments = (self.image_shape, self.num_classes, self.layer, self.network)
+        return Network(*arguments, way=self.way, rngs=rngs)
 
     def parameters(self) -> int:
         """Number of trainable values."""
@@ -271,14 +261,10 @@ class NetworkFactory:
 
 
 def for_inference(network: Network, *, batch_norm: bool = False) -> Network:
-    """A copy with the same outputs in inference, without folding of filters.
+    """A copy for inference with the same outputs, whose filters are folded already.
 
-    LRLC layers and convolutions with spatial bias become locally connected.
-
-    Args:
-        network: the trained network.
-        batch_norm: also fold the normalisation by moving statistics into the layers. The result has
-            no batch normalisation and is not meant for further training.
+    LRLC layers and convolutions with spatial bias become locally connected. With ``batch_norm`` the
+    normalisation by moving statistics is folded into the layers, too.
 
     Raises:
         ValueError: if combining weights depend on the input.

@@ -6,6 +6,7 @@ Each case of each file is a test.
 
 import functools
 import json
+import re
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +24,7 @@ from lrlc_jax.layers import (
     LRLCConfig,
     WideConvConfig,
 )
-from lrlc_jax.layers.combining_network import resize
+from lrlc_jax.layers.combining import resize
 from lrlc_jax.layers.coord import append_coordinates
 from lrlc_jax.networks import Network, NetworkConfig, apply, count_parameters
 from lrlc_jax.training.step import to_input
@@ -299,13 +300,23 @@ def cases(folder):
                 yield check, path, name
 
 
-def parameters(folder):
+def parameters(folder, quick=lambda _: True):
+    found = [(case, f"{case[1].stem}-{case[2]}".strip("-")) for case in cases(folder)]
     return [
-        pytest.param(*case, id=f"{case[1].stem}-{case[2]}".strip("-")) for case in cases(folder)
+        pytest.param(*case, id=name, marks=() if quick(name) else pytest.mark.slow)
+        for case, name in found
     ]
 
 
-@pytest.mark.parametrize(("check", "path", "case"), parameters(golden.FOLDER))
+# Compiling takes most of the time: these cases take each path through the layers.
+QUICK = re.compile(
+    "rowcol_norm|k3_dil2|k3x2|full_none|-col_norm|-inputdep_norm|mixed_full_softmax"
+    "|net_flatten|net_input_dependent_layer3"
+    "|param_counts-mnist|init_stats-(?!locally_connected_layer3)|preprocess"
+)
+
+
+@pytest.mark.parametrize(("check", "path", "case"), parameters(golden.FOLDER, QUICK.search))
 def test_the_numbers_are_the_authors(check, path, case):
     check(path, case)
 

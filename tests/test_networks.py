@@ -30,7 +30,7 @@ from lrlc_jax.networks import (
     pool,
     split,
 )
-from tests.layers.examples import random, randomize
+from tests.layers.examples import random, randomize, slow
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -53,7 +53,7 @@ def test_spatial_bias_has_lrlc_rank_1_without_its_idle_weights():
 
 
 def test_the_fair_start_of_locally_connected_is_that_of_a_convolution():
-    network = Network((32, 32, 3), 10, LocallyConnectedConfig(fan_in="position"), rngs=nnx.Rngs(0))
+    network = Network(SMALL, 10, LocallyConnectedConfig(fan_in="position"), rngs=nnx.Rngs(0))
     limit = (6 / 576) ** 0.5
     assert 0.99 * limit < np.abs(network.layers[2].kernel[...]).max() <= limit * (1 + 1e-6)
 
@@ -73,14 +73,16 @@ def test_one_wide_layer_has_about_the_parameters_of_lrlc(at, rank):
     assert factory.parameters() == pytest.approx(factory.matched().parameters(), rel=0.05)
 
 
+SPECIAL = [schema for schema in LAYERS.values() if issubclass(schema, SpecialLayerConfig)]
 PLACES = [
-    schema(at=at) if issubclass(schema, SpecialLayerConfig) else schema()
-    for schema in LAYERS.values()
-    for at in ([2, "all"] if issubclass(schema, SpecialLayerConfig) else [1])
+    LRLCConfig(at="all"),
+    *(slow(schema()) for schema in LAYERS.values() if schema not in SPECIAL),
+    *(slow(schema(at=at)) for schema in SPECIAL for at in (2, "all") if schema is not LRLCConfig),
+    slow(LRLCConfig(at=2)),
 ]
 
 
-@pytest.mark.parametrize("layer", PLACES, ids=lambda layer: f"{layer.name}-{layer.positions}")
+@pytest.mark.parametrize("layer", PLACES, ids=repr)
 def test_every_layer_trains_at_one_and_at_all_positions(layer):
     network = small(layer)(nnx.Rngs(0))
     graphdef, params, stats = split(network)
@@ -105,7 +107,9 @@ def test_every_layer_trains_at_one_and_at_all_positions(layer):
 
 
 @pytest.mark.parametrize("padding", ["valid", "same", "reflect", "circular"])
-@pytest.mark.parametrize("name", ["conv", "lrlc", "lrlc_mixed", "lrlc_input_dependent"])
+@pytest.mark.parametrize(
+    "name", ["lrlc", "lrlc_mixed", *map(slow, ["conv", "lrlc_input_dependent"])]
+)
 def test_padding_keeps_the_size_or_does_not(padding, name):
     layer = LAYERS[name]()
     network = nnx.eval_shape(lambda: small(layer, padding=padding)(nnx.Rngs(0)))
@@ -168,18 +172,18 @@ def test_blur_makes_a_strided_network_less_sensitive_to_shifts():
     assert change(True) < 0.5 * change(False)
 
 
-@pytest.mark.parametrize("batch_norm", [False, True])
+@pytest.mark.parametrize("batch_norm", [slow(False), True])
 @pytest.mark.parametrize(
     "layer",
     [
         LRLCConfig(at="all", rank=3),
-        LRLCConfig(at=[1, 3], rank=2, sharing="row", normalization="norm"),
+        slow(LRLCConfig(at=[1, 3], rank=2, sharing="row", normalization="norm")),
         MixedLRLCConfig(at=2, rank=2, kernel_sizes=[3, [2, 1]], dilations=[1, 2]),
         SpatialBiasConfig(),
-        LocallyConnectedConfig(at=2),
-        ConvConfig(),
+        slow(LocallyConnectedConfig(at=2)),
+        slow(ConvConfig()),
     ],
-    ids=lambda layer: layer.name,
+    ids=repr,
 )
 def test_the_network_for_inference_has_the_same_outputs(layer, batch_norm):
     network = small(layer)(nnx.Rngs(0))
@@ -241,13 +245,13 @@ def test_parameters_are_counted():
 def products_of(factory):
     """The type and the precision of every matrix product of a training step."""
 
-    def loss(params, images):
-        graphdef, _, stats = split(factory(nnx.Rngs(0)))
+    graphdef, params, stats = split(nnx.eval_shape(lambda: factory(nnx.Rngs(0))))
+
+    def loss(params, stats, images):
         logits, _ = apply(graphdef, params, stats, images, train=True)
         return logits.sum()
 
-    _, params, _ = split(factory(nnx.Rngs(0)))
-    jaxpr = jax.make_jaxpr(jax.grad(loss))(params, jnp.ones((2, *SMALL)))
+    jaxpr = jax.make_jaxpr(jax.grad(loss))(params, stats, jnp.ones((2, *SMALL)))
 
     def equations(jaxpr):
         for equation in jaxpr.eqns:
@@ -266,7 +270,12 @@ def products_of(factory):
     }
 
 
-@pytest.mark.parametrize("name", [name for name in LAYERS if name != "conv"])
+QUICK = ("lrlc", "lrlc_input_dependent")
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else slow(name) for name in LAYERS if name != "conv"]
+)
 def test_precision_reaches_every_product_of_a_step(name):
     """Also those with which filters are folded, and those of the gradients."""
     layer = LAYERS[name](**({} if name == "coord_conv" else {"at": "all"}))
@@ -282,7 +291,7 @@ def test_precision_reaches_every_product_of_a_step(name):
     assert {dtype for dtype, _ in kinds} == {"bfloat16", "float32"}
 
 
-@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("name", [name if name == "lrlc" else slow(name) for name in LAYERS])
 def test_bfloat16_is_near_float32_and_not_it(name):
     network = {"padding": "same"} if name == "lrlc_mixed" else {}
     exact = small(LAYERS[name](), **network)(nnx.Rngs(0))

@@ -5,15 +5,7 @@ defines the filter bank of each position. Its module also has its settings (``..
 register themselves in ``LAYERS`` and build the layer at a ``Site`` of a network.
 """
 
-from lrlc_jax.layers.blur import blur_downsample
-from lrlc_jax.layers.conv import Conv, ConvConfig
-from lrlc_jax.layers.convert import fold_batch_norm, to_locally_connected
-from lrlc_jax.layers.coord import CoordConv, CoordConvConfig
-from lrlc_jax.layers.local import LocallyConnected, LocallyConnectedConfig
-from lrlc_jax.layers.lrlc import LRLC, InputDependentLRLCConfig, LRLCConfig, MixedLRLCConfig
-from lrlc_jax.layers.norm import BatchNorm
-from lrlc_jax.layers.ops.product import WAYS, Way, fold
-from lrlc_jax.layers.settings import (
+from lrlc_jax.layers.base import (
     DEPTH,
     LAYERS,
     LayerConfig,
@@ -21,6 +13,13 @@ from lrlc_jax.layers.settings import (
     Site,
     SpecialLayerConfig,
 )
+from lrlc_jax.layers.blur import blur_downsample
+from lrlc_jax.layers.conv import Conv, ConvConfig
+from lrlc_jax.layers.coord import CoordConv, CoordConvConfig
+from lrlc_jax.layers.local import LocallyConnected, LocallyConnectedConfig, to_locally_connected
+from lrlc_jax.layers.lrlc import LRLC, InputDependentLRLCConfig, LRLCConfig, MixedLRLCConfig
+from lrlc_jax.layers.norm import BatchNorm, fold_batch_norm
+from lrlc_jax.layers.ops.product import WAYS, Way, fold
 from lrlc_jax.layers.spatial_bias import SpatialBiasConfig, SpatialBiasConv
 from lrlc_jax.layers.wide import WideConvConfig, matched_width
 

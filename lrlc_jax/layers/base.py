@@ -1,21 +1,25 @@
-"""Base of all layers: a sliding window, and the product of its patches with filter banks."""
+"""Base of all layers and of their settings.
 
+A :class:`PatchLayer` multiplies the patches of a sliding window with filter banks. A
+:class:`LayerConfig` has the settings of a layer and builds it at a :class:`Site` of a network.
+"""
+
+import dataclasses
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar, TypedDict
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 from flax.nnx.nn.dtypes import promote_dtype
 
-from lrlc_jax.layers.ops.product import (
-    WAYS,
-    Elementwise,
-    Precision,
-    Way,
-    identity,
-    window_product,
-)
-from lrlc_jax.layers.ops.window import Padding, Pair, Window, as_pair, sliding_window
+from lrlc_jax.errors import InputError
+from lrlc_jax.layers.ops.product import WAYS, Elementwise, Precision, Way, identity, window_product
+from lrlc_jax.layers.ops.window import Padding, Pair, Size, Window, as_pair, sliding_window
+from lrlc_jax.schema import Schema, whole
+
+DEPTH = 3  # layers of the paper's network
+ORDINALS = ("first", "second", "third")
 
 he_uniform = nnx.initializers.he_uniform()  # filters of a convolution
 glorot_uniform = nnx.initializers.glorot_uniform()  # the classifier, and the network g
@@ -23,50 +27,69 @@ zeros = nnx.initializers.zeros_init()  # biases
 
 
 def check_count(name: str, value: int) -> None:
-    """Refuse a number of channels or bases below 1.
-
-    Raises:
-        ValueError: naming the argument and its value.
-    """
+    """Refuse a number of channels or bases below 1 with a ValueError."""
     if not isinstance(value, int) or value < 1:
         raise ValueError(f"{name} is {value!r}; it must be a whole number of at least 1")
 
 
 def check_word(name: str, value: str, allowed: Sequence[str]) -> None:
-    """Refuse a word that is not allowed.
-
-    Raises:
-        ValueError: naming the argument, its value and the allowed words.
-    """
+    """Refuse a word that is not allowed with a ValueError."""
     if value not in allowed:
         raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(map(repr, allowed))}")
 
 
-class PatchLayer(nnx.Module):
-    """A layer that multiplies image patches with filter banks, without parameters of its own.
+class Options(TypedDict, total=False):
+    """Optional arguments of every layer; :class:`PatchLayer` has the defaults."""
 
-    A subclass defines ``filters`` and ``biases``. Its arguments are those of
-    :class:`lrlc_jax.layers.Conv`; ``input_size`` is None if the layer takes images of any size.
+    padding: Padding
+    use_bias: bool
+    dtype: jax.typing.DTypeLike | None
+    param_dtype: jax.typing.DTypeLike
+    precision: Precision
+    way: Way | None
+
+
+class PatchLayer(nnx.Module):
+    """The product of image patches with filter banks, plus a bias. A subclass defines ``filters``.
+
+    Args:
+        in_features: channels of the input.
+        out_features: channels of the output.
+        kernel_size: rows and columns of the filters, one number for both or two.
+        strides: steps between positions, likewise.
+        input_size: rows and columns of the input; None: any.
+        kernel_dilation: distance between the entries of a filter.
+        padding: ``'VALID'``, ``'SAME'``, ``'REFLECT'``, ``'CIRCULAR'``, or numbers of zeros before
+            and after rows and columns.
+        use_bias: add a bias per channel.
+        dtype: type of the computation; by default the common type of input and parameters.
+        param_dtype: type of the parameters.
+        precision: of the products, as in :func:`jax.lax.dot`.
+        way: how to compute the product (:data:`lrlc_jax.layers.WAYS`); by default the fastest way
+            measured on this backend.
 
     Raises:
         ValueError: for an argument out of its range, or a kernel that does not fit.
     """
 
     EXTRA_CHANNELS: ClassVar[int] = 0  # that the layer appends to its input
+    BIAS_PER_POSITION: ClassVar[bool] = False
 
     def __init__(
         self,
         in_features: int,
         out_features: int,
-        kernel_size: int | Sequence[int],
-        strides: int | Sequence[int],
+        kernel_size: Size,
+        strides: Size = 1,
         *,
-        input_size: int | Sequence[int] | None,
-        padding: Padding,
-        kernel_dilation: int | Sequence[int],
-        dtype: jax.typing.DTypeLike | None,
-        precision: Precision,
-        way: Way | None,
+        input_size: Size | None = None,
+        kernel_dilation: Size = 1,
+        padding: Padding = "VALID",
+        use_bias: bool = True,
+        dtype: jax.typing.DTypeLike | None = None,
+        param_dtype: jax.typing.DTypeLike = jnp.float32,
+        precision: Precision = None,
+        way: Way | None = None,
     ) -> None:
         check_count("in_features", in_features)
         check_count("out_features", out_features)
@@ -80,10 +103,13 @@ class PatchLayer(nnx.Module):
         self.kernel_dilation = as_pair(kernel_dilation, "kernel_dilation")
         self.input_size = None if input_size is None else as_pair(input_size, "input_size")
         self.dtype = dtype
+        self.param_dtype = param_dtype
         self.precision = precision
         self.way = way
         if self.input_size is not None:
             self.window()  # refuses a kernel that does not fit
+        shape = (*(self.positions() if self.BIAS_PER_POSITION else ()), out_features)
+        self.bias = nnx.Param(jnp.zeros(shape, param_dtype)) if use_bias else None
 
     def window(self, size: Pair | None = None) -> Window:
         """The window over an input of ``size``, by default the input size of the layer."""
@@ -98,11 +124,7 @@ class PatchLayer(nnx.Module):
         return self.window().positions
 
     def check_input(self, x: jax.Array) -> Pair:
-        """Rows and columns of an input.
-
-        Raises:
-            ValueError: if the input has another size or number of channels than the layer.
-        """
+        """Rows and columns of an input; a ValueError if the layer has another size or channels."""
         size = x.shape[1:3] if self.input_size is None else self.input_size
         if x.ndim != 4 or x.shape[1:] != (*size, self.in_features):
             rows, cols = ("rows", "cols") if self.input_size is None else self.input_size
@@ -118,7 +140,9 @@ class PatchLayer(nnx.Module):
 
     def biases(self) -> tuple[jax.Array, ...]:
         """Terms added to the product, which broadcast to ``(rows, cols, out)``."""
-        raise NotImplementedError
+        if self.bias is None:
+            return ()
+        return (jnp.expand_dims(self.bias[...], range(3 - self.bias.ndim)),)
 
     def product(self, x: jax.Array, size: Pair, preprocess: Elementwise) -> jax.Array:
         """The product of images of ``size`` (rows, columns) with the filter banks."""
@@ -155,6 +179,142 @@ class PatchLayer(nnx.Module):
         return y
 
 
-def channel_bias(bias: nnx.Param[jax.Array] | None) -> tuple[jax.Array, ...]:
-    """An optional bias ``(out,)`` as a term that broadcasts over the positions."""
-    return () if bias is None else (bias[...][None, None],)
+# Settings by the name of the layer. Every subclass of LayerConfig with a name registers itself.
+LAYERS: "dict[str, type[LayerConfig]]" = {}
+
+
+@dataclasses.dataclass(frozen=True)
+class Site:
+    """Place of a layer in a network: the arguments that do not depend on the kind of layer.
+
+    ``last`` says whether no layer follows; the others are arguments of :class:`PatchLayer`.
+    """
+
+    in_features: int
+    out_features: int
+    kernel_size: Pair
+    strides: Pair
+    padding: Padding
+    use_bias: bool
+    input_size: Pair
+    dtype: jax.typing.DTypeLike | None = None
+    precision: Precision = None
+    way: Way | None = None
+    last: bool = False
+
+    def arguments(self, **changes: Any) -> dict[str, Any]:
+        """Arguments of a layer's constructor, with some of them changed."""
+        values = vars(self) | changes
+        del values["last"]
+        return values
+
+
+@dataclasses.dataclass
+class LayerConfig(Schema):
+    """The layer under study. ``name`` selects the subclass with its other settings.
+
+    Attributes:
+        TITLE: name of the layer in tables.
+        STRUCTURE: settings that a study gives for each of its layers. All others are options that
+            the layers of a table share.
+    """
+
+    SECTION: ClassVar[str] = "layer"
+    TITLE: ClassVar[str] = ""
+    STRUCTURE: ClassVar[tuple[str, ...]] = ("name", "at", "rank")
+
+    name: str = ""
+
+    def __init_subclass__(cls) -> None:
+        if "name" in vars(cls):
+            LAYERS[cls.name] = cls
+
+    @property
+    def positions(self) -> tuple[int, ...]:
+        """Positions of the layer, from 1, ascending; the others have a plain convolution."""
+        return ()
+
+    @property
+    def row(self) -> str:
+        """Title with all but the rank: the name of a table row."""
+        return self.TITLE
+
+    @property
+    def label(self) -> str:
+        """Title with all settings that differ from the defaults."""
+        return self.row
+
+    def canonical(self) -> dict[str, Any]:
+        """Settings in one form for all equivalent inputs."""
+        return dataclasses.asdict(self)
+
+    def simplest(self) -> "LayerConfig":
+        """The simplest layer with the same function; some layers have one at rank 1."""
+        return self
+
+    def counterpart(self) -> "LayerConfig | None":
+        """The layer whose parameter count this layer matches, if any."""
+        return None
+
+    def build(self, site: Site, rngs: nnx.Rngs) -> PatchLayer:
+        """The layer at a site. Raises the errors of the layer's constructor."""
+        raise NotImplementedError
+
+
+def as_list(value: Any) -> list[Any]:
+    """A list or tuple as a list; any other value as its only entry."""
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+@dataclasses.dataclass
+class SpecialLayerConfig(LayerConfig):
+    """A layer that replaces the convolution at some positions of the network."""
+
+    at: Any = "all"
+
+    @property
+    def positions(self) -> tuple[int, ...]:
+        """The positions in ``at``."""
+        return tuple(range(1, DEPTH + 1) if self.at == "all" else sorted(set(as_list(self.at))))
+
+    @property
+    def row(self) -> str:
+        """Title, positions, and options that differ from the defaults."""
+        names = [ORDINALS[position - 1] for position in self.positions]
+        where = f"{' and '.join(names)} layer{'s' * (len(names) > 1)}"
+        where = "all layers" if len(names) == DEPTH else where
+        changed = [
+            f", {name} {value}"
+            for name, value in vars(self).items()
+            if name not in LayerConfig.STRUCTURE and value != getattr(type(self)(), name)
+        ]
+        return f"{self.TITLE} ({where}){''.join(changed)}"
+
+    def canonical(self) -> dict[str, Any]:
+        """Settings with the positions as a list."""
+        return super().canonical() | {"at": list(self.positions)}
+
+    def check(self) -> None:
+        """Also refuse a position outside of the network."""
+        super().check()
+        at = as_list(self.at)
+        valid = all(isinstance(a, int) and not isinstance(a, bool) and 1 <= a <= DEPTH for a in at)
+        if self.at != "all" and not (at and valid):
+            positions = ", ".join(map(str, range(1, DEPTH + 1)))
+            raise InputError(
+                f"layer.at is {self.at!r}; the network has the positions {positions}: "
+                "give one of them, a list, or 'all'."
+            )
+
+
+@dataclasses.dataclass
+class RankedLayerConfig(SpecialLayerConfig):
+    """A layer whose rank is chosen by validation accuracy."""
+
+    at: Any = 3
+    rank: int = whole(4)
+
+    @property
+    def label(self) -> str:
+        """Row and rank."""
+        return f"{self.row}, rank {self.rank}"

@@ -13,10 +13,10 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.nn.initializers import Initializer
 
-from lrlc_jax.layers.ops.window import Pair, Window, as_pair
+from lrlc_jax.layers.base import PatchLayer
+from lrlc_jax.layers.ops.window import Pair, Size, Window, as_pair, sliding_window
 
-# One number, a pair (rows, columns), or a sequence of pairs, one for each basis.
-Sizes: TypeAlias = int | Sequence[int] | Sequence[Sequence[int]]
+Sizes: TypeAlias = Size | Sequence[Sequence[int]]  # for all bases, or a pair for each basis
 
 
 def is_mixed(value: Any) -> bool:
@@ -25,11 +25,7 @@ def is_mixed(value: Any) -> bool:
 
 
 def pairs_of(value: Any, rank: int, name: str) -> tuple[Pair, ...]:
-    """A pair for each basis, from one value for all or a sequence of pairs.
-
-    Raises:
-        ValueError: if the number of pairs differs from the rank.
-    """
+    """A pair for each basis; a ValueError if their number differs from the rank."""
     if not is_mixed(value):
         return (as_pair(value, name),) * rank
     if len(value) != rank:
@@ -57,33 +53,38 @@ class MixedBases(nnx.Module):
     Parameters: ``kernels``, a list of K arrays ``(kh, kw, in, out)``.
 
     Args:
-        in_features: channels of the input.
-        out_features: channels of the output.
+        layer: whose bases they are.
         kernel_sizes: rows and columns of each basis.
-        windows: the window of each basis.
+        dilations: distance between the entries of each basis.
         init: initializer of a basis, called with the shape ``(1, kh, kw, in, out)``.
+
+    Raises:
+        ValueError: if the padding of the layer does not keep the size of the image.
     """
 
     def __init__(
         self,
-        in_features: int,
-        out_features: int,
+        layer: PatchLayer,
         kernel_sizes: Sequence[Pair],
-        windows: Sequence[Window],
+        dilations: Sequence[Pair],
         init: Initializer,
-        *,
-        param_dtype: jax.typing.DTypeLike,
         rngs: nnx.Rngs,
     ) -> None:
-        shapes = [(1, *kernel, in_features, out_features) for kernel in kernel_sizes]
-        self.windows = tuple(windows)
-        self.kernels = nnx.List(
-            nnx.Param(init(rngs.params(), shape, param_dtype)[0]) for shape in shapes
+        padding = layer.padding
+        if not (isinstance(padding, str) and padding.upper() != "VALID"):
+            raise ValueError(
+                f"padding is {padding!r}; with a kernel_size or kernel_dilation for each basis it "
+                "must be 'SAME', 'REFLECT' or 'CIRCULAR'"
+            )
+        assert layer.input_size is not None
+        self.windows = tuple(
+            sliding_window(layer.input_size, kernel_size, layer.strides, padding, dilation)
+            for kernel_size, dilation in zip(kernel_sizes, dilations, strict=True)
         )
-
-    def with_windows(self) -> list[tuple[jax.Array, Window]]:
-        """Each basis ``(1, kh, kw, in, out)`` with its window."""
-        return [(k[...][None], w) for k, w in zip(self.kernels, self.windows, strict=True)]
+        shapes = [(1, *size, layer.in_features, layer.out_features) for size in kernel_sizes]
+        self.kernels = nnx.List(
+            nnx.Param(init(rngs.params(), shape, layer.param_dtype)[0]) for shape in shapes
+        )
 
     def window(self, grid: Window) -> Window:
         """The window of the largest basis, without the taps outside of all bases."""
@@ -94,8 +95,7 @@ class MixedBases(nnx.Module):
         """All bases on the taps of one window ``(K, taps, in, out)``, with zeros in the gaps."""
         stacked = []
         for kernel, own in zip(self.kernels, self.windows, strict=True):
-            values = kernel[...]
-            values = values.reshape(-1, *values.shape[2:])
+            values = kernel[...].reshape(-1, *kernel.shape[2:])
             places = jnp.array([window.taps.index(tap) for tap in taps_on_grid(window, own)])
             empty = jnp.zeros((len(window.taps), *values.shape[1:]), values.dtype)
             stacked.append(empty.at[places].set(values))

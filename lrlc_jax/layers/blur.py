@@ -9,21 +9,8 @@ from lrlc_jax.layers.ops.product import depthwise
 from lrlc_jax.layers.ops.window import Pair, Window, sliding_window
 
 
-def binomial(size: int) -> list[float]:
-    """The weights of a binomial filter, which sum to 1.
-
-    >>> binomial(3)
-    [0.25, 0.5, 0.25]
-    """
-    return [math.comb(size - 1, k) / 2 ** (size - 1) for k in range(size)]
-
-
 def blur_window(size: Pair, strides: Pair) -> Window:
-    """The window of the blur over images of ``size``.
-
-    Raises:
-        ValueError: if the images are smaller than the reflected border.
-    """
+    """The window of the blur over images of ``size``; a ValueError if they are too small."""
     return sliding_window(size, (2 * strides[0] - 1, 2 * strides[1] - 1), strides, "REFLECT")
 
 
@@ -47,6 +34,7 @@ def blur_downsample(x: jax.Array, strides: Pair) -> jax.Array:
     [0.5, 0.5]
     """
     window = blur_window((x.shape[1], x.shape[2]), strides)
-    rows, cols = (jnp.array(binomial(2 * s - 1)) for s in strides)
+    orders = (2 * stride - 2 for stride in strides)
+    rows, cols = (jnp.array([math.comb(n, k) / 2**n for k in range(n + 1)]) for n in orders)
     kernel = jnp.outer(rows, cols)
     return depthwise(x, kernel.reshape(-1, 1).astype(x.dtype), window)

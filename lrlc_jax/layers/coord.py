@@ -7,15 +7,15 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from lrlc_jax.layers.base import LayerConfig, Site
 from lrlc_jax.layers.conv import Conv
 from lrlc_jax.layers.ops.product import Elementwise, identity
-from lrlc_jax.layers.settings import LayerConfig, Site
 
 
 def append_coordinates(x: jax.Array) -> jax.Array:
-    """Images ``(batch, rows, cols, channels)`` with two more channels: row and column position.
+    """Images ``(batch, rows, cols, channels)`` with row and column position as two more channels.
 
-    Each runs from -1 to 1 over the image.
+    Each position runs from -1 to 1 over the image.
 
     >>> append_coordinates(jnp.zeros((1, 2, 3, 1)))[0, 1, :, 1:].tolist()
     [[1.0, -1.0], [1.0, 0.0], [1.0, 1.0]]
@@ -30,8 +30,8 @@ def append_coordinates(x: jax.Array) -> jax.Array:
 class CoordConv(Conv):
     """A convolution over its input and two coordinate channels, row position first.
 
-    Arguments and errors are those of :class:`Conv`; ``in_features`` does not count the coordinates,
-    ``kernel`` has their two channels last. The paper appends them once, at the network's input.
+    Arguments and errors as for :class:`Conv`. ``in_features`` does not count the coordinates, which
+    are the last two channels of ``kernel``. The paper appends them once, at the network's input.
 
     >>> CoordConv(3, 8, 3, rngs=nnx.Rngs(0))(jnp.ones((2, 6, 5, 3))).shape
     (2, 4, 3, 8)
@@ -40,11 +40,7 @@ class CoordConv(Conv):
     EXTRA_CHANNELS: ClassVar[int] = 2
 
     def __call__(self, x: jax.Array, preprocess: Elementwise = identity) -> jax.Array:
-        """Images ``(batch, rows, cols, in)`` to ``(batch, rows_out, cols_out, out)``.
-
-        Raises:
-            ValueError: if the input has another size or number of channels than the layer.
-        """
+        """Images ``(batch, rows, cols, in)`` to ``(batch, rows_out, cols_out, out)``."""
         size = self.check_input(x)
         x = append_coordinates(preprocess(x))
         return self.add_biases(self.product(x, size, identity))

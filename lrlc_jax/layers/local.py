@@ -1,18 +1,18 @@
-"""The locally connected layer: a filter bank for every position."""
+"""The locally connected layer, and the conversion of other layers to it."""
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Any, ClassVar, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias, Unpack
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.nn.initializers import Initializer
 
-from lrlc_jax.layers.base import PatchLayer, check_word
-from lrlc_jax.layers.ops.product import Precision, Way
-from lrlc_jax.layers.ops.window import Padding
-from lrlc_jax.layers.settings import Site, SpecialLayerConfig
+from lrlc_jax.layers.base import Options, PatchLayer, Site, SpecialLayerConfig, check_word, zeros
+from lrlc_jax.layers.conv import Conv
+from lrlc_jax.layers.coord import CoordConv
+from lrlc_jax.layers.lrlc import LRLC
+from lrlc_jax.layers.ops.window import Size
 from lrlc_jax.schema import word
 
 FanIn: TypeAlias = Literal["position", "keras"]
@@ -32,40 +32,33 @@ class LocallyConnected(PatchLayer):
     rows and columns of the output.
 
     Args:
-        input_size: rows and columns of the input.
-        use_bias: add a bias per position and channel.
         fan_in: of the default initializer: ``'position'`` counts the inputs of one position, as for
             a convolution; ``'keras'`` also counts the positions, as in the paper's baseline.
         kernel_init: initializer of the kernel, instead of he_uniform with ``fan_in``.
+        rngs: random keys of the initializer.
 
-    The other arguments are those of :class:`lrlc_jax.layers.Conv`.
-
-    Raises:
-        ValueError: for an argument out of its range, or an input of another size.
+    Other arguments and errors as for :class:`.base.PatchLayer`, but with an input size.
 
     >>> layer = LocallyConnected(3, 8, 3, input_size=6, rngs=nnx.Rngs(0))
     >>> layer(jnp.ones((2, 6, 6, 3))).shape
     (2, 4, 4, 8)
     """
 
+    BIAS_PER_POSITION: ClassVar[bool] = True
+
     def __init__(
         self,
         in_features: int,
         out_features: int,
-        kernel_size: int | Sequence[int],
-        strides: int | Sequence[int] = 1,
+        kernel_size: Size,
+        strides: Size = 1,
         *,
-        input_size: int | Sequence[int],
-        padding: Padding = "VALID",
-        kernel_dilation: int | Sequence[int] = 1,
-        use_bias: bool = True,
+        input_size: Size,
+        kernel_dilation: Size = 1,
         fan_in: FanIn = "position",
-        dtype: jax.typing.DTypeLike | None = None,
-        param_dtype: jax.typing.DTypeLike = jnp.float32,
-        precision: Precision = None,
-        way: Way | None = None,
         kernel_init: Initializer | None = None,
         rngs: nnx.Rngs,
+        **options: Unpack[Options],
     ) -> None:
         check_word("fan_in", fan_in, tuple(INITIALIZERS))
         super().__init__(
@@ -74,27 +67,16 @@ class LocallyConnected(PatchLayer):
             kernel_size,
             strides,
             input_size=input_size,
-            padding=padding,
             kernel_dilation=kernel_dilation,
-            dtype=dtype,
-            precision=precision,
-            way=way,
+            **options,
         )
-        positions = self.positions()
-        shape = (*positions, *self.kernel_size, in_features, out_features)
+        shape = (*self.positions(), *self.kernel_size, in_features, out_features)
         init = kernel_init or INITIALIZERS[fan_in]
-        self.kernel = nnx.Param(init(rngs.params(), shape, param_dtype))
-        self.bias = (
-            nnx.Param(jnp.zeros((*positions, out_features), param_dtype)) if use_bias else None
-        )
+        self.kernel = nnx.Param(init(rngs.params(), shape, self.param_dtype))
 
     def filters(self) -> jax.Array:
         """The kernel."""
         return self.kernel[...]
-
-    def biases(self) -> tuple[jax.Array, ...]:
-        """The bias per position and channel."""
-        return () if self.bias is None else (self.bias[...],)
 
 
 @dataclasses.dataclass
@@ -108,8 +90,57 @@ class LocallyConnectedConfig(SpecialLayerConfig):
     fan_in: str = word(*INITIALIZERS, default="keras")
 
     def build(self, site: Site, rngs: nnx.Rngs) -> LocallyConnected:
-        """The layer at a site, always with a bias.
-
-        The bias varies over the positions; batch normalisation does not cancel it.
-        """
+        """The layer at a site. Batch normalisation does not cancel its bias per position."""
         return LocallyConnected(**site.arguments(use_bias=True, fan_in=self.fan_in), rngs=rngs)
+
+
+def to_locally_connected(layer: PatchLayer) -> LocallyConnected:
+    """The locally connected layer with the same outputs (section 3.2), for inference.
+
+    The filter banks of an LRLC layer are folded once: an image costs the multiply-adds of a
+    convolution, and the parameters need more memory.
+
+    Args:
+        layer: LRLC without ``input_dependent``, a convolution with spatial bias, or a convolution,
+            with an input size.
+
+    Raises:
+        ValueError: for another layer, or one without an input size.
+
+    >>> lrlc = LRLC(3, 8, 3, input_size=6, rank=4, rngs=nnx.Rngs(0))
+    >>> to_locally_connected(lrlc).kernel.shape
+    (4, 4, 3, 3, 3, 8)
+    """
+    if isinstance(layer, CoordConv) or not isinstance(layer, LRLC | Conv | LocallyConnected):
+        raise ValueError(
+            f"layer is a {type(layer).__name__}; LRLC, SpatialBiasConv, Conv and LocallyConnected "
+            "can become locally connected"
+        )
+    if isinstance(layer, LRLC) and layer.input_dependent:
+        raise ValueError(
+            "input_dependent is True; filters that change with the example cannot be folded: only "
+            "LRLC with input_dependent=False can become locally connected"
+        )
+    if layer.input_size is None:
+        raise ValueError("input_size is None; only a layer with an input size can be converted")
+    filters, biases = layer.filters(), layer.biases()
+    local = LocallyConnected(
+        layer.in_features,
+        layer.out_features,
+        layer.kernel_size,
+        layer.strides,
+        input_size=layer.input_size,
+        padding=layer.padding,
+        kernel_dilation=layer.kernel_dilation,
+        use_bias=bool(biases),
+        dtype=layer.dtype,
+        param_dtype=filters.dtype,
+        precision=layer.precision,
+        way=layer.way,
+        kernel_init=zeros,
+        rngs=nnx.Rngs(0),
+    )
+    local.kernel[...] = jnp.broadcast_to(filters, local.kernel.shape)
+    if local.bias is not None:
+        local.bias[...] = sum(biases, jnp.zeros_like(local.bias[...]))
+    return local

@@ -2,8 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +12,12 @@ from jax.nn.initializers import Initializer
 
 from lrlc_jax.errors import InputError, at_least
 from lrlc_jax.layers.base import (
+    LayerConfig,
+    Options,
     PatchLayer,
-    channel_bias,
+    RankedLayerConfig,
+    Site,
+    as_list,
     check_count,
     check_word,
     he_uniform,
@@ -22,27 +25,25 @@ from lrlc_jax.layers.base import (
 )
 from lrlc_jax.layers.bases import MixedBases, Sizes, is_mixed, pairs_of, span
 from lrlc_jax.layers.combining import (
+    MAPS_PER_BASIS,
     NORMALIZATIONS,
     SHARINGS,
+    CombiningNetwork,
     Normalization,
     PositionTable,
     Sharing,
     equal_weights,
     normalize,
 )
-from lrlc_jax.layers.combining_network import MAPS_PER_BASIS, CombiningNetwork
 from lrlc_jax.layers.conv import ConvConfig
-from lrlc_jax.layers.ops.microbatch import in_microbatches
 from lrlc_jax.layers.ops.product import (
     Elementwise,
-    Precision,
-    Way,
     combined_product,
     fold,
     folded_product,
+    in_microbatches,
 )
-from lrlc_jax.layers.ops.window import Padding, Pair, Window, as_pair, sliding_window
-from lrlc_jax.layers.settings import LayerConfig, RankedLayerConfig, Site
+from lrlc_jax.layers.ops.window import Pair, Size, Window, as_pair
 from lrlc_jax.layers.spatial_bias import SpatialBiasConfig
 from lrlc_jax.schema import whole, word
 
@@ -60,10 +61,8 @@ class LRLC(PatchLayer):
     a weighted sum of their outputs) costs K times as many for the same result.
 
     With ``input_dependent`` a small network computes the weights from the input of the layer
-    (section 3.2.2, :class:`.combining_network.CombiningNetwork`), and Algorithm 1 runs in
-    micro-batches. The backward pass recomputes them; it keeps the K products if they are small, so
-    that the memory of a training step does not grow with K without limit
-    (:func:`.ops.microbatch.in_microbatches`).
+    (section 3.2.2, :class:`.combining.CombiningNetwork`), and Algorithm 1 runs in micro-batches
+    (:func:`.ops.product.in_microbatches`).
 
     Parameters: ``bases`` ``(K, kh, kw, in, out)``, or with mixed sizes ``bases.kernels``, a list;
     ``weights`` (a table over the output positions, or the network g) and ``spatial_bias`` (a
@@ -75,7 +74,6 @@ class LRLC(PatchLayer):
             keep the size of the image (``'SAME'``, ``'REFLECT'``, ``'CIRCULAR'``).
         kernel_dilation: distance between the entries of a filter; or a sequence of pairs, one for
             each basis.
-        input_size: rows and columns of the input.
         rank: K, the number of basis filter banks.
         input_dependent: compute the combining weights from the input of the layer.
         sharing: ``'row_column'`` (default) sums a weight per row and a weight per column (equation
@@ -90,11 +88,9 @@ class LRLC(PatchLayer):
             ``(cols, K)`` or ``(rows, cols, K)``; by default equal weights, which start the layer
             as a convolution. With ``input_dependent``: initializer of the kernels of g, by default
             glorot_uniform.
+        rngs: random keys of the initializers.
 
-    The other arguments are those of :class:`lrlc_jax.layers.Conv`.
-
-    Raises:
-        ValueError: for an argument out of its range, or an input of another size.
+    Other arguments and errors as for :class:`.base.PatchLayer`, but with an input size.
 
     >>> layer = LRLC(3, 8, 3, input_size=32, rank=4, rngs=nnx.Rngs(0))
     >>> layer(jnp.ones((2, 32, 32, 3))).shape
@@ -106,27 +102,21 @@ class LRLC(PatchLayer):
         in_features: int,
         out_features: int,
         kernel_size: Sizes,
-        strides: int | Sequence[int] = 1,
+        strides: Size = 1,
         *,
-        input_size: int | Sequence[int],
+        input_size: Size,
         rank: int,
         input_dependent: bool = False,
         sharing: Sharing | None = None,
         normalization: Normalization = NORMALIZATIONS[0],
-        padding: Padding = "VALID",
         kernel_dilation: Sizes = 1,
-        use_bias: bool = True,
         use_spatial_bias: bool = True,
-        dtype: jax.typing.DTypeLike | None = None,
-        param_dtype: jax.typing.DTypeLike = jnp.float32,
-        precision: Precision = None,
-        way: Way | None = None,
         kernel_init: Initializer = he_uniform_bases,
         weights_init: Initializer | None = None,
         rngs: nnx.Rngs,
+        **options: Unpack[Options],
     ) -> None:
         sharing = sharing or ("full" if input_dependent else SHARINGS[0])
-        check_word("sharing", sharing, SHARINGS)
         check_word("normalization", normalization, NORMALIZATIONS)
         check_count("rank", rank)
         if input_dependent and sharing != "full":
@@ -137,74 +127,33 @@ class LRLC(PatchLayer):
         sizes = pairs_of(kernel_size, rank, "kernel_size")
         dilations = pairs_of(kernel_dilation, rank, "kernel_dilation")
         mixed = is_mixed(kernel_size) or is_mixed(kernel_dilation)
-        if mixed and not (isinstance(padding, str) and padding.upper() != "VALID"):
-            raise ValueError(
-                f"padding is {padding!r}; with a kernel_size or kernel_dilation for each basis it "
-                "must be 'SAME', 'REFLECT' or 'CIRCULAR'"
-            )
         super().__init__(
             in_features,
             out_features,
             span(sizes, dilations) if mixed else sizes[0],
             strides,
             input_size=input_size,
-            padding=padding,
             kernel_dilation=1 if mixed else dilations[0],
-            dtype=dtype,
-            precision=precision,
-            way=way,
+            **options,
         )
         self.rank = rank
         self.normalization = normalization
         self.input_dependent = input_dependent
-        assert self.input_size is not None
-        size = self.positions()
         self.bases: MixedBases | nnx.Param[jax.Array]
         if mixed:
-            windows = [
-                sliding_window(self.input_size, kernel, self.strides, padding, dilation)
-                for kernel, dilation in zip(sizes, dilations, strict=True)
-            ]
-            self.bases = MixedBases(
-                in_features,
-                out_features,
-                sizes,
-                windows,
-                kernel_init,
-                param_dtype=param_dtype,
-                rngs=rngs,
-            )
+            self.bases = MixedBases(self, sizes, dilations, kernel_init, rngs)
         else:
             shape = (rank, *self.kernel_size, in_features, out_features)
-            self.bases = nnx.Param(kernel_init(rngs.params(), shape, param_dtype))
+            self.bases = nnx.Param(kernel_init(rngs.params(), shape, self.param_dtype))
         self.weights: PositionTable | CombiningNetwork
         if input_dependent:
-            self.weights = CombiningNetwork(
-                in_features,
-                rank,
-                self.input_size,
-                size,
-                init=weights_init,
-                dtype=dtype,
-                param_dtype=param_dtype,
-                precision=precision,
-                rngs=rngs,
-            )
+            self.weights = CombiningNetwork(self, rank, weights_init, rngs)
         else:
-            self.weights = PositionTable(
-                size,
-                rank,
-                sharing,
-                weights_init or equal_weights(rank, sharing),
-                param_dtype=param_dtype,
-                rngs=rngs,
-            )
+            init = weights_init or equal_weights(rank, sharing)
+            self.weights = PositionTable(self, rank, sharing, init, rngs)
         self.spatial_bias = (
-            PositionTable(size, 1, sharing, zeros, param_dtype=param_dtype, rngs=rngs)
-            if use_spatial_bias
-            else None
+            PositionTable(self, 1, sharing, zeros, rngs) if use_spatial_bias else None
         )
-        self.bias = nnx.Param(jnp.zeros((out_features,), param_dtype)) if use_bias else None
 
     def combining_weights(self, x: jax.Array | None = None) -> jax.Array:
         """Normalised combining weights.
@@ -213,57 +162,58 @@ class LRLC(PatchLayer):
             x: the input of the layer, with ``input_dependent``.
 
         Returns:
-            ``(rows or 1, cols or 1, K)``, with size 1 along a shared axis. With ``input_dependent``
+            ``(rows or 1, cols or 1, K)``, with size 1 along a shared axis; with ``input_dependent``
             ``(batch, rows, cols, K)``.
 
         Raises:
             ValueError: if the weights depend on the input and ``x`` is None.
         """
         if isinstance(self.weights, PositionTable):
-            return normalize(self.weights(), self.normalization)
-        if x is None:
+            weights = self.weights()
+        elif x is None:
             raise ValueError("x is None; the combining weights of this layer depend on its input")
-        return normalize(self.weights(x), self.normalization)
+        else:
+            weights = self.weights(x)
+        return normalize(weights, self.normalization)
 
     def filters(self) -> jax.Array:
         """The filter bank of each position ``(rows or 1, cols or 1, kh, kw, in, out)``.
 
-        Bases of mixed sizes are padded with zeros to the ``kh x kw`` of the largest.
-
-        Raises:
-            ValueError: if the combining weights depend on the input.
+        Bases of mixed sizes are padded with zeros to the ``kh x kw`` of the largest. A ValueError
+        is raised if the combining weights depend on the input.
         """
-        weights = self.combining_weights()
-        if isinstance(self.bases, MixedBases):
-            bases = self.bases.on(self.window())
-            bases = bases.reshape(self.rank, *self.kernel_size, *bases.shape[2:])
-        else:
-            bases = self.bases[...]
-        return fold(weights, bases, self.precision)
+        bases = self.bases_on(self.window())
+        bases = bases.reshape(self.rank, *self.kernel_size, *bases.shape[-2:])
+        return fold(self.combining_weights(), bases, self.precision)
 
     def biases(self) -> tuple[jax.Array, ...]:
         """The bias per position, and the bias per channel."""
         spatial = () if self.spatial_bias is None else (self.spatial_bias(),)
-        return (*spatial, *channel_bias(self.bias))
+        return (*spatial, *super().biases())
 
     def product(self, x: jax.Array, size: Pair, preprocess: Elementwise) -> jax.Array:
         """Images with the folded filter banks, or with all bases and then combined."""
         if self.input_dependent:
             return self.algorithm_1(x, preprocess)
         window = self.folded_window(size)
-        bases = self.bases.on(window) if isinstance(self.bases, MixedBases) else self.bases[...]
-        operands = promote_dtype((preprocess(x), self.combining_weights(), bases), dtype=self.dtype)
+        operands = preprocess(x), self.combining_weights(), self.bases_on(window)
+        operands = promote_dtype(operands, dtype=self.dtype)
         return folded_product(*operands, window, self.precision, self.way)
 
+    def bases_on(self, window: Window) -> jax.Array:
+        """All bases on the taps of a window, with zeros in the gaps of mixed ones."""
+        return self.bases.on(window) if isinstance(self.bases, MixedBases) else self.bases[...]
+
     def folded_window(self, size: Pair | None = None) -> Window:
-        """The window of the folded filters: of mixed bases, the taps of any of them."""
+        """The window of the folded filters: the taps of any basis."""
         window = self.window(size)
         return self.bases.window(window) if isinstance(self.bases, MixedBases) else window
 
     def bases_with_windows(self) -> list[tuple[jax.Array, Window]]:
         """The bases ``(K, kh, kw, in, out)`` with their window; of mixed sizes, one by one."""
         if isinstance(self.bases, MixedBases):
-            return self.bases.with_windows()
+            bases = (kernel[...][None] for kernel in self.bases.kernels)
+            return list(zip(bases, self.bases.windows, strict=True))
         return [(self.bases[...], self.window())]
 
     def algorithm_1(self, x: jax.Array, preprocess: Elementwise) -> jax.Array:
@@ -300,13 +250,9 @@ class LRLC(PatchLayer):
 
 def build(config: Any, site: Site, rngs: nnx.Rngs, **options: Any) -> LRLC:
     """LRLC of any settings at a site: their common settings, and other ``options``."""
-    return LRLC(
-        **site.arguments(**options),
-        rank=config.rank,
-        normalization=config.normalization,
-        use_spatial_bias=config.use_spatial_bias,
-        rngs=rngs,
-    )
+    common = ("rank", "normalization", "use_spatial_bias")
+    options |= {name: getattr(config, name) for name in common}
+    return LRLC(**site.arguments(**options), rngs=rngs)
 
 
 def rank_1(layer: Any, sharing: str) -> LayerConfig:
@@ -364,7 +310,7 @@ class InputDependentLRLCConfig(RankedLayerConfig):
     use_spatial_bias: bool = True
 
     def simplest(self) -> LayerConfig:
-        """At rank 1 a convolution with a bias for each position (:func:`rank_1`)."""
+        """At rank 1 a convolution with a bias per position (:func:`rank_1`)."""
         return rank_1(self, "full")
 
     def build(self, site: Site, rngs: nnx.Rngs) -> LRLC:
@@ -381,12 +327,7 @@ class MixedLRLCConfig(RankedLayerConfig):
     """
 
     TITLE: ClassVar[str] = "LRLC of mixed bases"
-    STRUCTURE: ClassVar[tuple[str, ...]] = (
-        *RankedLayerConfig.STRUCTURE,
-        "kernel_sizes",
-        "dilations",
-        "input_dependent",
-    )
+    STRUCTURE = (*LayerConfig.STRUCTURE, "kernel_sizes", "dilations", "input_dependent")
 
     name: str = "lrlc_mixed"
     rank: int = whole(2)
@@ -407,7 +348,7 @@ class MixedLRLCConfig(RankedLayerConfig):
                     f"layer.{name} is {value}, for {len(value)} bases, and layer.rank is "
                     f"{self.rank}; give a number for all, or one for each basis."
                 )
-            for size in value if isinstance(value, list) else [value]:
+            for size in as_list(value):
                 for number in size if isinstance(size, list) and len(size) == 2 else [size]:
                     at_least(f"layer.{name}", number, 1)
         if self.input_dependent and self.sharing != "full":
@@ -418,17 +359,16 @@ class MixedLRLCConfig(RankedLayerConfig):
 
     def build(self, site: Site, rngs: nnx.Rngs) -> LRLC:
         """The layer at a site, with padding that keeps the size of the image."""
-
-        def pairs(value: int | list[Any], name: str) -> list[Pair]:
-            values = value if isinstance(value, list) else [value] * self.rank
-            return [as_pair(each, name) for each in values]
-
+        sizes, dilations = (
+            value if isinstance(value, list) else [value] * self.rank
+            for value in (self.kernel_sizes, self.dilations)
+        )
         return build(
             self,
             site,
             rngs,
-            kernel_size=pairs(self.kernel_sizes, "kernel_sizes"),
-            kernel_dilation=pairs(self.dilations, "dilations"),
+            kernel_size=[as_pair(size, "kernel_sizes") for size in sizes],
+            kernel_dilation=[as_pair(dilation, "dilations") for dilation in dilations],
             padding="SAME" if site.padding == "VALID" else site.padding,
             input_dependent=self.input_dependent,
             sharing=self.sharing,

@@ -1,10 +1,15 @@
-"""Batch normalisation with the moving statistics of TensorFlow."""
+"""Batch normalisation with the moving statistics of TensorFlow, and its folding into a layer."""
 
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+
+from lrlc_jax.layers.base import PatchLayer
+from lrlc_jax.layers.conv import Conv
+from lrlc_jax.layers.local import LocallyConnected
+from lrlc_jax.layers.spatial_bias import SpatialBiasConv
 
 
 class BatchNorm(nnx.Module):
@@ -50,10 +55,10 @@ class BatchNorm(nnx.Module):
         self, x: jax.Array, *, use_running_average: bool
     ) -> Callable[[jax.Array], jax.Array]:
         """A function that normalises any examples of ``x``; updates the moving statistics."""
+        axes = tuple(range(x.ndim - 1))
         if use_running_average:
             mean, var = self.mean[...], self.var[...]
         else:
-            axes = tuple(range(x.ndim - 1))
             values = x.astype(self.mean.dtype)
             mean = jnp.mean(values, axis=axes)
             square = jnp.mean(jnp.square(values), axis=axes)
@@ -68,7 +73,6 @@ class BatchNorm(nnx.Module):
             keep = self.momentum
             self.mean[...] = keep * self.mean[...] + (1 - keep) * jax.lax.stop_gradient(mean)
             self.var[...] = keep * self.var[...] + (1 - keep) * jax.lax.stop_gradient(unbiased)
-        axes = tuple(range(x.ndim - 1))
         factor, shift = (jnp.expand_dims(each, axes) for each in self.affine(mean, var))
         return lambda x: x * factor.astype(x.dtype) + shift.astype(x.dtype)
 
@@ -76,3 +80,31 @@ class BatchNorm(nnx.Module):
         """Factor and shift of each channel for normalisation by this mean and variance."""
         factor = self.scale[...] * jax.lax.rsqrt(var + self.epsilon)
         return factor, self.bias[...] - mean * factor
+
+
+def fold_batch_norm(layer: PatchLayer, norm: BatchNorm) -> PatchLayer:
+    """One layer with the outputs of a layer followed by batch normalisation, in inference.
+
+    Args:
+        layer: a convolution or a locally connected layer; it is not changed.
+        norm: the normalisation by moving statistics.
+
+    Raises:
+        ValueError: for another layer.
+    """
+    if isinstance(layer, SpatialBiasConv) or not isinstance(layer, Conv | LocallyConnected):
+        raise ValueError(
+            f"layer is a {type(layer).__name__}; batch normalisation can be folded into Conv, "
+            "CoordConv and LocallyConnected (see to_locally_connected)"
+        )
+    folded = nnx.clone(layer)
+    factor, shift = norm.affine(norm.mean[...], norm.var[...])
+
+    def over(values: jax.Array, ndim: int) -> jax.Array:
+        return jnp.expand_dims(values, range(ndim - 1))
+
+    kernel = layer.kernel[...]
+    folded.kernel[...] = kernel * over(factor, kernel.ndim)
+    bias = jnp.zeros_like(shift) if layer.bias is None else layer.bias[...]
+    folded.bias = nnx.data(nnx.Param(bias * over(factor, bias.ndim) + over(shift, bias.ndim)))
+    return folded

@@ -1,20 +1,16 @@
 """Convolution with a bias that varies over the positions."""
 
 import dataclasses
-from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, Unpack
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 from jax.nn.initializers import Initializer
 
-from lrlc_jax.layers.base import channel_bias, check_word, he_uniform, zeros
+from lrlc_jax.layers.base import Options, Site, SpecialLayerConfig, he_uniform, zeros
 from lrlc_jax.layers.combining import SHARINGS, PositionTable, Sharing
 from lrlc_jax.layers.conv import Conv
-from lrlc_jax.layers.ops.product import Precision, Way
-from lrlc_jax.layers.ops.window import Padding
-from lrlc_jax.layers.settings import Site, SpecialLayerConfig
+from lrlc_jax.layers.ops.window import Size
 from lrlc_jax.schema import word
 
 
@@ -27,58 +23,41 @@ class SpatialBiasConv(Conv):
     Parameters: those of :class:`Conv`, and ``spatial_bias`` (a :class:`.combining.PositionTable`).
 
     Args:
-        input_size: rows and columns of the input.
         sharing: of the spatial bias: ``'row_column'``, ``'row'``, ``'column'``, ``'full'``.
 
-    The other arguments are those of :class:`Conv`.
-
-    Raises:
-        ValueError: for an argument out of its range, or an input of another size.
+    Other arguments and errors as for :class:`Conv`, but with an input size.
     """
 
     def __init__(
         self,
         in_features: int,
         out_features: int,
-        kernel_size: int | Sequence[int],
-        strides: int | Sequence[int] = 1,
+        kernel_size: Size,
+        strides: Size = 1,
         *,
-        input_size: int | Sequence[int],
+        input_size: Size,
+        kernel_dilation: Size = 1,
         sharing: Sharing = SHARINGS[0],
-        padding: Padding = "VALID",
-        kernel_dilation: int | Sequence[int] = 1,
-        use_bias: bool = True,
-        dtype: jax.typing.DTypeLike | None = None,
-        param_dtype: jax.typing.DTypeLike = jnp.float32,
-        precision: Precision = None,
-        way: Way | None = None,
         kernel_init: Initializer = he_uniform,
         rngs: nnx.Rngs,
+        **options: Unpack[Options],
     ) -> None:
-        check_word("sharing", sharing, SHARINGS)
         super().__init__(
             in_features,
             out_features,
             kernel_size,
             strides,
             input_size=input_size,
-            padding=padding,
             kernel_dilation=kernel_dilation,
-            use_bias=use_bias,
-            dtype=dtype,
-            param_dtype=param_dtype,
-            precision=precision,
-            way=way,
             kernel_init=kernel_init,
             rngs=rngs,
+            **options,
         )
-        self.spatial_bias = PositionTable(
-            self.positions(), 1, sharing, zeros, param_dtype=param_dtype, rngs=rngs
-        )
+        self.spatial_bias = PositionTable(self, 1, sharing, zeros, rngs)
 
     def biases(self) -> tuple[jax.Array, ...]:
         """The bias per position, and the bias per channel."""
-        return (self.spatial_bias(), *channel_bias(self.bias))
+        return (self.spatial_bias(), *super().biases())
 
 
 @dataclasses.dataclass

@@ -5,9 +5,9 @@ from typing import ClassVar
 
 from flax import nnx
 
+from lrlc_jax.layers.base import LayerConfig, RankedLayerConfig, Site
 from lrlc_jax.layers.conv import Conv, ConvConfig
 from lrlc_jax.layers.lrlc import LRLCConfig
-from lrlc_jax.layers.settings import LayerConfig, RankedLayerConfig, Site
 
 
 def matched_width(in_features: int, features: int, rank: int, *, last: bool = False) -> int:

@@ -5,6 +5,7 @@ import functools
 
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from flax import nnx
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -23,8 +24,6 @@ from lrlc_jax.layers.base import zeros
 
 SIZE = (7, 6)
 CHANNELS, FEATURES = 3, 4
-
-
 SITE = Site(CHANNELS, FEATURES, (3, 3), (1, 1), "VALID", use_bias=True, input_size=SIZE)
 
 
@@ -66,7 +65,13 @@ def make(kind, seed=1, **changes):
     return made
 
 
-property_test = functools.partial(settings, max_examples=5, deadline=None, derandomize=True)
+property_test = functools.partial(settings, max_examples=3, deadline=None, derandomize=True)
+
+
+def slow(value):
+    """A parameter of a test that is left out by `make test`."""
+    return pytest.param(value, marks=pytest.mark.slow)
+
 
 PADDINGS = ["VALID", "SAME", "REFLECT", "CIRCULAR", 1, [(0, 2), (1, 0)]]
 

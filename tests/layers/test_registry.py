@@ -11,15 +11,15 @@ from flax import nnx
 
 from lrlc_jax.errors import InputError
 from lrlc_jax.layers import LAYERS
-from lrlc_jax.layers.ops import microbatch
+from lrlc_jax.layers.ops import product
 from lrlc_jax.networks import NetworkFactory
-from tests.layers.examples import CHANNELS, SITE, SIZE, random, randomize, same, variants
+from tests.layers.examples import CHANNELS, SITE, SIZE, random, randomize, same, slow, variants
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 VARIANTS = list(variants())
 DEFAULTS = [schema() for schema in LAYERS.values()]
-HEAVY = [pytest.param(v, marks=() if v in DEFAULTS else pytest.mark.slow) for v in VARIANTS]
+HEAVY = [v if v in DEFAULTS else slow(v) for v in VARIANTS]
 X = random(0, 3, *SIZE, CHANNELS)
 
 every_layer = pytest.mark.parametrize("config", VARIANTS, ids=repr)
@@ -35,26 +35,27 @@ def build(config, seed):
 @pytest.mark.parametrize("config", HEAVY, ids=repr)
 def test_seeds_under_jit_and_vmap_give_outputs_and_gradients_of_each_alone(monkeypatch, config):
     layers = [build(config, seed) for seed in (1, 5)]
-    expected = [layer(X) for layer in layers]
-    assert expected[0].shape == (len(X), *layers[0].positions(), layers[0].out_features)
-    same(layers[0](X[:1]), expected[0][:1])  # of an image, whatever the batch
-    monkeypatch.setitem(microbatch.SIZES, jax.default_backend(), 1)  # and whatever the micro-batch
     graphdef = nnx.graphdef(layers[0])
     states = [nnx.state(layer) for layer in layers]
+    alone = jax.jit(lambda state: nnx.merge(graphdef, state)(X))
+    expected = [alone(state) for state in states]
+    assert expected[0].shape == (len(X), *layers[0].positions(), layers[0].out_features)
+    images = jnp.stack([X, X.at[0].set(0)])  # the output of an image, whatever the others are
+    monkeypatch.setitem(product.MICROBATCH_SIZES, jax.default_backend(), 1)
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
 
     @jax.jit
     @jax.vmap
-    def outputs_and_gradients(state):
+    def outputs_and_gradients(state, x):
         def total(state):
-            y = nnx.merge(graphdef, state)(X)
+            y = nnx.merge(graphdef, state)(x)
             return jnp.sum(jnp.sin(y)), y
 
         return jax.grad(total, has_aux=True)(state)[::-1]
 
-    outputs, gradients = outputs_and_gradients(stacked)
-    for output, one in zip(outputs, expected, strict=True):
-        same(output, one)
+    outputs, gradients = outputs_and_gradients(stacked, images)
+    same(outputs[0], expected[0])
+    same(outputs[1][1:], expected[1][1:])
     for path, gradient in nnx.to_flat_state(gradients):
         assert np.isfinite(gradient[...]).all(), path
         assert np.any(np.asarray(gradient[...]), axis=tuple(range(1, gradient[...].ndim))).all(), (
@@ -63,14 +64,11 @@ def test_seeds_under_jit_and_vmap_give_outputs_and_gradients_of_each_alone(monke
     # the gradient is the slope along a random direction, by central differences
     direction = jax.tree.map(lambda leaf: random(3, *leaf.shape) / leaf[0].size ** 0.5, stacked)
     step = 1e-3
-    ends = [
-        jnp.sin(
-            outputs_and_gradients(
-                jax.tree.map(lambda leaf, d, sign=sign: leaf + sign * step * d, stacked, direction)
-            )[0]
-        ).sum()
+    moved = [
+        jax.tree.map(lambda leaf, d, sign=sign: leaf + sign * step * d, stacked, direction)
         for sign in (1, -1)
     ]
+    ends = [jnp.sin(outputs_and_gradients(state, images)[0]).sum() for state in moved]
     slope = sum(jax.tree.leaves(jax.tree.map(lambda g, d: jnp.sum(g * d), gradients, direction)))
     assert (ends[0] - ends[1]) / (2 * step) == pytest.approx(float(slope), rel=0.03, abs=0.05)
 
@@ -124,8 +122,9 @@ def test_a_wrong_word_is_refused_by_its_name(config):
 
 @every_layer
 def test_the_way_of_the_product_reaches_the_layer_and_its_structure(config):
+    sites = [dataclasses.replace(SITE, way=way) for way in (None, "patches")]
     default, other = (
-        config.build(dataclasses.replace(SITE, way=way), nnx.Rngs(0)) for way in (None, "patches")
+        nnx.eval_shape(lambda site=site: config.build(site, nnx.Rngs(0))) for site in sites
     )
     assert (default.way, other.way) == (None, "patches")
     assert nnx.graphdef(default) != nnx.graphdef(other)  # jit compiles each by itself

@@ -15,22 +15,12 @@ import jax.numpy as jnp
 from lrlc_jax.layers.ops.window import Window
 
 
-def applies(window: Window) -> bool:
-    """Whether the taps are a grid and the row stride is 1."""
-    return window.grid is not None and window.strides[0] == 1
-
-
 def gather(x: jax.Array, window: Window, axis: int) -> jax.Array:
     """Patches of one kernel row from padded images, in place of the channels (last axis)."""
     assert window.grid is not None
     stride, count = window.strides[1], window.positions[1]
-    return jnp.concatenate(
-        [
-            jax.lax.slice_in_dim(x, col, col + (count - 1) * stride + 1, stride, axis)
-            for col in window.grid[1]
-        ],
-        axis=-1,
-    )
+    ends = ((col, col + (count - 1) * stride + 1) for col in window.grid[1])
+    return jnp.concatenate([jax.lax.slice_in_dim(x, *e, stride, axis) for e in ends], axis=-1)
 
 
 def kernel_rows(bank: jax.Array, window: Window) -> list[jax.Array]:

@@ -196,13 +196,11 @@ def run(
         channels = second.shape[-2 if wanted == "images" else -1]
         shape = len(first), *size, channels
         grid = tile_count(len(first), EXAMPLES), tile_count(channels, CHANNELS), *size[::-1]
-    dot = functools.partial(
-        jnp.einsum, precision=precision, preferred_element_type=sum_type(first.dtype)
-    )
-    out: Any = jax.ShapeDtypeStruct(shape, first.dtype)
+    total = sum_type(first.dtype)
+    dot = functools.partial(jnp.einsum, precision=precision, preferred_element_type=total)
     call: Callable[..., jax.Array] = pl.pallas_call(
         functools.partial(FILL[wanted], window=window, dot=dot),
-        out,
+        jax.ShapeDtypeStruct(shape, first.dtype),
         grid=grid,
         interpret=interpret,
         compiler_params=COMPILER,
@@ -214,16 +212,9 @@ def run(
 def by_position(
     x: jax.Array, banks: jax.Array, window: Window, precision: flax.typing.PrecisionLike
 ) -> jax.Array:
-    """The product with a filter bank for each position, summed in float32.
+    """The product with filter banks ``(rows_out, cols_out, taps * in, out)``, summed in float32.
 
     Without a GPU the kernels are interpreted, which is slow and meant for tests.
-
-    Args:
-        x: images ``(batch, rows, cols, in)``.
-        banks: ``(rows_out, cols_out, taps * in, out)``.
-
-    Returns:
-        ``(batch, rows_out, cols_out, out)``.
     """
     dtype = jnp.result_type(x, banks)
     height, width = extent(window)
@@ -243,17 +234,16 @@ def run_mapped(*operands: jax.Array, mapped: Mapped, wanted: Name, **how: Any) -
     call: Callable[..., jax.Array] = functools.partial(run, wanted=wanted, **how)
     for axes in mapped:
         axis = dict(zip(OPERANDS, axes, strict=True))
-        call = under_vmap(call, [axis[name] for name in OPERANDS[wanted]], axis[wanted])
+        inner, result = [axis[name] for name in OPERANDS[wanted]], axis[wanted]
+        call = jax.vmap(call, inner, 0 if result is None else result)
+        if result is None:
+            call = functools.partial(summed, call)
     return call(*operands)
 
 
-def under_vmap(
-    call: Callable[..., jax.Array], operands: Sequence[int | None], result: int | None
-) -> Callable[..., jax.Array]:
-    """``call`` mapped over these axes."""
-    if result is None:
-        return lambda *arrays: jax.vmap(call, operands)(*arrays).sum(0)
-    return jax.vmap(call, operands, result)
+def summed(call: Callable[..., jax.Array], *operands: jax.Array) -> jax.Array:
+    """The results of ``call`` summed over their first axis."""
+    return call(*operands).sum(0)
 
 
 def abstract_evaluation(*operands: Any, **how: Any) -> Any:
@@ -280,19 +270,13 @@ def transpose_rule(
     return apply(*(arrays[other] for other in OPERANDS[name]), wanted=name, **how)
 
 
-def make_primitive() -> Any:
-    """The primitive with its rules."""
-    product: Any = Primitive("product_by_position")
-    static = ("wanted", "window", "precision", "mapped")
-    product.def_impl(jax.jit(product.bind, static_argnames=static))
-    product.def_abstract_eval(abstract_evaluation)
-    define: Any = ad.defbilinear
-    define(product, functools.partial(transpose_rule, 0), functools.partial(transpose_rule, 1))
-    batching.primitive_batchers[product] = batching_rule
-    for platform in (None, "cuda", "rocm"):
-        lowering = functools.partial(run_mapped, interpret=platform is None)
-        mlir.register_lowering(product, mlir.lower_fun(lowering, multiple_results=False), platform)
-    return product
-
-
-product_p = make_primitive()
+product_p: Any = Primitive("product_by_position")
+STATIC = ("wanted", "window", "precision", "mapped")
+product_p.def_impl(jax.jit(product_p.bind, static_argnames=STATIC))
+product_p.def_abstract_eval(abstract_evaluation)
+define_bilinear: Any = ad.defbilinear
+define_bilinear(product_p, *(functools.partial(transpose_rule, operand) for operand in (0, 1)))
+batching.primitive_batchers[product_p] = batching_rule
+for platform in (None, "cuda", "rocm"):
+    lowering = functools.partial(run_mapped, interpret=platform is None)
+    mlir.register_lowering(product_p, mlir.lower_fun(lowering, multiple_results=False), platform)

@@ -5,7 +5,7 @@ An axis along which they are shared has size 1: ``(1, 1, kh, kw, in, out)`` is a
 ``(rows, 1, ...)`` shares along each row, and ``(rows, cols, ...)`` is a locally connected layer.
 The arithmetic is the same: one product per patch.
 
-This module alone chooses how the product is computed.
+This module alone chooses how the product is computed, and in which micro-batches.
 """
 
 import functools
@@ -19,7 +19,6 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from lrlc_jax.layers.ops import columns, pallas
-from lrlc_jax.layers.ops.microbatch import BASIS_PRODUCTS, in_microbatches, microbatch_size
 from lrlc_jax.layers.ops.window import Window
 
 Precision: TypeAlias = flax.typing.PrecisionLike
@@ -35,6 +34,16 @@ WAYS: tuple[Way, ...] = get_args(Way)
 # The fastest way in `make benchmark`. Backends without measurements take patches: XLA's convolution
 # becomes a grouped one under vmap over the filters, and pallas has not run on a GPU yet.
 DEFAULT_WAY: dict[str, Way] = {"cpu": "columns"}
+
+# Most values in the intermediates of one micro-batch. On CPU they then stay in the caches, which
+# was faster than any larger size; an accelerator needs enough work at once.
+MICROBATCH_SIZES = {"cpu": 2**21}
+DEFAULT_MICROBATCH_SIZE = 2**27
+
+# The backward pass needs the products with all bases again. They are kept for it up to this many
+# values: a quarter less arithmetic, for memory that grows with the rank.
+BASIS_PRODUCTS = "products with all bases"
+MOST_KEPT = 2**28
 
 
 def identity(x: jax.Array) -> jax.Array:
@@ -68,10 +77,10 @@ def window_product(
     Args:
         x: images ``(batch, rows, cols, in)``.
         filters: ``(rows_out or 1, cols_out or 1, ..., out)``, with the taps of the window and the
-            channels in between.
+            channels in between. So are all filter banks and bases of this module.
 
     Returns:
-        ``(batch, rows_out, cols_out, out)``.
+        ``(batch, rows_out, cols_out, out)``, as all products of this module.
     """
     rows, cols, *_, features = filters.shape
     banks = filters.reshape(rows, cols, -1, features)
@@ -109,18 +118,15 @@ def shared_product(
     if way == "lax_conv":
         return lax_conv(preprocess(x), bank, window, precision)
     (rows, cols), (height, width) = window.positions, window.height_and_width
-    if way == "columns":
 
-        def product(x: jax.Array) -> jax.Array:
+    def product(x: jax.Array) -> jax.Array:
+        if way == "columns":
             return columns.shared(preprocess(x), bank, window, precision)
+        return columns.matrix_product(window.patches(preprocess(x)), bank, precision)
 
+    intermediates = rows * cols * len(bank)
+    if way == "columns":
         intermediates = (rows + height - 1) * cols * (width * x.shape[-1] + height * bank.shape[1])
-    else:
-
-        def product(x: jax.Array) -> jax.Array:
-            return columns.matrix_product(window.patches(preprocess(x)), bank, precision)
-
-        intermediates = rows * cols * len(bank)
     return product(x) if is_small(x.shape, window) else in_microbatches(product, x, intermediates)
 
 
@@ -140,10 +146,7 @@ def folded_product(
     Args:
         x: images ``(batch, rows, cols, in)``.
         weights: combining weights ``(rows_out or 1, cols_out or 1, K)``.
-        bases: ``(K, ..., out)``, with the taps of the window and the channels in between.
-
-    Returns:
-        ``(batch, rows_out, cols_out, out)``.
+        bases: ``(K, ..., out)``.
     """
     rank, *_, features = bases.shape
     varied = weights.shape[:2] != (1, 1)
@@ -161,7 +164,7 @@ def folded_product(
 def choose_way(
     asked: Way | None, shape: tuple[int, ...], features: int, window: Window, *, shared: bool
 ) -> Way:
-    """How a product is computed: as asked if the way applies, otherwise by patches.
+    """The way to compute a product: as asked if the way applies, otherwise patches.
 
     Args:
         asked: a way, or None for the default of the backend.
@@ -175,7 +178,8 @@ def choose_way(
         return "lax_conv"
     if asked == "pallas" and not shared and shape[0] and window.dilation is not None:
         return "pallas"
-    if asked == "columns" and columns.applies(window) and not is_small(shape, window):
+    by_rows = window.grid is not None and window.strides[0] == 1
+    if asked == "columns" and by_rows and not is_small(shape, window):
         height, width = window.height_and_width
         fewer = width * shape[-1] + height * features < height * width * shape[-1]
         return "columns" if fewer else "patches"
@@ -211,16 +215,13 @@ def combined_product(
 ) -> jax.Array:
     """The products with all bases, weighted and summed at each position (Algorithm 1).
 
-    For combining weights that depend on the example, whose filter banks cannot be folded. The
+    For combining weights that depend on the example, with which filter banks cannot be folded. The
     products with all K bases are in memory at once: call it in micro-batches.
 
     Args:
         x: images ``(batch, rows, cols, in)``.
         weights: combining weights ``(batch, rows_out, cols_out, K)``.
-        bases: ``(K, ..., out)``, with the taps of the window and the channels in between.
-
-    Returns:
-        ``(batch, rows_out, cols_out, out)``.
+        bases: ``(K, ..., out)``.
     """
     rank, *_, features = bases.shape
     matrix = jnp.moveaxis(bases.reshape(rank, -1, features), 0, 1).reshape(-1, rank * features)
@@ -240,3 +241,36 @@ def depthwise(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
     views = window.views(x)
     terms = (view * kernel[tap][None, None, None] for tap, view in enumerate(views))
     return functools.reduce(jnp.add, terms)
+
+
+def microbatch_size() -> int:
+    """Most values in the intermediates of one micro-batch on the default backend."""
+    return MICROBATCH_SIZES.get(jax.default_backend(), DEFAULT_MICROBATCH_SIZE)
+
+
+def in_microbatches(
+    function: Callable[[jax.Array], jax.Array], x: jax.Array, intermediates: int, *, kept: int = 0
+) -> jax.Array:
+    """Apply ``function`` in micro-batches whose intermediates fit in cache.
+
+    The backward pass recomputes each micro-batch. Only ``x`` is kept for it, and the products with
+    all bases (:func:`combined_product`) if they have at most ``MOST_KEPT`` values.
+
+    Args:
+        function: of images ``(batch, rows, cols, channels)``, independent for each image.
+        x: the images.
+        intermediates: values in the intermediates of one image.
+        kept: values in the products with all bases of one image.
+    """
+    limit = max(1, min(len(x), microbatch_size() // intermediates))
+    even = next((d for d in range(limit, 0, -1) if len(x) % d == 0), limit)
+    names = [BASIS_PRODUCTS] if kept * len(x) <= MOST_KEPT else []
+    policy = jax.checkpoint_policies.save_only_these_names(*names)
+    # Inside of a loop XLA does not merge the two computations (prevent_cse).
+    step = jax.checkpoint(function, prevent_cse=False, policy=policy)
+    # Micro-batches of equal size, if that is not too small: a remainder is a second program.
+    size = even if 2 * even > limit else limit
+    looped = len(x) - len(x) % size
+    y: jax.Array = jax.lax.map(step, x[:looped].reshape(looped // size, size, *x.shape[1:]))
+    y = y.reshape(looped, *y.shape[2:])
+    return y if looped == len(x) else jnp.concatenate([y, step(x[looped:])])

@@ -10,17 +10,14 @@ import jax.numpy as jnp
 
 Padding: TypeAlias = str | int | Sequence[int | tuple[int, int]]
 Pair: TypeAlias = tuple[int, int]
+Size: TypeAlias = int | Sequence[int]  # rows and columns, one number for both or two
 
 PADDINGS = ("VALID", "SAME", "REFLECT", "CIRCULAR")
 MODES = {"REFLECT": "reflect", "CIRCULAR": "wrap"}  # of jnp.pad; zeros for all others
 
 
-def as_pair(value: int | Sequence[int], name: str) -> Pair:
-    """``value`` as (rows, columns).
-
-    Raises:
-        ValueError: unless it is one or two whole numbers of at least 1.
-    """
+def as_pair(value: Size, name: str) -> Pair:
+    """``value`` as (rows, columns); a ValueError unless it is one or two numbers of at least 1."""
     pair = (value, value) if isinstance(value, int) else tuple(value)
     if len(pair) != 2 or not all(isinstance(v, int) and v >= 1 for v in pair):
         raise ValueError(
@@ -30,18 +27,14 @@ def as_pair(value: int | Sequence[int], name: str) -> Pair:
 
 
 def pad_amounts(
-    size: Pair, kernel_size: Pair, strides: Pair, padding: Padding, dilation: Pair
+    size: Pair, spans: Sequence[int], strides: Pair, padding: Padding
 ) -> tuple[Pair, Pair]:
-    """Pixels before and after the rows and the columns.
+    """Pixels before and after the rows and the columns; a ValueError for an unknown padding.
 
     ``'SAME'`` follows TensorFlow: the output has ``ceil(size / stride)`` positions, and the smaller
     half comes first. ``'REFLECT'`` and ``'CIRCULAR'`` follow :class:`flax.nnx.Conv`: the span of
     the kernel less one, at any stride.
-
-    Raises:
-        ValueError: for an unknown padding.
     """
-    spans = [(k - 1) * d + 1 for k, d in zip(kernel_size, dilation, strict=True)]
     if isinstance(padding, str):
         if padding.upper() == "VALID":
             return (0, 0), (0, 0)
@@ -90,8 +83,7 @@ class Window:
         """Rows and columns of the taps, if the taps are all their crossings in C order."""
         rows = tuple(sorted({row for row, _ in self.taps}))
         cols = tuple(sorted({col for _, col in self.taps}))
-        crossings = tuple((row, col) for row in rows for col in cols)
-        return (rows, cols) if crossings == self.taps else None
+        return (rows, cols) if tuple(itertools.product(rows, cols)) == self.taps else None
 
     @property
     def dilation(self) -> Pair | None:
@@ -119,10 +111,8 @@ class Window:
 
         def view(tap: Pair) -> jax.Array:
             index = [slice(None)] * x.ndim
-            for axis, start, s, n in zip(
-                spatial_axes, tap, self.strides, self.positions, strict=True
-            ):
-                index[axis] = slice(start, start + (n - 1) * s + 1, s)
+            for axis, i, s, n in zip(spatial_axes, tap, self.strides, self.positions, strict=True):
+                index[axis] = slice(i, i + (n - 1) * s + 1, s)
             return x[tuple(index)]
 
         return [view(tap) for tap in self.taps]
@@ -143,15 +133,14 @@ def sliding_window(
     """The window of a convolution over an image of ``size`` (rows, columns).
 
     Raises:
-        ValueError: for an unknown padding, a kernel larger than the padded image, or more reflected
-            pixels than the image has.
+        ValueError: for an unknown padding, or an image smaller than the kernel or the border.
 
     >>> sliding_window((7, 7), (3, 3), strides=(2, 2), padding="SAME").positions
     (4, 4)
     """
-    amounts = pad_amounts(size, kernel_size, strides, padding, dilation)
-    mode = MODES.get(padding.upper(), "constant") if isinstance(padding, str) else "constant"
     spans = [(k - 1) * d + 1 for k, d in zip(kernel_size, dilation, strict=True)]
+    amounts = pad_amounts(size, spans, strides, padding)
+    mode = MODES.get(padding.upper(), "constant") if isinstance(padding, str) else "constant"
     padded = [n + sum(amount) for n, amount in zip(size, amounts, strict=True)]
     kernel = f"the kernel, which spans {spans[0]}x{spans[1]} (kernel_size {kernel_size}, dilation"
     kernel += f" {dilation}, padding {padding!r})"
@@ -160,14 +149,9 @@ def sliding_window(
         raise ValueError(f"an input of {size[0]}x{size[1]} is smaller than {kernel}; {help_}")
     # Reflection leaves out the border pixel; wrapping can repeat the image once.
     available = [n - 1 for n in size] if mode == "reflect" else size
-    if mode != "constant" and any(
-        max(amount) > n for amount, n in zip(amounts, available, strict=True)
-    ):
+    pairs = zip(amounts, available, strict=True)
+    if mode != "constant" and any(max(amount) > n for amount, n in pairs):
         raise ValueError(f"an input of {size[0]}x{size[1]} is too small for {kernel}; {help_}")
     rows, cols = ((n - span) // s + 1 for n, span, s in zip(padded, spans, strides, strict=True))
-    taps = tuple(
-        (i * dilation[0], j * dilation[1])
-        for i in range(kernel_size[0])
-        for j in range(kernel_size[1])
-    )
-    return Window(taps, strides, amounts, mode, (rows, cols))
+    down, right = (range(0, span, d) for span, d in zip(spans, dilation, strict=True))
+    return Window(tuple(itertools.product(down, right)), strides, amounts, mode, (rows, cols))
