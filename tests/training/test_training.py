@@ -18,7 +18,7 @@ from lrlc_jax.signals import Stopped
 from lrlc_jax.training import devices, step
 from lrlc_jax.training import train as loop
 from lrlc_jax.training.checkpoint import Checkpoints
-from lrlc_jax.training.compilation import CompileClock
+from lrlc_jax.training.devices import CompileClock
 from lrlc_jax.training.metrics import METRICS
 from lrlc_jax.training.optimizer import Schedule, make_optimizer
 from lrlc_jax.training.step import Examples, evaluate, init, to_input, train_one_epoch
