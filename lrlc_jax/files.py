@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import pathlib
+import re
 import tempfile
 from typing import Any
 
@@ -39,23 +40,13 @@ def write_atomically(path: pathlib.Path, content: str | bytes) -> None:
 
 
 def as_json(values: dict[str, Any]) -> str:
-    """Indented JSON with one line for each list of numbers."""
-    lists: list[str] = []
+    """Indented JSON with one line for each list of numbers or words."""
 
-    def shorten(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {k: shorten(v) for k, v in value.items()}
-        if isinstance(value, list) and not any(isinstance(v, list) for v in value):
-            lists.append(json.dumps(value, allow_nan=False))
-            return f"@list {len(lists) - 1}@"
-        if isinstance(value, list):
-            return [shorten(v) for v in value]
-        return value
+    def joined(found: re.Match[str]) -> str:
+        return "[" + re.sub(r"\n\s*", " ", found[1]) + "]"
 
-    text = json.dumps(shorten(values), indent=1, allow_nan=False)
-    for number, line in enumerate(lists):
-        text = text.replace(f'"@list {number}@"', line, 1)
-    return text + "\n"
+    text = json.dumps(values, indent=1, allow_nan=False)
+    return re.sub(r"\[\n\s*([^][{}]*?)\n\s*\]", joined, text) + "\n"
 
 
 def read_values(path: pathlib.Path, kind: str, newest: int, hint: str) -> dict[str, Any]:
