@@ -1,8 +1,8 @@
 """From a command line to a task's settings, and from an error to one sentence and an exit status.
 
-Hydra composes the settings and, with ``-m``, hands jobs to its launcher. It drops the values that
-jobs return, and raises only the first error of several. So a job returns a :class:`Result` with
-strings instead, and the command's process reads all of them (:func:`kept`).
+Hydra composes the settings and, with ``-m``, hands jobs to its launcher. It discards return values
+and raises only the first of several errors. Jobs therefore return a :class:`Result` instead of
+raising, and :func:`kept` collects all results.
 """
 
 import argparse
@@ -29,7 +29,6 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lrlc_jax import signals
 from lrlc_jax.errors import InputError, RunError, unknown_name
-from lrlc_jax.layers import LAYERS
 
 READER_GONE = 141  # exit status, as of a process that SIGPIPE ends
 INTERRUPTION = "interrupted; the same command goes on from here"
@@ -39,13 +38,7 @@ LAUNCHERS = ("joblib", "submitit_local", "submitit_slurm", "ray")  # from extras
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """Result of a job or command.
-
-    Attributes:
-        status: exit status.
-        error: one line for standard error; empty without an error.
-        output: standard output of a job in a worker.
-    """
+    """Exit status of a job or command, its error in one line, and a worker's standard output."""
 
     status: int = 0
     error: str = ""
@@ -53,7 +46,7 @@ class Result:
 
 
 def attempt(work: Callable[[], object]) -> Result:
-    """Call ``work`` and turn an error into a sentence and an exit status."""
+    """Call ``work``; turn an error into a sentence and an exit status."""
     try:
         work()
         sys.stdout.flush()  # raises if the reader of a pipe has gone
@@ -72,7 +65,7 @@ def attempt(work: Callable[[], object]) -> Result:
 
 
 def interruptible(work: Callable[[], object]) -> Result:
-    """As :func:`attempt`; a signal is a result, too."""
+    """:func:`attempt` that turns a signal into a result, too."""
     try:
         return attempt(work)
     except (KeyboardInterrupt, signals.Stopped):
@@ -166,7 +159,7 @@ def run_command(
 
 @contextlib.contextmanager
 def kept() -> Iterator[list[Result]]:
-    """Keep the results of all jobs; Hydra reads each of them once, and drops it."""
+    """Collect the results of all jobs, which Hydra reads once each and discards."""
     results: list[Result] = []
     hydras: property = vars(JobReturn)["return_value"]
 
@@ -181,7 +174,7 @@ def kept() -> Iterator[list[Result]]:
 
 
 def in_worker(work: Callable[[], None], name: str) -> Result:
-    """Call ``work`` in a launcher's worker; its output goes to the command's process."""
+    """Call ``work`` in a launcher's worker; the result returns its output to the command."""
     output = io.StringIO()
 
     def job() -> None:
@@ -198,7 +191,7 @@ def in_worker(work: Callable[[], None], name: str) -> Result:
 
 
 class NamedLines(io.TextIOBase):
-    """Stream that several workers share: whole lines, each after the name of its worker."""
+    """Shared stream of several workers: whole lines, each after the name of its worker."""
 
     def __init__(self, name: str, stream: TextIO) -> None:
         self.name, self.stream, self.line = name, stream, ""
@@ -248,6 +241,8 @@ def explain(error: Exception, configs: pathlib.Path, name: str) -> InputError | 
 
 def unknown_setting(setting: str, configs: pathlib.Path, name: str) -> InputError:
     """Error for a setting that a command does not have, or not with the chosen layer."""
+    from lrlc_jax.layers import LAYERS  # noqa: PLC0415 (slow to import; workers do not need it)
+
     GlobalHydra.instance().clear()
     with initialize_config_dir(version_base="1.3", config_dir=str(configs)):
         config: Any = OmegaConf.to_container(compose(name))

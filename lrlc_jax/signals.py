@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-STARTED = time.monotonic()  # start of the process, nearly; time limits count from here
+STARTED = time.monotonic()  # approximately the start of the process
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 FORWARDED = signal.SIGUSR1  # from the command to joblib's workers; repeats a signal harmlessly
 INTERRUPTED = 130  # exit status, as of a shell
