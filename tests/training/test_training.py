@@ -21,8 +21,9 @@ from lrlc_jax.training.checkpoint import Checkpoints
 from lrlc_jax.training.devices import CompileClock
 from lrlc_jax.training.metrics import METRICS
 from lrlc_jax.training.optimizer import Schedule, make_optimizer
-from lrlc_jax.training.step import Examples, evaluate, init, to_input, train_one_epoch
+from lrlc_jax.training.step import Examples, evaluate, to_input, train_one_epoch
 from lrlc_jax.training.train import DeviceData, ProtocolConfig, train
+from tests.commands import quick_compilation
 
 pytestmark = pytest.mark.usefixtures("optax_types", "quick_compilation")
 
@@ -49,6 +50,17 @@ def factory(dataset, layer=None):
     )
 
 
+@pytest.fixture(scope="module")
+def start(dataset):
+    """The structure of the network, and the state of seed 0 before training."""
+    make = factory(dataset)
+    graphdef, _, _ = split(nnx.eval_shape(lambda: make(nnx.Rngs(0))))
+    with quick_compilation():
+        seeds = jax.device_put(np.arange(2, dtype=np.uint32))
+        states = loop._init_seeds(make, devices.lay_out(2), seeds)
+    return graphdef, jax.tree.map(lambda leaf: leaf[0], states)
+
+
 def values(history):
     return [*history.epochs, history.test]
 
@@ -73,8 +85,8 @@ def test_the_same_seeds_give_the_same_values_also_beside_other_seeds(dataset, da
     first = train(factory(dataset), data, PROTOCOL, seeds=(3, 7))
     again = train(factory(dataset), data, PROTOCOL, seeds=(3, 7))
     np.testing.assert_equal(values(first), values(again))
-    alone = train(factory(dataset), data, PROTOCOL, seeds=(7,))
-    np.testing.assert_allclose(first.test["test_loss"][1], alone.test["test_loss"][0], rtol=1e-4)
+    other = train(factory(dataset), data, PROTOCOL, seeds=(7, 9))
+    np.testing.assert_allclose(first.test["test_loss"][1], other.test["test_loss"][0], rtol=1e-4)
     assert first.test["test_loss"][0] != pytest.approx(first.test["test_loss"][1], rel=1e-3)
 
 
@@ -137,18 +149,16 @@ def test_another_initialiser_compiles_the_initialisation_only(dataset, data):
 
 def test_it_learns(data, dataset):
     protocol = dataclasses.replace(PROTOCOL, epochs=30)
-    history = train(factory(dataset), data, protocol, seeds=(0,))
+    history = train(factory(dataset), data, protocol, seeds=(0, 1))
     assert history.epochs[-1]["train_accuracy"][0] > 0.98
     assert history.test["test_accuracy"][0] > 0.85
     assert not history.failed
 
 
-def test_an_epoch_has_an_order_of_its_own_and_drops_the_incomplete_last_batch(dataset, data):
-    make = factory(dataset)
-    graphdef, _, _ = split(make(nnx.Rngs(0)))
+def test_an_epoch_has_an_order_of_its_own_and_drops_the_incomplete_last_batch(start, data):
+    graphdef, state = start
     schedule = Schedule(*map(jnp.float32, (0, 0, 10)))  # learns nothing
     program = jax.jit(train_one_epoch, static_argnums=(0, 1))
-    state = jax.jit(lambda seed: init(make, seed))(jnp.uint32(0))
     examples = Examples(data.train.images[:100], data.train.labels[:100])
     losses = []
     for epoch in (0, 0, 1):
@@ -161,10 +171,8 @@ def test_an_epoch_has_an_order_of_its_own_and_drops_the_incomplete_last_batch(da
     assert losses[0] != losses[2]
 
 
-def test_evaluation_counts_every_example_once(dataset):
-    make = factory(dataset)
-    graphdef, _, _ = split(make(nnx.Rngs(0)))
-    state = jax.jit(lambda seed: init(make, seed))(jnp.uint32(3))
+def test_evaluation_counts_every_example_once(start, dataset):
+    graphdef, state = start
     images, labels = map(jnp.asarray, (dataset.test.images, dataset.test.labels))
 
     @jax.jit
@@ -266,7 +274,7 @@ def test_any_optax_chain_can_be_the_optimizer(tmp_path, dataset, data, monkeypat
         raise Stopped
 
     make, checkpoints = factory(dataset), Checkpoints(tmp_path)
-    learned = train(make, data, PROTOCOL, seeds=(0,))
+    learned = train(make, data, PROTOCOL, seeds=(0, 1))
     monkeypatch.setattr(step, "make_optimizer", standing_still)
     seeds = (0, 1, 2, 3, 4)  # no other test compiles programs for five
     with pytest.raises(Stopped):
