@@ -1,8 +1,8 @@
 """From a command line to a task's settings, and from an error to one sentence and an exit status.
 
-Hydra composes the settings and, with ``-m``, hands jobs to its launcher. It drops the values that
-jobs return, and raises only the first error of several. So a job returns a :class:`Result` with
-strings instead, and the command's process reads all of them (:func:`kept`).
+Hydra composes the settings and, with ``-m``, hands jobs to its launcher. It discards return values
+and raises only the first of several errors. Jobs therefore return a :class:`Result` instead of
+raising, and :func:`kept` collects all results.
 """
 
 import argparse
@@ -15,7 +15,7 @@ import platform
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NoReturn, TextIO
 
 import hydra
@@ -27,15 +27,8 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from lrlc_jax import signals
 from lrlc_jax.errors import InputError, RunError, unknown_name
-from lrlc_jax.signals import (
-    INTERRUPTED,
-    Stopped,
-    computing,
-    forwarded_to_workers,
-    stoppable_job,
-    told,
-)
 
 READER_GONE = 141  # exit status, as of a process that SIGPIPE ends
 INTERRUPTION = "interrupted; the same command goes on from here"
@@ -45,13 +38,7 @@ LAUNCHERS = ("joblib", "submitit_local", "submitit_slurm", "ray")  # from extras
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """Result of a job or command.
-
-    Attributes:
-        status: exit status.
-        error: one line for standard error; empty without an error.
-        output: standard output of a job in a worker.
-    """
+    """Exit status of a job or command, its error in one line, and a worker's standard output."""
 
     status: int = 0
     error: str = ""
@@ -59,7 +46,7 @@ class Result:
 
 
 def attempt(work: Callable[[], object]) -> Result:
-    """Call ``work`` and turn an error into a sentence and an exit status."""
+    """Call ``work``; turn an error into a sentence and an exit status."""
     try:
         work()
         sys.stdout.flush()  # raises if the reader of a pipe has gone
@@ -78,11 +65,11 @@ def attempt(work: Callable[[], object]) -> Result:
 
 
 def interruptible(work: Callable[[], object]) -> Result:
-    """As :func:`attempt`; a signal is a result, too."""
+    """:func:`attempt` that turns a signal into a result, too."""
     try:
         return attempt(work)
-    except (KeyboardInterrupt, Stopped):
-        return Result(INTERRUPTED, INTERRUPTION)
+    except (KeyboardInterrupt, signals.Stopped):
+        return Result(signals.INTERRUPTED, INTERRUPTION)
 
 
 def leave(results: Iterable[Result]) -> NoReturn:
@@ -97,7 +84,7 @@ def leave(results: Iterable[Result]) -> NoReturn:
     for error in dict.fromkeys(result.error for result in results if result.error):
         print(error, file=sys.stderr)
     status = max(result.status for result in results)
-    if computing():  # the exit would wait for a computation without use
+    if signals.computing():  # the exit would wait for a computation whose result is dropped
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
@@ -112,11 +99,7 @@ class Arguments(argparse.ArgumentParser):
         super().__init__(description=description, epilog=epilog, formatter_class=plain)
 
     def error(self, message: str) -> NoReturn:
-        """Refuse the command line.
-
-        Raises:
-            InputError: always.
-        """
+        """Refuse the command line."""
         raise InputError(f"{message[:1].upper()}{message[1:]}; see --help.")
 
 
@@ -145,20 +128,21 @@ def run_command(
     folder, home = os.getcwd(), (platform.node(), os.getpid())
 
     def job(config: DictConfig) -> Result:
-        given: Any = OmegaConf.to_container(HydraConfig.get().overrides.task)
+        given: Any = OmegaConf.to_container(HydraConfig.get().overrides.task)  # not resolved
         overrides = [str(override) for override in given]
 
         def work() -> None:
             try:
-                values = OmegaConf.to_container(config, resolve=True)
+                values: Any = OmegaConf.to_container(config, resolve=True)
             except OmegaConfBaseException as error:
                 raise explain(error, configs, name) from error
             with contextlib.chdir(folder):  # workers on a cluster start elsewhere
-                task(values, overrides)  # type: ignore[arg-type]
+                task(values, overrides)
 
         if home == (platform.node(), os.getpid()):
             return attempt(work)
-        return in_worker(work, job_name(overrides))
+        number = f"job {HydraConfig.get().job.num}"
+        return in_worker(work, next((o for o in overrides if o.startswith("worker=")), number))
 
     def main() -> None:
         try:
@@ -168,14 +152,14 @@ def run_command(
         except Exception as error:  # Hydra's or its launcher's; a job's error is a result
             raise explain(error, configs, name) from error
 
-    with kept() as results, forwarded_to_workers():
+    with kept() as results, signals.forwarded_to_workers():
         results.append(interruptible(main))
     leave(results)
 
 
 @contextlib.contextmanager
 def kept() -> Iterator[list[Result]]:
-    """Keep the results of all jobs; Hydra reads each of them once, and drops it."""
+    """Collect the results of all jobs, which Hydra reads once each and discards."""
     results: list[Result] = []
     hydras: property = vars(JobReturn)["return_value"]
 
@@ -190,12 +174,12 @@ def kept() -> Iterator[list[Result]]:
 
 
 def in_worker(work: Callable[[], None], name: str) -> Result:
-    """Call ``work`` in a launcher's worker; its output goes to the command's process."""
+    """Call ``work`` in a launcher's worker; the result returns its output to the command."""
     output = io.StringIO()
 
     def job() -> None:
-        if not told():  # by a signal during an earlier job of this worker
-            with stoppable_job():
+        if not signals.told():  # during an earlier job of this worker
+            with signals.stoppable_job():
                 work()
 
     with (
@@ -207,7 +191,7 @@ def in_worker(work: Callable[[], None], name: str) -> Result:
 
 
 class NamedLines(io.TextIOBase):
-    """Stream that several workers share: whole lines, each after the name of its worker."""
+    """Shared stream of several workers: whole lines, each after the name of its worker."""
 
     def __init__(self, name: str, stream: TextIO) -> None:
         self.name, self.stream, self.line = name, stream, ""
@@ -220,12 +204,6 @@ class NamedLines(io.TextIOBase):
         return len(text)
 
 
-def job_name(overrides: list[str]) -> str:
-    """Name of a worker's job: its setting ``worker=``, or its number."""
-    named = [override for override in overrides if override.startswith("worker=")]
-    return named[0] if named else f"job {HydraConfig.get().job.num}"
-
-
 def first_line(error: BaseException) -> str:
     """First line of an error's message; its type if it has none."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".")
@@ -235,8 +213,9 @@ def explain(error: Exception, configs: pathlib.Path, name: str) -> InputError | 
     """One sentence for an error of Hydra, OmegaConf or a launcher, with the name of the setting."""
     reason = error if isinstance(error, OmegaConfBaseException) else error.__cause__
     reason = reason or error.__context__
-    setting = reason.full_key if isinstance(reason, OmegaConfBaseException) else None
-    refused = re.search(r"Could not override '([^']+)'", str(error))
+    refused = re.search(r"Could not override '((?!hydra\.)[^']+)'", str(error))
+    if refused:
+        return unknown_setting(refused[1], configs, name)
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, choice = str(error.missing_cfg_file).rpartition("/")
         if group != "hydra/launcher" or choice not in LAUNCHERS:
@@ -246,10 +225,8 @@ def explain(error: Exception, configs: pathlib.Path, name: str) -> InputError | 
         text = f"{group}={choice} needs an extra: pip install -c constraints.txt -e '.[{extra}]'"
     elif isinstance(error, OverrideParseException):
         text = f"{error.override!r} is not valid; write name=value, or a list as name=[1,2]"
-    elif refused or (setting and isinstance(reason, AttributeError | KeyError)):
-        return explain_setting(refused.group(1) if refused else str(setting), configs, name)
-    elif setting and reason:
-        text = f"{setting}: {first_line(reason)}"
+    elif isinstance(reason, OmegaConfBaseException) and reason.full_key:
+        text = f"{reason.full_key}: {first_line(reason)}"
     elif isinstance(error, OSError) and error.filename:
         text = f"{error.filename} cannot be used ({error.strerror}); choose another results_dir"
     elif isinstance(error, HydraException | OmegaConfBaseException | TypeError | ValueError):
@@ -262,42 +239,24 @@ def explain(error: Exception, configs: pathlib.Path, name: str) -> InputError | 
     return InputError(f"{text}.")
 
 
-def explain_setting(setting: str, configs: pathlib.Path, name: str) -> InputError:
-    """Error for a setting that the composed settings do not have."""
-    if setting.startswith("hydra."):
-        return InputError(f"{setting} is not a setting of Hydra here; see --cfg hydra.")
+def unknown_setting(setting: str, configs: pathlib.Path, name: str) -> InputError:
+    """Error for a setting that a command does not have, or not with the chosen layer."""
+    from lrlc_jax.layers import LAYERS  # noqa: PLC0415 (slow to import; workers do not need it)
+
     GlobalHydra.instance().clear()
     with initialize_config_dir(version_base="1.3", config_dir=str(configs)):
-        names = setting_names(name)
-        group = setting.partition(".")[0]
-        others = {
-            f"{group}={choice}": setting_names(name, f"{group}={choice}")
-            for choice in choices(configs, group)
-            if group in names
-        }
-    owners = [choice for choice, owned in others.items() if setting in owned]
-    if owners:
-        return InputError(
-            f"{setting} is not a setting of the chosen {group}; add {' or '.join(owners)}."
-        )
-    if setting not in names and (configs / setting).is_dir():
-        return InputError(f"{setting} is not a setting of this command; see --help.")
-    return unknown_name("setting", setting, names.union(*others.values()))
-
-
-def setting_names(name: str, *overrides: str) -> set[str]:
-    """Names of all settings and groups, such as ``layer`` and ``layer.rank``; none at an error."""
-    names: set[str] = set()
-
-    def collect(node: Mapping[str, Any], prefix: str) -> None:
-        for key, value in node.items():
-            names.add(prefix + key)
-            if isinstance(value, dict):
-                collect(value, f"{prefix}{key}.")
-
-    with contextlib.suppress(HydraException):
-        collect(OmegaConf.to_container(compose(name, list(overrides))), "")  # type: ignore[arg-type]
-    return names
+        config: Any = OmegaConf.to_container(compose(name))
+    groups = {group: list(values) for group, values in config.items() if isinstance(values, dict)}
+    names = {*config, *(f"{group}.{field}" for group, fields in groups.items() for field in fields)}
+    if "layer" in groups:
+        fields = {n: {f"layer.{f.name}" for f in dataclasses.fields(LAYERS[n])} for n in LAYERS}
+        owners = [f"layer={layer}" for layer, owned in fields.items() if setting in owned]
+        if owners:
+            return InputError(
+                f"{setting} is not a setting of the chosen layer; add {' or '.join(owners)}."
+            )
+        names = names.union(*fields.values())
+    return unknown_name("setting", setting, names)
 
 
 def choices(configs: pathlib.Path, group: str) -> list[str]:

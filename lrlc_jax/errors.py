@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Iterable
 from typing import Any
 
-LONG_LIST = 12
+LONG_LIST = 12  # names; longer lists are shown only if no name is near
 
 
 class InputError(Exception):
@@ -20,9 +20,7 @@ class RunError(Exception):
 
 
 def unknown_name(what: str, name: str, valid: Iterable[str]) -> InputError:
-    """:class:`InputError` with the nearest valid name.
-
-    It lists all valid names; a list of more than 12 only if no name is near.
+    """:class:`InputError` with the nearest valid name, or with all of up to 12 valid names.
 
     >>> print(unknown_name("layer", "lrcl", ["conv", "lrlc"]))
     There is no layer 'lrcl'; did you mean 'lrlc'? Valid: conv, lrlc.
@@ -35,32 +33,20 @@ def unknown_name(what: str, name: str, valid: Iterable[str]) -> InputError:
 
 
 def one_of(what: str, value: Any, valid: Iterable[str]) -> None:
-    """Refuse a word that is not valid.
-
-    Raises:
-        InputError: with the setting, its value and the valid words.
-    """
+    """Refuse a word that is not valid, by :class:`InputError`."""
     names = tuple(valid)
     if value not in names:
         raise unknown_name(what, str(value), names)
 
 
 def at_least(name: str, value: Any, low: int) -> None:
-    """Refuse values other than whole numbers of at least ``low``.
-
-    Raises:
-        InputError: with the setting and its value.
-    """
+    """Refuse values other than whole numbers of at least ``low``, by :class:`InputError`."""
     if not isinstance(value, int) or isinstance(value, bool) or value < low:
         raise InputError(f"{name} is {value!r}; it must be a whole number of at least {low}.")
 
 
 def not_negative(name: str, value: Any) -> None:
-    """Refuse values other than finite numbers of at least 0.
-
-    Raises:
-        InputError: with the setting and its value.
-    """
+    """Refuse values other than finite numbers of at least 0, by :class:`InputError`."""
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if not number or not 0 <= value < float("inf"):
         raise InputError(f"{name} is {value!r}; it must be a number of at least 0.")

@@ -2,10 +2,10 @@
 
 import fcntl
 import hashlib
-import itertools
 import json
 import os
 import pathlib
+import re
 import tempfile
 from typing import Any
 
@@ -18,7 +18,7 @@ def write_atomically(path: pathlib.Path, content: str | bytes) -> None:
     """Write a whole file or nothing, even if the process is killed.
 
     Raises:
-        RunError: if the disk refuses it.
+        RunError: if it cannot be written.
     """
     data = content.encode() if isinstance(content, str) else content
     temporary = None
@@ -40,23 +40,13 @@ def write_atomically(path: pathlib.Path, content: str | bytes) -> None:
 
 
 def as_json(values: dict[str, Any]) -> str:
-    """Indented JSON with one line for each list of numbers."""
-    lists: list[str] = []
+    """Indented JSON with one line for each list of numbers or words."""
 
-    def shorten(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {k: shorten(v) for k, v in value.items()}
-        if isinstance(value, list) and not any(isinstance(v, list) for v in value):
-            lists.append(json.dumps(value, allow_nan=False))
-            return f"@list {len(lists) - 1}@"
-        if isinstance(value, list):
-            return [shorten(v) for v in value]
-        return value
+    def joined(found: re.Match[str]) -> str:
+        return "[" + re.sub(r"\n\s*", " ", found[1]) + "]"
 
-    text = json.dumps(shorten(values), indent=1, allow_nan=False)
-    for number, line in enumerate(lists):
-        text = text.replace(f'"@list {number}@"', line, 1)
-    return text + "\n"
+    text = json.dumps(values, indent=1, allow_nan=False)
+    return re.sub(r"\[\n\s*([^][{}]*?)\n\s*\]", joined, text) + "\n"
 
 
 def read_values(path: pathlib.Path, kind: str, newest: int, hint: str) -> dict[str, Any]:
@@ -90,17 +80,13 @@ def read_values(path: pathlib.Path, kind: str, newest: int, hint: str) -> dict[s
 
 
 def cache_folder() -> pathlib.Path:
-    """Folder for files that can be made again: ``lrlc_jax`` in the user's cache folder."""
+    """``lrlc_jax`` in the user's cache folder."""
     root = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
     return pathlib.Path(root) / "lrlc_jax"
 
 
 def require_space(folder: pathlib.Path, needed: int) -> None:
-    """Check that the disk of ``folder`` has ``needed`` bytes free.
-
-    Raises:
-        RunError: if it has not.
-    """
+    """Raise :class:`RunError` unless the disk of ``folder`` has ``needed`` bytes free."""
     status = os.statvfs(folder)
     free = status.f_bavail * status.f_frsize
     if free < needed:
@@ -135,25 +121,25 @@ def locked(path: pathlib.Path) -> int | None:
     Raises:
         OSError: if the file cannot be made or locked.
     """
-    for attempt in itertools.count():
+    for attempt in range(LOCK_ATTEMPTS):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except (FileNotFoundError, FileExistsError):
-            if attempt == LOCK_ATTEMPTS:
+            if attempt == LOCK_ATTEMPTS - 1:
                 raise
             continue  # the last holder has just removed the folder
+        keep = False
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.path.samestat(os.fstat(lock), path.stat()):
+            keep = os.path.samestat(os.fstat(lock), path.stat())
+            if keep:
                 return lock
         except FileNotFoundError:
             pass  # the last holder has just removed the file
         except BlockingIOError:
-            os.close(lock)
             return None
-        except OSError:
-            os.close(lock)
-            raise
-        os.close(lock)
-    raise AssertionError("unreachable")
+        finally:
+            if not keep:
+                os.close(lock)
+    return None

@@ -12,7 +12,7 @@ LINE_SECONDS = 20.0  # between plain lines
 
 
 def duration(seconds: float) -> str:
-    """Length of time in words.
+    """A duration in words.
 
     >>> duration(42.3), duration(250), duration(9000)
     ('42 s', '4 min 10 s', '2 h 30 min')
@@ -40,11 +40,10 @@ class Progress:
     Args:
         total: number of units.
         unit: noun for one unit, such as "epoch".
-        title: of the whole; elsewhere than on a terminal it is printed at the start.
-        done: units done by an earlier process.
+        title: of the whole; printed at the start if there is no terminal.
     """
 
-    def __init__(self, total: int, unit: str = "step", title: str = "", *, done: int = 0) -> None:
+    def __init__(self, total: int, unit: str = "step", title: str = "") -> None:
         self.unit, self.text = unit, title
         self.bars = Bars(
             TextColumn("{task.description}", markup=False),
@@ -58,15 +57,14 @@ class Progress:
             get_time=time.monotonic,
             speed_estimate_period=float("inf"),  # an epoch may take longer than the default 30 s
         )
-        task = self.bars.add_task(title, total=total, completed=done, note="")
+        task = self.bars.add_task(title, total=total, note="")
         self.task = self.bars.tasks[task]
         self.last_line = time.monotonic()
 
     def __enter__(self) -> Self:
         self.bars.start()
-        if self.bars.disable and self.text and self.done < self.total:
-            earlier = f", {self.done:,} done earlier" if self.done else ""
-            self.say(f"{self.text}: {counted(self.total, self.unit)}{earlier}")
+        if self.bars.disable and self.text and self.total:
+            self.say(f"{self.text}: {counted(self.total, self.unit)}")
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -101,12 +99,7 @@ class Progress:
             self.last_line = time.monotonic()
 
     def advance(self, count: int = 1, note: str = "") -> None:
-        """Count finished units.
-
-        Args:
-            count: units finished since the last call.
-            note: latest result, or the next step.
-        """
+        """Count ``count`` more finished units; ``note`` is shown beside the bar."""
         self.bars.update(self.task.id, advance=count, note=note)
         if self.bars.disable and time.monotonic() - self.last_line >= LINE_SECONDS:
             self.last_line = time.monotonic()

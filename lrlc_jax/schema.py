@@ -7,10 +7,7 @@ from lrlc_jax.errors import at_least, one_of
 
 
 def word(*allowed: str, default: str | None = None) -> Any:
-    """A field that takes one of ``allowed``; the first is the default unless another is named.
-
-    ``default=""`` stands for None: the field may be left open.
-    """
+    """A field with a few allowed words, by default the first; ``default=""`` stands for None."""
     value = None if default == "" else default or allowed[0]
     return dataclasses.field(default=value, metadata={"allowed": allowed})
 
@@ -27,11 +24,7 @@ class Schema:
     SECTION: ClassVar[str] = ""
 
     def check(self) -> None:
-        """Refuse values that a field does not allow.
-
-        Raises:
-            InputError: naming the setting, its value and what is allowed.
-        """
+        """Refuse values that a field does not allow, by :class:`InputError` with its name."""
         for field in dataclasses.fields(self):
             value, name = getattr(self, field.name), f"{self.SECTION}.{field.name}".lstrip(".")
             if value is None and field.default is None:

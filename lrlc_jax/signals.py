@@ -1,7 +1,7 @@
-"""End the work early, by a signal or a time limit, and keep what is done.
+"""End the work early, by a signal or a time limit, and keep the finished part.
 
-A signal interrupts the main thread even while JAX computes: the computation runs in a thread of its
-own (:func:`wait`). Its result is dropped, and the state before it is kept.
+JAX computes in a thread of its own (:func:`wait`), so that a signal can interrupt the main thread.
+The result of that computation is dropped, and the state before it is kept.
 """
 
 import contextlib
@@ -12,12 +12,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent import futures
 from types import FrameType
 from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-STARTED = time.monotonic()  # start of the process, nearly; time limits count from here
+STARTED = time.monotonic()  # approximately the start of the process
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 FORWARDED = signal.SIGUSR1  # from the command to joblib's workers; repeats a signal harmlessly
 INTERRUPTED = 130  # exit status, as of a shell
@@ -26,25 +27,17 @@ WAITING = "waits for the device"
 
 
 class Stopped(BaseException):
-    """The work has to end now, for the reason in the message. Caught only by code that saves it."""
+    """The work ends early, for the reason in the message. Only code that saves state catches it."""
 
 
 class TimeBox:
-    """Time limit of the process.
-
-    Args:
-        minutes: from the start of the process; None: no limit.
-    """
+    """Time limit in minutes from the start of the process, or None."""
 
     def __init__(self, minutes: float | None = None) -> None:
         self.minutes = minutes
 
     def require(self, seconds: float) -> None:
-        """Check that a step of ``seconds`` would end in time.
-
-        Raises:
-            Stopped: if it would not.
-        """
+        """Raise :class:`Stopped` unless a step of ``seconds`` would end in time."""
         if self.minutes is None:
             return
         left = STARTED + 60 * self.minutes - time.monotonic()
@@ -56,7 +49,7 @@ _signalled: list[str] = []  # name of the first signal
 
 
 def told() -> bool:
-    """Whether a signal has stopped this process's work."""
+    """Whether this process has received a signal to stop."""
     return bool(_signalled)
 
 
@@ -68,10 +61,9 @@ def remember(number: int, frame: FrameType | None) -> None:
 
 
 def handlers() -> dict[signal.Signals, Any]:
-    """Handlers of the signals that the process does not ignore.
+    """Handlers of the signals that the process does not ignore; none outside of the main thread.
 
-    It ignores them after ``nohup``, or in the background of a shell. Outside of the main thread,
-    which alone can handle signals, there are none.
+    A process ignores signals after ``nohup``, or in the background of a shell.
     """
     if threading.current_thread() is not threading.main_thread():
         return {}
@@ -87,10 +79,9 @@ def handle(chosen: Mapping[signal.Signals, Any]) -> None:
 
 @contextlib.contextmanager
 def stoppable() -> Iterator[None]:
-    """Within it SIGTERM and SIGINT raise :class:`Stopped`; a second one kills the process.
+    """Context in which SIGTERM and SIGINT raise :class:`Stopped`; a second one kills the process.
 
-    Raises:
-        Stopped: at a signal, or at once if this process has received one before.
+    It raises at once if the process has received a signal before.
     """
     before = handlers()
 
@@ -110,13 +101,10 @@ def stoppable() -> Iterator[None]:
 
 @contextlib.contextmanager
 def stoppable_job() -> Iterator[None]:
-    """Like :func:`stoppable`, around a job of one of joblib's workers.
+    """:func:`stoppable` for a job of one of joblib's workers.
 
     The worker survives the signal, also between jobs, because joblib kills all workers when one
-    ends. Workers of other launchers handle SIGTERM themselves; their handlers stay.
-
-    Raises:
-        Stopped: see :func:`stoppable`.
+    ends. Workers of other launchers keep their own handler of SIGTERM.
     """
     before = handlers()
     if before.get(signal.SIGTERM) not in (signal.SIG_DFL, remember):
@@ -162,7 +150,7 @@ def forwarded_to_workers() -> Iterator[None]:
     handle(dict.fromkeys(before, forward))
     try:
         yield
-        if stopped:  # all jobs have returned; computations that go on have no use
+        if stopped:  # all jobs have returned; results of unfinished computations are dropped
             send_to_workers(signal.SIGKILL)
     finally:
         handle(before)
@@ -182,27 +170,21 @@ def send_to_workers(number: signal.Signals) -> None:
 
 
 def wait(function: Callable[[], T]) -> T:
-    """Result of ``function``, computed in a thread. A signal interrupts only the wait for it."""
-    results: list[T] = []
-    errors: list[BaseException] = []
-    done = threading.Event()
+    """Result of ``function``, computed in a thread; a signal interrupts only the wait for it."""
+    result: futures.Future[T] = futures.Future()
 
     def work() -> None:
         try:
-            results.append(function())
+            result.set_result(function())
         except BaseException as error:
-            errors.append(error)
-        finally:
-            done.set()
+            result.set_exception(error)
 
     threading.Thread(target=work, name=WAITING, daemon=True).start()
-    while not done.wait(POLL_SECONDS):  # a signal just before a wait does not end that wait
-        pass
-    if errors:
-        raise errors[0]
-    return results[0]
+    while not futures.wait([result], POLL_SECONDS).done:
+        pass  # a signal just before a wait does not end that wait
+    return result.result()
 
 
 def computing() -> bool:
-    """Whether a computation goes on although its wait was interrupted."""
+    """Whether a computation goes on after its wait was interrupted."""
     return any(thread.name == WAITING for thread in threading.enumerate())

@@ -20,13 +20,9 @@ CONNECT_SECONDS = 20
 
 @dataclasses.dataclass
 class TrackerConfig(Schema):
-    """Copies of the results beside those on disk.
+    """Mirror of the results: none, or Weights & Biases, whose ``online`` mode needs an account.
 
-    Attributes:
-        name: ``none``, or ``wandb`` for Weights & Biases.
-        mode: of W&B; ``online`` needs an account.
-        project: of W&B.
-        entity: user or team of W&B; by default the user's own.
+    ``entity`` is a user or team of W&B, by default the user's own.
     """
 
     SECTION: ClassVar[str] = "tracker"
@@ -38,7 +34,7 @@ class TrackerConfig(Schema):
 
 
 class Tracker:
-    """Notified of runs, epochs and studies. This one does nothing."""
+    """Callbacks of runs, epochs and studies. These do nothing."""
 
     def start_run(self, config: "Config", identity: str) -> None:
         """Start of a run, or its continuation."""
@@ -50,7 +46,7 @@ class Tracker:
         """End of a run, after its record is on disk."""
 
     def stop(self) -> None:
-        """Early end of the work, perhaps within a run, which will continue later."""
+        """Early end of the work; an unfinished run continues later."""
 
     def finish_study(self, title: str, caption: Row, header: Row, rows: Sequence[Row]) -> None:
         """End of a study, after its table is on disk."""
@@ -70,31 +66,21 @@ def guarded(
         except Exception as error:
             self.broken = True
             reason = " ".join(str(error).split())[:200] or type(error).__name__
-            warn(f"W&B failed ({reason}); going on without it. All results are on disk.")
+            text = f"W&B failed ({reason}); going on without it. All results are on disk."
+            print(text, file=sys.stderr, flush=True)
 
     return call
 
 
-def warn(text: str) -> None:
-    """Print a line on standard error."""
-    print(text, file=sys.stderr, flush=True)
-
-
 class WandbTracker(Tracker):
-    """One W&B run for each run, grouped by study, and one for each study's table.
+    """One W&B run for each run, in the group of its study, and one for each study's table.
 
-    Args:
-        config: settings of the command.
-        group: group of the W&B runs.
-        prefix: of the W&B identities, to keep repetitions apart.
+    ``prefix`` of the W&B identities keeps repetitions of a run apart.
     """
 
     def __init__(self, config: "Config", group: str, prefix: str = "") -> None:
-        self.settings = config.tracker
-        self.folder = config.results_dir
-        self.group = group
-        self.prefix = prefix
-        self.mode = config.tracker.mode
+        self.settings, self.folder = config.tracker, config.results_dir
+        self.group, self.prefix, self.mode = group, prefix, config.tracker.mode
         self.broken = False
         self.run: Any = None
 
@@ -120,9 +106,11 @@ class WandbTracker(Tracker):
 
     def _go_offline(self, reason: str) -> None:
         self.mode = "offline"
-        warn(
+        print(
             f"W&B cannot be reached ({reason}); going on offline: "
-            f"`wandb sync {self.folder}/wandb/offline-run-*` uploads the runs later."
+            f"`wandb sync {self.folder}/wandb/offline-run-*` uploads the runs later.",
+            file=sys.stderr,
+            flush=True,
         )
 
     @guarded
@@ -190,5 +178,5 @@ class WandbTracker(Tracker):
 
 
 def make_tracker(config: "Config", group: str = "train", prefix: str = "") -> Tracker:
-    """The tracker of a configuration; see :class:`WandbTracker` for the arguments."""
+    """The tracker of a configuration."""
     return WandbTracker(config, group, prefix) if config.tracker.name == "wandb" else Tracker()

@@ -173,6 +173,7 @@ def test_failed_seeds_are_visible_and_change_the_exit_status(tmp_path):
     assert record["final"]["test_accuracy"] == [None, None]
 
 
+@pytest.mark.slow
 def test_data_are_prepared_once_and_a_study_of_a_subset_says_so(tmp_path):
     arguments = ["dataset=mnist", *FILES, f"dataset.path={shared('data', 'mnist')}"]
     first = here(tmp_path, "prepare_data", *arguments).stdout

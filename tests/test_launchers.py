@@ -147,14 +147,8 @@ def test_a_second_signal_kills_joblibs_workers(configs):
     assert time.monotonic() - told < 20
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "joblib",
-        pytest.param("submitit_local", marks=pytest.mark.slow),
-        pytest.param("ray", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["joblib", "submitit_local", "ray"])
 def test_workers_share_a_study(tmp_path, name):
     study = ["study.runs=[{layer:conv},{layer:lrlc,rank:[1,2]}]", *TINY]
     answer = call(tmp_path, "sweep", "-m", "worker=1,2", launcher(name), *study)

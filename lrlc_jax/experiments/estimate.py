@@ -24,8 +24,7 @@ from lrlc_jax.experiments.study import Job
 from lrlc_jax.layers import ConvConfig
 from lrlc_jax.networks import check_precision, products
 from lrlc_jax.progress import Progress, counted, duration
-from lrlc_jax.training.compilation import enable_cache
-from lrlc_jax.training.devices import default_seeds_at_once
+from lrlc_jax.training.devices import default_seeds_at_once, enable_cache
 from lrlc_jax.training.train import DeviceData, train
 
 # Rough multiply-adds per second, and seconds at that speed. They only decide which network is

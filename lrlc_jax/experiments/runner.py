@@ -21,8 +21,7 @@ from lrlc_jax.progress import Progress, counted, duration
 from lrlc_jax.signals import Stopped, TimeBox
 from lrlc_jax.tracking import Tracker
 from lrlc_jax.training.checkpoint import Checkpoints
-from lrlc_jax.training.compilation import CompileClock, enable_cache
-from lrlc_jax.training.devices import lay_out
+from lrlc_jax.training.devices import CompileClock, enable_cache, lay_out
 from lrlc_jax.training.metrics import History, finite
 from lrlc_jax.training.train import DeviceData, train
 

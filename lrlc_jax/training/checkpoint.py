@@ -1,8 +1,7 @@
 """Checkpoints: a run between two epochs, in one file ``EPOCHS-SHA256.npz``.
 
-The file holds plain arrays by name, and a text in JSON; nothing is unpickled. Learning rate,
-batches and places in noise follow from the seed and the number of the epoch, so a resumed run
-computes the same values.
+The file holds plain arrays by name and a text in JSON; nothing is unpickled. Learning rate, batches
+and places in noise follow from seed and epoch, so that a resumed run computes the same values.
 """
 
 import contextlib
@@ -40,11 +39,7 @@ class CheckpointConfig(Schema):
     every_minutes: float | None = 5.0
 
     def check(self) -> None:
-        """Refuse values that a field does not allow.
-
-        Raises:
-            InputError: naming the setting, its value and what is allowed.
-        """
+        """Refuse values that are not allowed."""
         super().check()
         if self.every_minutes is not None:
             not_negative("checkpoint.every_minutes", self.every_minutes)
@@ -54,9 +49,9 @@ class Snapshot(NamedTuple):
     """All seeds of a run after some epochs.
 
     Attributes:
-        states: state of training, with a leading axis of seeds.
-        epochs: metrics of each finished epoch, as arrays ``(seeds,)`` by name.
-        seeds_at_once: number of seeds that shared a step.
+        states: with a leading axis of seeds.
+        epochs: metrics of each finished epoch, arrays ``(seeds,)`` by name.
+        seeds_at_once: number of seeds in a step, on each device.
     """
 
     states: TrainState
@@ -71,8 +66,8 @@ class Checkpoints:
         folder: created by the first save.
         every_epochs: epochs between two checkpoints, or None.
         every_minutes: minutes between two checkpoints, or None.
-        about: returns values to save beside the state, as JSON; called by each save.
-        warn: called with a sentence if a checkpoint cannot be written. Training goes on.
+        about: called by each save; returns JSON values to save beside the state.
+        warn: called with a sentence if a checkpoint cannot be written; training goes on.
     """
 
     def __init__(
@@ -91,11 +86,7 @@ class Checkpoints:
 
     @functools.cached_property
     def before(self) -> dict[str, Any]:
-        """The values of ``about`` in the newest checkpoint; empty if there is none.
-
-        Raises:
-            InputError: if it is damaged.
-        """
+        """The values of ``about`` in the newest checkpoint; empty if there is none."""
         with self._newest() as (_, file):
             return dict(json.loads(str(file[ABOUT]))) if file else {}
 
@@ -111,21 +102,20 @@ class Checkpoints:
         with self._newest() as (count, file):
             if not file:
                 return None
-            metrics = dict.fromkeys(
-                named(train=METRICS, validation=METRICS),
-                jax.ShapeDtypeStruct(states.seed.shape, np.dtype(np.float32)),
-            )
-            template = Snapshot(states, (metrics,) * count, np.asarray(0))  # type: ignore[arg-type]
-            expected, arrays = by_name(template), {n: file[n] for n in file if n != ABOUT}
-            for name in sorted({*expected, *arrays}):
-                if name not in expected or name not in arrays:
+            by_seed = jax.ShapeDtypeStruct(states.seed.shape, np.dtype(np.float32))
+            metrics: Any = dict.fromkeys(named(train=METRICS, validation=METRICS), by_seed)
+            template: Any = Snapshot(states, (metrics,) * count, np.asarray(0))  # type: ignore
+            expected, leaves = by_name(template), []
+            for name in sorted({*expected, *file} - {ABOUT}):
+                if name not in expected or name not in file:
                     raise ValueError(f"{name} is missing or unknown")
-                leaf, array = expected[name], arrays[name]
+            for name, leaf in expected.items():
+                array = file[name]
                 if array.dtype.kind == "V":  # a type that NumPy does not know, such as bfloat16
-                    array = arrays[name] = array.view(leaf.dtype)
+                    array = array.view(leaf.dtype)
                 if (array.shape, array.dtype) != (leaf.shape, leaf.dtype):
                     raise ValueError(f"{name} has another shape or type")
-            leaves = [arrays[name] for name in expected]
+                leaves.append(array)
             snapshot: Snapshot = jax.tree.unflatten(jax.tree.structure(template), leaves)
             if not np.array_equal(snapshot.states.seed, states.seed):
                 raise ValueError("it has other seeds")
@@ -136,10 +126,10 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def _newest(self) -> Iterator[tuple[int, Any]]:
-        """Open the newest whole checkpoint; its number of epochs, and its arrays by name or None.
+        """Open the newest undamaged checkpoint; its number of epochs, and its arrays or None.
 
         Raises:
-            InputError: if there are damaged ones only, or for a ValueError within the context.
+            InputError: if all are damaged, or for a ValueError within the context.
         """
         names = [(FILE_NAME.fullmatch(path.name), path) for path in self.folder.glob("*.npz")]
         found = [(int(name[1]), name[2], path) for name, path in names if name]
@@ -159,13 +149,13 @@ class Checkpoints:
             ) from None
 
     def due(self, epochs: int) -> bool:
-        """Whether to save a checkpoint now, after this number of epochs."""
+        """Whether to save a checkpoint after this number of epochs."""
         by_epochs = self.every_epochs and epochs - self.saved_epochs >= self.every_epochs
         minutes = (time.monotonic() - self.saved_at) / 60
         return bool(by_epochs) or (self.every_minutes is not None and minutes >= self.every_minutes)
 
     def save(self, snapshot: Snapshot) -> None:
-        """Save a snapshot, whole or not at all, and then remove the checkpoint before it."""
+        """Save a snapshot, whole or not at all; then remove the checkpoint before it."""
         count = len(snapshot.epochs)
         if count == self.saved_epochs:
             return

@@ -1,4 +1,4 @@
-"""Devices: which of them trains which seeds, and how many seeds share a step on each."""
+"""Devices: the seeds on each, how many of them share a step, and the cache of compiled programs."""
 
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
@@ -10,11 +10,11 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as Spec
 
 from lrlc_jax.errors import InputError
+from lrlc_jax.files import cache_folder
 
 SEEDS, BATCH = "seeds", "batch"  # axes of the grid of devices
 
-# Share of a device's memory that is left free, against fragmentation.
-SPARE = 0.05
+SPARE = 0.05  # share of a device's memory to leave free, against fragmentation
 
 Tree = TypeVar("Tree")
 
@@ -23,12 +23,8 @@ Tree = TypeVar("Tree")
 class Layout:
     """A grid of devices ``(groups, parts)`` for the seeds of a run.
 
-    Each group trains the same number of seeds; the devices of a group share every batch of its
-    seeds. The last seed pads the grid; its copies are dropped by :meth:`get`.
-
-    Attributes:
-        seeds: number of seeds of the run.
-        mesh: the grid. On a single device every method is the identity or a plain call.
+    Each group trains the same number of seeds; its devices share every batch. The last seed pads
+    the grid; :meth:`get` drops its copies. On a single device nothing is padded or sharded.
     """
 
     seeds: int
@@ -48,11 +44,8 @@ class Layout:
     def run(self, program: Callable[..., Any], states: Any, *shared: Any) -> Any:
         """``program(states, *shared)``, computed by each device for its own seeds.
 
-        Args:
-            program: function of states with any number of seeds; its results have a leading axis
-                of seeds. It closes over no arrays.
-            states: states of all seeds, laid out by :meth:`put`.
-            shared: arguments that are the same on all devices.
+        ``program`` works for any number of seeds, and its results have a leading axis of seeds. It
+        closes over no arrays; ``shared`` arguments are equal on all devices.
         """
         if self.mesh.size == 1:
             return program(states, *shared)
@@ -106,37 +99,27 @@ class Layout:
         return own
 
 
-def fewest_groups(seeds: int, most: int) -> int:
-    """The fewest groups, at most ``most``, with the smallest possible largest group.
-
-    >>> [fewest_groups(seeds, 8) for seeds in (1, 3, 8, 9, 10, 17)]
-    [1, 3, 8, 5, 5, 6]
-    """
-    each = -(-seeds // most)
-    return -(-seeds // each)
-
-
 def lay_out(
     seeds: int, data_parallel: int = 1, devices: Sequence[jax.Device] | None = None
 ) -> Layout:
-    """Spread seeds over the fewest devices that take no longer than all devices.
+    """Spread seeds over the fewest devices with the smallest possible load of the fullest.
 
     Args:
         seeds: number of seeds of the run.
-        data_parallel: number of devices that share each batch of a seed.
-        devices: the devices to choose from; by default all of this process.
+        data_parallel: number of devices that share each batch.
+        devices: devices to choose from; by default all of this process.
 
     Raises:
         InputError: if there are fewer devices than ``data_parallel``.
     """
     available = list(jax.local_devices() if devices is None else devices)
     if data_parallel > len(available):
-        count = f"{len(available)} device{'s' * (len(available) > 1)}"
         raise InputError(
-            f"protocol.data_parallel is {data_parallel}, and JAX has {count} here; "
-            f"set it to at most {len(available)}."
+            f"protocol.data_parallel is {data_parallel}; it must be at most {len(available)}, the "
+            "number of devices."
         )
-    groups = fewest_groups(seeds, len(available) // data_parallel)
+    seeds_each = -(-seeds // (len(available) // data_parallel))
+    groups = -(-seeds // seeds_each)
     grid = np.array(available[: groups * data_parallel]).reshape(groups, data_parallel)
     return Layout(seeds, Mesh(grid, (SEEDS, BATCH)))
 
@@ -189,3 +172,32 @@ def largest_group(count: int, needed: Callable[[int], int], free: int | None) ->
     """
     sizes = sorted({-(-count // groups) for groups in range(1, count + 1)}, reverse=True)
     return next(size for size in sizes if size == 1 or free is None or needed(size) <= free)
+
+
+class CompileClock:
+    """Programs compiled or read from the cache since its creation, and seconds that this took.
+
+    The seconds include tracing and lowering.
+    """
+
+    def __init__(self) -> None:
+        self.programs, self.seconds = 0, 0.0
+        jax.monitoring.register_event_duration_secs_listener(self._listen)
+
+    def _listen(self, event: str, duration_secs: float, **_: str | int) -> None:
+        if event.startswith("/jax/core/compile/"):
+            self.seconds += duration_secs
+            self.programs += event.endswith("/backend_compile_duration")
+
+
+def enable_cache(*, write: bool = True) -> None:
+    """Cache compiled programs on disk, in JAX's configured folder or else in the user's cache.
+
+    Without ``write`` cached programs are used, and new ones are not added.
+    """
+    update: Callable[[str, object], None] = jax.config.update
+    if jax.config.values["jax_compilation_cache_dir"] is None:
+        update("jax_compilation_cache_dir", str(cache_folder() / "jax"))
+        update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    if not write:
+        update("jax_persistent_cache_min_compile_time_secs", float("inf"))

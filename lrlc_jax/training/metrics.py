@@ -19,9 +19,9 @@ METRICS: dict[str, Metric] = {}
 def metric(function: Metric) -> Metric:
     """Register a function of logits ``(batch, classes)`` and labels ``(batch,)``.
 
-    It returns one value for each example. Booleans and integers are summed exactly over the
-    examples and divided by their number. Floats are averaged: in training the mean of the batches'
-    means. The name becomes ``train_NAME``, ``validation_NAME`` and ``test_NAME``.
+    It returns one value for each example. The metric is their mean over the split: exact for
+    booleans and integers, the mean of the batches' means for floats in training. Its name becomes
+    ``train_NAME``, ``validation_NAME`` and ``test_NAME``.
     """
     METRICS[function.__name__] = function
     return function
@@ -50,10 +50,8 @@ def of_batch(
 ) -> dict[str, jax.Array]:
     """Each metric of one training batch: sums of counted values, means of floats.
 
-    Args:
-        logits: ``(batch, classes)``, or this device's part of them.
-        labels: ``(batch,)``, likewise.
-        batch_axis: axis of the devices that share the batch, if any do.
+    ``logits`` and ``labels`` are this device's part, if devices share the batch along
+    ``batch_axis``.
     """
 
     def reduce(values: jax.Array) -> jax.Array:
@@ -85,18 +83,17 @@ def named(**splits: Mapping[str, Any]) -> dict[str, Any]:
 
 @dataclasses.dataclass(frozen=True)
 class History:
-    """Result of training: metrics per epoch and at the end, as arrays ``(seeds,)`` by name.
+    """Result of training; metrics are arrays ``(seeds,)`` by name.
 
     Attributes:
-        seeds: the seeds, in the order of every array.
-        epochs: ``train_NAME`` and ``validation_NAME`` of each epoch; training ends early if every
-            seed fails.
+        seeds: in the order of every array.
+        epochs: ``train_NAME`` and ``validation_NAME`` of each epoch, until every seed has failed.
         test: ``test_NAME`` after the last epoch.
         failed: by seed, the first epoch (counted from 1) with a loss that was not finite.
-        parameters: trainable parameters of the network.
-        seeds_at_once: seeds that shared a step, on each device.
+        parameters: number of trainable parameters.
+        seeds_at_once: number of seeds in a step, on each device.
         devices: number of devices.
-        computing_seconds: seconds in programs and their compilation, in this process.
+        computing_seconds: in programs and their compilation, in this process.
     """
 
     seeds: tuple[int, ...]
@@ -110,7 +107,7 @@ class History:
 
 
 def finite(metrics: Mapping[str, Array]) -> Array:
-    """For each seed, whether all losses of an epoch, or of the test, are finite.
+    """Whether all losses of an epoch, or of the test, are finite, for each seed.
 
     >>> finite({"train_loss": np.array([0.1, np.nan]), "train_accuracy": np.array([1.0, 0.0])})
     array([ True, False])
@@ -124,7 +121,6 @@ def first_failures(seeds: Sequence[int], epochs: Sequence[Mapping[str, Array]]) 
     """By seed, the first epoch (counted from 1) with a loss that is not finite."""
     failed: dict[int, int] = {}
     for number, metrics in enumerate(epochs, start=1):
-        for seed, healthy in zip(seeds, finite(metrics), strict=True):
-            if not healthy:
-                failed.setdefault(seed, number)
+        lost = [seed for seed, healthy in zip(seeds, finite(metrics), strict=True) if not healthy]
+        failed = dict.fromkeys(lost, number) | failed
     return failed

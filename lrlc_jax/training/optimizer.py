@@ -8,7 +8,7 @@ import optax
 
 
 class Schedule(NamedTuple):
-    """Numbers of the learning rate; as arrays, so that other values compile no other program."""
+    """Parameters of the learning rate; as arrays, other values need no other program."""
 
     peak: jax.Array | float = 0.0
     warmup_steps: jax.Array | float = 0.0
@@ -16,9 +16,7 @@ class Schedule(NamedTuple):
 
 
 def learning_rate(schedule: Schedule, step: jax.Array) -> jax.Array:
-    """The learning rate of a step, counted from 0.
-
-    It grows linearly from 0 to the peak during warmup, then falls to 0 along half a cosine.
+    """The learning rate of a step (from 0): linear from 0 to the peak, then half a cosine to 0.
 
     >>> s = Schedule(*map(jnp.float32, (0.1, 10, 110)))
     >>> [round(float(learning_rate(s, jnp.float32(t))), 4) for t in (0, 5, 10, 60, 110)]

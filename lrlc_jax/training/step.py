@@ -36,10 +36,7 @@ class Examples(NamedTuple):
 
 
 class Noise(NamedTuple):
-    """A square canvas of uniform noise, at a random place of which a training image is put.
-
-    ``size`` is its rows and columns, ``levels`` the largest pixel value.
-    """
+    """A canvas ``(size, size)`` of uniform noise up to the pixel value ``levels``."""
 
     size: int
     levels: int
@@ -51,7 +48,7 @@ def purpose_key(seed: jax.Array, purpose: int, epoch: jax.Array | int = 0) -> ja
 
 
 def init(build: Callable[[nnx.Rngs], Network], seed: jax.Array) -> TrainState:
-    """The state before the first step."""
+    """The state of training before the first step."""
     _, params, stats = split(build(nnx.Rngs(purpose_key(seed, INIT))))
     # The learning rate does not enter an optimiser's initial state.
     return TrainState(seed, params, stats, make_optimizer(Schedule()).init(params))
@@ -64,12 +61,9 @@ def to_input(images: jax.Array, scaling: tuple[jax.Array, jax.Array]) -> jax.Arr
 
 
 def place_in_noise(key: jax.Array, images: jax.Array, noise: Noise) -> jax.Array:
-    """Put each image at a uniformly random place in uniform noise: ``(n, size, size, channels)``.
+    """Put each image ``(rows, cols, channels)`` at a uniformly random place on a canvas of its own.
 
-    Args:
-        key: random key.
-        images: ``(n, rows, cols, channels)``.
-        noise: the canvas.
+    Returns ``(n, size, size, channels)``.
     """
     count, *area, channels = images.shape
     pixels, places = jax.random.split(key)
@@ -96,15 +90,15 @@ def update(
     """One step of the optimiser on one batch.
 
     Args:
-        graphdef: the structure of the network.
-        optimizer: an optax transformation, in the state ``state.opt_state``.
+        graphdef: structure of the network.
+        optimizer: optax transformation with the state ``state.opt_state``.
         state: before the step.
         inputs: ``(batch, rows, cols, channels)``, or this device's part of them.
         labels: ``(batch,)``, likewise.
-        batch_axis: axis of the devices that share the batch, if any do.
+        batch_axis: axis of the devices that share the batch.
 
     Returns:
-        The new state, and the batch's metrics (:func:`~lrlc_jax.training.metrics.of_batch`).
+        The new state, and the metrics by :func:`~lrlc_jax.training.metrics.of_batch`.
     """
 
     def objective(params: State) -> tuple[jax.Array, tuple[jax.Array, State]]:
@@ -136,8 +130,8 @@ def train_one_epoch(
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One shuffled epoch; the incomplete last batch is dropped.
 
-    With ``noise`` each image is put at a new place in it. Devices along ``batch_axis`` share each
-    batch, and end with the same state and metrics.
+    With ``noise`` each image gets a new place on a canvas. Devices along ``batch_axis`` share each
+    batch; their final states and metrics are equal.
     """
     count = examples.labels.shape[0]
     steps = count // batch_size
@@ -171,10 +165,7 @@ def evaluate(
     scaling: tuple[jax.Array, jax.Array],
     batch_axis: str | None = None,
 ) -> dict[str, jax.Array]:
-    """Metrics over every example once, with the moving statistics.
-
-    Devices along ``batch_axis`` share the examples.
-    """
+    """Metrics over all examples, with the moving statistics; devices may share the examples."""
     count = examples.labels.shape[0]
     devices = 1 if batch_axis is None else jax.lax.axis_size(batch_axis)
     chunks = -(-count // (devices * EVALUATION_BATCH))

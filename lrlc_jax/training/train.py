@@ -38,8 +38,8 @@ Build = Callable[[nnx.Rngs], Network]
 class ProtocolConfig(Schema):
     """Hyperparameters of training (section 4 of the paper).
 
-    ``name`` is a label, and ``data_parallel``, the number of devices that share a batch, changes
-    results by rounding only: neither is part of a run's identity.
+    Two are not part of a run's identity: ``name``, a label, and ``data_parallel``, the number of
+    devices that share a batch, which changes results by rounding only.
     """
 
     SECTION = "protocol"
@@ -54,11 +54,7 @@ class ProtocolConfig(Schema):
     data_parallel: int = whole(1)
 
     def check(self) -> None:
-        """Refuse values that a field does not allow, and values that contradict each other.
-
-        Raises:
-            InputError: naming the setting, its value and what is allowed.
-        """
+        """Refuse values that are not allowed, or contradict each other."""
         super().check()
         if self.batch_size % self.data_parallel:
             raise InputError(
@@ -79,26 +75,22 @@ class ProtocolConfig(Schema):
 PAPER_PROTOCOL = ProtocolConfig("paper", 150, 10, 512, 0.01, 10)
 
 
-@functools.partial(
-    jax.tree_util.register_dataclass,
-    data_fields=("train", "validation", "test", "scaling"),
-    meta_fields=("noise",),
-)
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class DeviceData:
-    """A data set on one device or several, copied there once for all runs that use it.
+    """A data set on the devices, for all runs that use it.
 
     Attributes:
-        train: images and labels of the split; likewise ``validation`` and ``test``.
+        train: images and labels; likewise ``validation`` and ``test``.
         scaling: factor and offset from pixels to the network's input.
-        noise: the canvas for training images that get new places in each epoch, or None.
+        noise: canvas for training images that get new places in each epoch, or None.
     """
 
     train: Examples
     validation: Examples
     test: Examples
     scaling: tuple[jax.Array, jax.Array]
-    noise: Noise | None = None
+    noise: Noise | None = dataclasses.field(default=None, metadata={"static": True})
 
     @classmethod
     def put(cls, dataset: Dataset) -> "DeviceData":
@@ -107,17 +99,13 @@ class DeviceData:
         def examples(split: Split) -> Examples:
             return Examples(jax.device_put(split.images), jax.device_put(split.labels))
 
-        factor, offset = dataset.scaling
-        return cls(
-            examples(dataset.train),
-            examples(dataset.validation),
-            examples(dataset.test),
-            (jnp.float32(factor), jnp.float32(offset)),
-            Noise(dataset.canvas, dataset.levels) if dataset.canvas and dataset.fresh else None,
-        )
+        factor, offset = map(jnp.float32, dataset.scaling)
+        train, validation, test = map(examples, (dataset.train, dataset.validation, dataset.test))
+        fresh = Noise(dataset.canvas, dataset.levels) if dataset.canvas and dataset.fresh else None
+        return cls(train, validation, test, (factor, offset), fresh)
 
     def on(self, layout: Layout) -> "DeviceData":
-        """The same data on every device of a layout; nothing is copied twice."""
+        """The data on every device of a layout; arrays that are there already are not copied."""
         return layout.replicate(self)
 
 
@@ -142,18 +130,11 @@ def _epoch(
     axis = layout.batch_axis
 
     def one_seed(state: TrainState, data: DeviceData, schedule: Schedule, epoch: jax.Array) -> Any:
-        state, train_metrics = train_one_epoch(
-            graphdef,
-            batch_size,
-            state,
-            data.train,
-            data.scaling,
-            schedule,
-            epoch,
-            data.noise,
-            axis,
+        train, scaling, noise = data.train, data.scaling, data.noise
+        state, metrics = train_one_epoch(
+            graphdef, batch_size, state, train, scaling, schedule, epoch, noise, axis
         )
-        return state, train_metrics, evaluate(graphdef, state, data.validation, data.scaling, axis)
+        return state, metrics, evaluate(graphdef, state, data.validation, scaling, axis)
 
     return layout.over_seeds(one_seed, seeds_at_once, states, data, schedule, epoch)
 
@@ -171,21 +152,6 @@ def _test(
     return layout.over_seeds(one_seed, seeds_at_once, states, data.test, data.scaling)
 
 
-class Clock:
-    """Seconds spent in programs and their compilation."""
-
-    def __init__(self) -> None:
-        self.seconds = 0.0
-
-    def run(self, program: Callable[..., T], *arguments: Any) -> T:
-        """Run a program to its end; a signal may interrupt the wait."""
-        begun = time.perf_counter()
-        result = program(*arguments)
-        wait(lambda: jax.block_until_ready(result))
-        self.seconds += time.perf_counter() - begun
-        return result
-
-
 def train(
     build: Build,
     data: DeviceData,
@@ -199,28 +165,35 @@ def train(
     """Train a network from each seed and evaluate it.
 
     Args:
-        build: builds the network; a hashable function, such as a partial of a class.
-        data: the data set, on the device.
-        protocol: epochs, batch size, learning rate, number of devices that share a batch.
-        seeds: a seed determines the initial parameters and the order of the batches.
-        seeds_at_once: seeds that share a step, on each device; changes speed, memory and rounding
-            only. By default one on CPU; elsewhere all, or the largest groups that fit in memory.
+        build: builds the network; a hashable function, such as a :class:`NetworkFactory`.
+        data: the data set on the device.
+        protocol: hyperparameters; its number of seeds is not used.
+        seeds: each determines the initial parameters and the order of the batches.
+        seeds_at_once: number of seeds in a step, on each device; it changes speed, memory and
+            rounding only. By default one on CPU; elsewhere all, or the largest groups that fit in
+            memory.
         on_epoch: callback after each epoch, with its number (from 1) and its metrics, arrays
             ``(seeds,)`` by names such as ``train_loss``. It may raise
             :class:`~lrlc_jax.signals.Stopped`, as a signal does.
-        checkpoints: where to save the state now and then, and when training is stopped. Training
-            resumes from the newest one there.
-
-    Returns:
-        Metrics per epoch and seed, and those on the test data at the end.
+        checkpoints: for saving and resuming; also saved when training is stopped.
 
     Raises:
-        InputError: if a checkpoint is damaged or of another network, or if there are fewer devices
-            than ``protocol.data_parallel``.
+        InputError: for a damaged checkpoint or one of another network, or for fewer devices than
+            ``protocol.data_parallel``.
         Stopped: after the finished epochs were saved.
     """
+    seconds = 0.0
+
+    def timed(program: Callable[..., T], *arguments: Any) -> T:
+        """Result of a program; a signal may interrupt the wait for it."""
+        nonlocal seconds
+        begun = time.perf_counter()
+        result = program(*arguments)
+        wait(lambda: jax.block_until_ready(result))
+        seconds += time.perf_counter() - begun
+        return result
+
     # Devices, network, learning rate.
-    clock = Clock()
     layout = lay_out(len(seeds), protocol.data_parallel)
     data = data.on(layout)
     graphdef, params, _ = split(nnx.eval_shape(lambda: build(nnx.Rngs(0))))
@@ -228,17 +201,17 @@ def train(
     numbers = protocol.learning_rate, steps * protocol.warmup_epochs, steps * protocol.epochs
     schedule = Schedule(*map(jnp.float32, numbers))
 
-    # Initial state: of the newest checkpoint, or of the seeds.
+    # Initial state, from the newest checkpoint or from the seeds.
     start = np.asarray(seeds, np.uint32)
     shapes = jax.eval_shape(jax.vmap(functools.partial(init, build)), start)
     saved = checkpoints.load(shapes._replace(seed=start)) if checkpoints else None
     if saved:
         now = saved._replace(states=layout.put(saved.states))
     else:
-        now = Snapshot(clock.run(_init_seeds, build, layout, layout.put(start)), (), 0)
+        now = Snapshot(timed(_init_seeds, build, layout, layout.put(start)), (), 0)
     del saved  # frees its states
 
-    # Seeds at once: a resumed run keeps their number, and with it its rounding.
+    # Number of seeds at once. A resumed run keeps it, for equal rounding.
     def arguments(at_once: int) -> tuple[Any, ...]:
         static = graphdef, layout, at_once, protocol.batch_size
         return *static, now.states, data, schedule, jnp.int32(len(now.epochs))
@@ -249,7 +222,7 @@ def train(
     asked, each = seeds_at_once or now.seeds_at_once, layout.seeds_each
     at_once = min(asked or default_seeds_at_once(each), each)
     if not asked and at_once > 1:
-        at_once = clock.run(largest_group, each, needed, free_memory(layout.mesh.devices.flat))
+        at_once = timed(largest_group, each, needed, free_memory(layout.mesh.devices.flat))
 
     def save() -> None:
         if checkpoints:
@@ -260,7 +233,7 @@ def train(
         while (epoch := len(now.epochs) + 1) <= protocol.epochs:
             if len(first_failures(seeds, now.epochs)) == len(seeds):
                 break
-            states, *on_device = clock.run(_epoch, *arguments(at_once))
+            states, *on_device = timed(_epoch, *arguments(at_once))
             trained, validated = layout.get(on_device)
             metrics = named(train=trained, validation=validated)
             now = Snapshot(states, (*now.epochs, metrics), at_once)
@@ -268,7 +241,7 @@ def train(
                 on_epoch(epoch, metrics)
             if checkpoints and epoch < protocol.epochs and checkpoints.due(epoch):
                 save()
-        test = named(test=layout.get(clock.run(_test, graphdef, layout, at_once, now.states, data)))
+        test = named(test=layout.get(timed(_test, graphdef, layout, at_once, now.states, data)))
     except Stopped:
         save()
         raise
@@ -281,5 +254,5 @@ def train(
         parameters=count_parameters(params),
         seeds_at_once=at_once,
         devices=layout.mesh.size,
-        computing_seconds=clock.seconds,
+        computing_seconds=seconds,
     )

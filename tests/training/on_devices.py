@@ -22,8 +22,7 @@ from lrlc_jax.signals import Stopped
 from lrlc_jax.training import devices
 from lrlc_jax.training import train as loop
 from lrlc_jax.training.checkpoint import Checkpoints
-from lrlc_jax.training.compilation import CompileClock
-from lrlc_jax.training.devices import lay_out, own_part
+from lrlc_jax.training.devices import CompileClock, lay_out, own_part
 from lrlc_jax.training.optimizer import Schedule, make_optimizer
 from lrlc_jax.training.step import init, to_input, update
 from lrlc_jax.training.train import DeviceData, ProtocolConfig, train

@@ -1,7 +1,6 @@
 """A stopped run goes on as if it had not been stopped, and no damage to a checkpoint is missed."""
 
 import dataclasses
-import functools
 import os
 import signal
 import sys
@@ -19,8 +18,9 @@ from lrlc_jax.layers import ConvConfig, LRLCConfig
 from lrlc_jax.networks import NetworkConfig, NetworkFactory
 from lrlc_jax.signals import Stopped, stoppable
 from lrlc_jax.training.checkpoint import CheckpointConfig, Checkpoints, Snapshot
-from lrlc_jax.training.step import init
-from lrlc_jax.training.train import DeviceData, ProtocolConfig, train
+from lrlc_jax.training.devices import lay_out
+from lrlc_jax.training.train import DeviceData, ProtocolConfig, _init_seeds, train
+from tests.commands import quick_compilation
 
 pytestmark = pytest.mark.usefixtures("optax_types", "quick_compilation")
 
@@ -64,7 +64,8 @@ def run(dataset):
 
 @pytest.fixture(scope="module")
 def undisturbed(run):
-    return values(run()[0])
+    with quick_compilation():
+        return values(run()[0])
 
 
 def values(history):
@@ -184,8 +185,9 @@ def test_where_none_can_be_written_training_goes_on_and_says_so(tmp_path, run, u
 
 @pytest.fixture(scope="module")
 def states(dataset):
-    make = NetworkFactory(dataset.image_shape, 10, ConvConfig(), NetworkConfig(channels=4))
-    return jax.jit(jax.vmap(functools.partial(init, make)))(jnp.arange(2, dtype=jnp.uint32))
+    make = NetworkFactory(dataset.image_shape, 10, ConvConfig(), NetworkConfig(channels=16))
+    with quick_compilation():
+        return _init_seeds(make, lay_out(2), jax.device_put(np.arange(2, dtype=np.uint32)))
 
 
 def snapshot(states, epochs):

@@ -9,7 +9,7 @@ from flax import nnx
 from lrlc_jax.data import load
 from lrlc_jax.data.dataset import DatasetConfig
 from lrlc_jax.layers import ConvConfig
-from lrlc_jax.networks import NetworkFactory, split
+from lrlc_jax.networks import NetworkConfig, NetworkFactory, split
 from lrlc_jax.training.optimizer import Schedule
 from lrlc_jax.training.step import Examples, Noise, init, place_in_noise, train_one_epoch
 from lrlc_jax.training.train import DeviceData, ProtocolConfig, train
@@ -57,20 +57,14 @@ def loss_of_copies(count, epoch):
     """Loss of an untrained network on batches of 20 copies of an image: of the places alone."""
     images = jnp.full((count, 6, 6, 1), 90, jnp.uint8).at[:, 2:4, 1].set(7)
     examples = Examples(images, jnp.zeros(count, jnp.int32))
-    factory = NetworkFactory((9, 9, 1), 3, ConvConfig())
-    graphdef, _, _ = split(factory(nnx.Rngs(0)))
+    factory = NetworkFactory((9, 9, 1), 3, ConvConfig(), NetworkConfig(channels=4))
+    graphdef, _, _ = split(nnx.eval_shape(lambda: factory(nnx.Rngs(0))))
+    state = jax.jit(init, static_argnums=0)(factory, jnp.uint32(0))
     standing_still = Schedule(*map(jnp.float32, (0, 0, 10)))
     scaling = jnp.float32(1 / 255), jnp.float32(0)
     program = jax.jit(train_one_epoch, static_argnums=(0, 1, 7))
     _, metrics = program(
-        graphdef,
-        20,
-        init(factory, jnp.uint32(0)),
-        examples,
-        scaling,
-        standing_still,
-        jnp.int32(epoch),
-        Noise(9, 255),
+        graphdef, 20, state, examples, scaling, standing_still, jnp.int32(epoch), Noise(9, 255)
     )
     return float(metrics["loss"])
 

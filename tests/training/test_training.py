@@ -18,11 +18,12 @@ from lrlc_jax.signals import Stopped
 from lrlc_jax.training import devices, step
 from lrlc_jax.training import train as loop
 from lrlc_jax.training.checkpoint import Checkpoints
-from lrlc_jax.training.compilation import CompileClock
+from lrlc_jax.training.devices import CompileClock
 from lrlc_jax.training.metrics import METRICS
 from lrlc_jax.training.optimizer import Schedule, make_optimizer
-from lrlc_jax.training.step import Examples, evaluate, init, to_input, train_one_epoch
+from lrlc_jax.training.step import Examples, evaluate, to_input, train_one_epoch
 from lrlc_jax.training.train import DeviceData, ProtocolConfig, train
+from tests.commands import quick_compilation
 
 pytestmark = pytest.mark.usefixtures("optax_types", "quick_compilation")
 
@@ -49,6 +50,17 @@ def factory(dataset, layer=None):
     )
 
 
+@pytest.fixture(scope="module")
+def start(dataset):
+    """The structure of the network, and the state of seed 0 before training."""
+    make = factory(dataset)
+    graphdef, _, _ = split(nnx.eval_shape(lambda: make(nnx.Rngs(0))))
+    with quick_compilation():
+        seeds = jax.device_put(np.arange(2, dtype=np.uint32))
+        states = loop._init_seeds(make, devices.lay_out(2), seeds)
+    return graphdef, jax.tree.map(lambda leaf: leaf[0], states)
+
+
 def values(history):
     return [*history.epochs, history.test]
 
@@ -73,15 +85,16 @@ def test_the_same_seeds_give_the_same_values_also_beside_other_seeds(dataset, da
     first = train(factory(dataset), data, PROTOCOL, seeds=(3, 7))
     again = train(factory(dataset), data, PROTOCOL, seeds=(3, 7))
     np.testing.assert_equal(values(first), values(again))
-    alone = train(factory(dataset), data, PROTOCOL, seeds=(7,))
-    np.testing.assert_allclose(first.test["test_loss"][1], alone.test["test_loss"][0], rtol=1e-4)
+    other = train(factory(dataset), data, PROTOCOL, seeds=(7, 9))
+    np.testing.assert_allclose(first.test["test_loss"][1], other.test["test_loss"][0], rtol=1e-4)
     assert first.test["test_loss"][0] != pytest.approx(first.test["test_loss"][1], rel=1e-3)
 
 
+@pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_seeds_that_do_not_fit_at_once_train_in_the_largest_groups_that_do(
-    dataset, data, monkeypatch
+    dataset, data, monkeypatch, count
 ):
-    seeds = (0, 1, 2, 3)
+    seeds = tuple(range(count))
 
     def run(**how):
         return train(factory(dataset), data, PROTOCOL, seeds=seeds, **how)
@@ -98,8 +111,8 @@ def test_seeds_that_do_not_fit_at_once_train_in_the_largest_groups_that_do(
     monkeypatch.setattr(loop, "free_memory", lambda _: 10**12)
     clock = CompileClock()
     at_once = run()
-    assert at_once.seeds_at_once == 4
-    assert clock.programs == 2  # the epoch, though it was asked for its memory first; the test
+    assert at_once.seeds_at_once == count
+    assert clock.programs <= 2  # the test, and the epoch once, after a question for its memory
     for a, b in zip(one_by_one.epochs, at_once.epochs, strict=True):
         np.testing.assert_allclose(a["train_loss"], b["train_loss"], rtol=2e-3)
     np.testing.assert_allclose(one_by_one.test["test_loss"], at_once.test["test_loss"], rtol=1e-2)
@@ -107,12 +120,12 @@ def test_seeds_that_do_not_fit_at_once_train_in_the_largest_groups_that_do(
     one_byte_too_few = asked[0] - 1
     monkeypatch.setattr(loop, "free_memory", lambda _: one_byte_too_few)
     grouped = run()
-    assert grouped.seeds_at_once == 2
-    assert asked[-1] < 0.7 * asked[0]
+    assert grouped.seeds_at_once == count // 2
+    assert count == 2 or asked[-1] < 0.7 * asked[0]
     np.testing.assert_allclose(grouped.test["test_loss"], at_once.test["test_loss"], rtol=1e-2)
     monkeypatch.setattr(loop, "free_memory", lambda _: 0)
     assert run().seeds_at_once == 1
-    assert run(seeds_at_once=4).seeds_at_once == 4  # asked for, whatever fits
+    assert run(seeds_at_once=count).seeds_at_once == count  # asked for, whatever fits
 
 
 def test_other_settings_of_the_same_shapes_compile_nothing(dataset, data):
@@ -136,18 +149,16 @@ def test_another_initialiser_compiles_the_initialisation_only(dataset, data):
 
 def test_it_learns(data, dataset):
     protocol = dataclasses.replace(PROTOCOL, epochs=30)
-    history = train(factory(dataset), data, protocol, seeds=(0,))
+    history = train(factory(dataset), data, protocol, seeds=(0, 1))
     assert history.epochs[-1]["train_accuracy"][0] > 0.98
     assert history.test["test_accuracy"][0] > 0.85
     assert not history.failed
 
 
-def test_an_epoch_has_an_order_of_its_own_and_drops_the_incomplete_last_batch(dataset, data):
-    make = factory(dataset)
-    graphdef, _, _ = split(make(nnx.Rngs(0)))
+def test_an_epoch_has_an_order_of_its_own_and_drops_the_incomplete_last_batch(start, data):
+    graphdef, state = start
     schedule = Schedule(*map(jnp.float32, (0, 0, 10)))  # learns nothing
     program = jax.jit(train_one_epoch, static_argnums=(0, 1))
-    state = jax.jit(lambda seed: init(make, seed))(jnp.uint32(0))
     examples = Examples(data.train.images[:100], data.train.labels[:100])
     losses = []
     for epoch in (0, 0, 1):
@@ -160,10 +171,8 @@ def test_an_epoch_has_an_order_of_its_own_and_drops_the_incomplete_last_batch(da
     assert losses[0] != losses[2]
 
 
-def test_evaluation_counts_every_example_once(dataset):
-    make = factory(dataset)
-    graphdef, _, _ = split(make(nnx.Rngs(0)))
-    state = jax.jit(lambda seed: init(make, seed))(jnp.uint32(3))
+def test_evaluation_counts_every_example_once(start, dataset):
+    graphdef, state = start
     images, labels = map(jnp.asarray, (dataset.test.images, dataset.test.labels))
 
     @jax.jit
@@ -175,7 +184,7 @@ def test_evaluation_counts_every_example_once(dataset):
     losses = -jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], axis=1)
     predicted = jnp.argmax(logits, axis=1).astype(labels.dtype)
     program = jax.jit(evaluate, static_argnums=0)
-    for count in (1, 512, 513, 900):
+    for count in (1, 512, 513):
         metrics = program(graphdef, state, Examples(images[:count], labels[:count]), SCALING)
         assert float(metrics["loss"]) == pytest.approx(float(losses[:count].mean()), rel=1e-5)
         right = float((predicted == labels)[:count].mean())
@@ -192,7 +201,7 @@ def test_a_loss_that_is_not_finite_fails_its_seed_and_no_other(dataset, data):
         network.classifier.bias[...] = jnp.where(start[0, 0] > 0, jnp.nan, 0.0) * jnp.ones(10)
         return network
 
-    seeds = tuple(range(6))
+    seeds = (0, 2)
     history = train(poisoned, data, PROTOCOL, seeds=seeds)
     assert 0 < len(history.failed) < len(seeds)
     assert set(history.failed.values()) == {1}
@@ -226,34 +235,19 @@ def test_a_metric_is_one_function(tmp_path, dataset, data, monkeypatch):
         if len(seen) == 1:
             raise Stopped
 
-    make = factory(dataset)
+    make, seen = factory(dataset), []
     plain = train(make, data, PROTOCOL, seeds=(0, 1))
-    begun = Checkpoints(tmp_path / "before")
-    seen = []
+    before, after = Checkpoints(tmp_path / "before"), Checkpoints(tmp_path / "after")
     with pytest.raises(Stopped):
-        train(make, data, PROTOCOL, seeds=(0, 1), on_epoch=stop, checkpoints=begun)
+        train(make, data, PROTOCOL, seeds=(0, 1), on_epoch=stop, checkpoints=before)
 
     monkeypatch.setitem(METRICS, "second", second)
     monkeypatch.setitem(METRICS, "margin", margin)
-    jax.clear_caches()
     seen.clear()
+    seeds = (0, 1, 2)  # no other test compiles programs for three
     with pytest.raises(Stopped):
-        train(
-            make,
-            data,
-            PROTOCOL,
-            seeds=(0, 1),
-            on_epoch=stop,
-            checkpoints=Checkpoints(tmp_path / "after"),
-        )
-    history = train(
-        make,
-        data,
-        PROTOCOL,
-        seeds=(0, 1),
-        on_epoch=stop,
-        checkpoints=Checkpoints(tmp_path / "after"),
-    )
+        train(make, data, PROTOCOL, seeds=seeds, on_epoch=stop, checkpoints=after)
+    history = train(make, data, PROTOCOL, seeds=seeds, on_epoch=stop, checkpoints=after)
     names = ["loss", "accuracy", "second", "margin"]
     in_epochs = [f"{split}_{name}" for split in ("train", "validation") for name in names]
     assert [list(metrics) for metrics in (*seen, *history.epochs)] == [in_epochs] * 4
@@ -261,7 +255,7 @@ def test_a_metric_is_one_function(tmp_path, dataset, data, monkeypatch):
     np.testing.assert_equal(seen, list(history.epochs))
     for found, expected in zip(values(history), values(plain), strict=True):
         for name, value in expected.items():
-            np.testing.assert_allclose(found[name], value, rtol=1e-5)
+            np.testing.assert_allclose(found[name][:2], value, rtol=1e-5)
     counts = history.test["test_second"] / 10 * len(dataset.test)
     np.testing.assert_allclose(counts, np.round(counts), atol=1e-3)
     assert np.all((counts > 0) & (counts < len(dataset.test)))
@@ -270,7 +264,6 @@ def test_a_metric_is_one_function(tmp_path, dataset, data, monkeypatch):
     # A checkpoint without these metrics is not continued.
     with pytest.raises(InputError, match="margin"):
         train(make, data, PROTOCOL, seeds=(0, 1), checkpoints=Checkpoints(tmp_path / "before"))
-    jax.clear_caches()
 
 
 def test_any_optax_chain_can_be_the_optimizer(tmp_path, dataset, data, monkeypatch):
@@ -280,14 +273,13 @@ def test_any_optax_chain_can_be_the_optimizer(tmp_path, dataset, data, monkeypat
     def stop(*_):
         raise Stopped
 
-    make = factory(dataset)
-    learned = train(make, data, PROTOCOL, seeds=(0,))
-    jax.clear_caches()
+    make, checkpoints = factory(dataset), Checkpoints(tmp_path)
+    learned = train(make, data, PROTOCOL, seeds=(0, 1))
     monkeypatch.setattr(step, "make_optimizer", standing_still)
+    seeds = (0, 1, 2, 3, 4)  # no other test compiles programs for five
     with pytest.raises(Stopped):
-        train(make, data, PROTOCOL, seeds=(0,), on_epoch=stop, checkpoints=Checkpoints(tmp_path))
-    history = train(make, data, PROTOCOL, seeds=(0,), checkpoints=Checkpoints(tmp_path))
+        train(make, data, PROTOCOL, seeds=seeds, on_epoch=stop, checkpoints=checkpoints)
+    history = train(make, data, PROTOCOL, seeds=seeds, checkpoints=checkpoints)
     first, second = (metrics["train_loss"] for metrics in history.epochs)
     np.testing.assert_allclose(first, second, rtol=1e-2)  # no parameter has changed
-    assert learned.epochs[1]["train_loss"] < 0.9 * first
-    jax.clear_caches()
+    assert learned.epochs[1]["train_loss"][0] < 0.9 * first[0]
