@@ -66,7 +66,9 @@ def ended(process):
     return process.returncode, said, errors.splitlines()
 
 
-@pytest.mark.parametrize("name", ["basic", "joblib", "submitit_local"])
+@pytest.mark.parametrize(
+    "name", ["basic", "joblib", pytest.param("submitit_local", marks=pytest.mark.slow)]
+)
 def test_all_jobs_run_and_each_error_and_output_is_shown_once(configs, name):
     jobs = ["job=bad,succeeds,fails,faulty", "worker=1,2"]
     status, said, errors = ended(launched(configs, launcher(name), GPUS, *jobs))
