@@ -312,7 +312,7 @@ def parameters(folder, quick=lambda _: True):
 QUICK = re.compile(
     "rowcol_norm|k3_dil2|k3x2|full_none|-col_norm|-inputdep_norm|mixed_full_softmax"
     "|net_flatten|net_input_dependent_layer3"
-    "|param_counts-mnist|init_stats-(?!locally_connected_layer3)|preprocess"
+    "|param_counts-mnist|init_stats-(?!locally_connected_layer3)|preprocess-(?!bilinear/output_[^3])"
 )
 
 

@@ -32,9 +32,6 @@ class CoordConv(Conv):
 
     Arguments and errors as for :class:`Conv`. ``in_features`` does not count the coordinates, which
     are the last two channels of ``kernel``. The paper appends them once, at the network's input.
-
-    >>> CoordConv(3, 8, 3, rngs=nnx.Rngs(0))(jnp.ones((2, 6, 5, 3))).shape
-    (2, 4, 3, 8)
     """
 
     EXTRA_CHANNELS: ClassVar[int] = 2

@@ -38,10 +38,6 @@ class LocallyConnected(PatchLayer):
         rngs: random keys of the initializer.
 
     Other arguments and errors as for :class:`.base.PatchLayer`, but with an input size.
-
-    >>> layer = LocallyConnected(3, 8, 3, input_size=6, rngs=nnx.Rngs(0))
-    >>> layer(jnp.ones((2, 6, 6, 3))).shape
-    (2, 4, 4, 8)
     """
 
     BIAS_PER_POSITION: ClassVar[bool] = True
@@ -106,10 +102,6 @@ def to_locally_connected(layer: PatchLayer) -> LocallyConnected:
 
     Raises:
         ValueError: for another layer, or one without an input size.
-
-    >>> lrlc = LRLC(3, 8, 3, input_size=6, rank=4, rngs=nnx.Rngs(0))
-    >>> to_locally_connected(lrlc).kernel.shape
-    (4, 4, 3, 3, 3, 8)
     """
     if isinstance(layer, CoordConv) or not isinstance(layer, LRLC | Conv | LocallyConnected):
         raise ValueError(

@@ -198,7 +198,8 @@ def test_unsupported_conversions_are_refused():
 
 def test_dilations_that_do_not_fit_have_no_weights():
     def dilations(size):
-        layer = LRLC(3, 4, 1, input_size=size, rank=2, input_dependent=True, rngs=nnx.Rngs(0))
+        options = {"input_size": size, "rank": 2, "input_dependent": True}
+        layer = nnx.eval_shape(lambda: LRLC(3, 4, 1, **options, rngs=nnx.Rngs(0)))
         g = layer.weights
         return [each.dilation for each in g.depthwise], g.squeeze.kernel.shape[0]
 

@@ -68,6 +68,7 @@ def test_the_kernels_equal_patches(case):
     all_same(*of_both(function, x, banks))
 
 
+@pytest.mark.slow
 def test_in_bfloat16_they_differ_by_its_rounding():
     x, banks, window = example(*SMALL, dtype=jnp.bfloat16)
     outputs, vjp = jax.vjp(lambda x, banks: pallas.by_position(x, banks, window, None), x, banks)
