@@ -136,6 +136,7 @@ def layer_of(path):
 
 def check_network(path, _):
     """A network in training and inference mode: logits, loss, gradients, moving statistics."""
+    jax.config.update("jax_disable_most_optimizations", False)  # as networks are trained
     arrays, meta = arrays_of(path, "meta")
     config = meta["config"]
     network = Network(
