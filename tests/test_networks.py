@@ -184,7 +184,7 @@ def test_blur_makes_a_strided_network_less_sensitive_to_shifts():
     [
         LRLCConfig(at="all", rank=3),
         slow(LRLCConfig(at=[1, 3], rank=2, sharing="row", normalization="norm")),
-        MixedLRLCConfig(at=2, rank=2, kernel_sizes=[3, [2, 1]], dilations=[1, 2]),
+        slow(MixedLRLCConfig(at=2, rank=2, kernel_sizes=[3, [2, 1]], dilations=[1, 2])),
         SpatialBiasConfig(),
         slow(LocallyConnectedConfig(at=2)),
         slow(ConvConfig()),
@@ -276,11 +276,8 @@ def products_of(factory):
     }
 
 
-QUICK = ("lrlc", "lrlc_input_dependent")
-
-
 @pytest.mark.parametrize(
-    "name", [name if name in QUICK else slow(name) for name in LAYERS if name != "conv"]
+    "name", [name if name == "lrlc" else slow(name) for name in LAYERS if name != "conv"]
 )
 def test_precision_reaches_every_product_of_a_step(name):
     """Also those with which filters are folded, and those of the gradients."""

@@ -91,10 +91,6 @@ class LRLC(PatchLayer):
         rngs: random keys of the initializers.
 
     Other arguments and errors as for :class:`.base.PatchLayer`, but with an input size.
-
-    >>> layer = LRLC(3, 8, 3, input_size=32, rank=4, rngs=nnx.Rngs(0))
-    >>> layer(jnp.ones((2, 32, 32, 3))).shape
-    (2, 30, 30, 8)
     """
 
     def __init__(

@@ -65,7 +65,7 @@ def make(kind, seed=1, **changes):
     return made
 
 
-property_test = functools.partial(settings, max_examples=3, deadline=None, derandomize=True)
+property_test = functools.partial(settings, max_examples=2, deadline=None, derandomize=True)
 
 
 def slow(value):
