@@ -311,7 +311,7 @@ def parameters(folder, quick=lambda _: True):
 
 # Compiling takes most of the time: these cases take each path through the layers.
 QUICK = re.compile(
-    "rowcol_norm|k3x2|full_none|-inputdep_norm|mixed_full_softmax"
+    "rowcol_norm|k3x2|full_none|mixed_full_softmax"
     "|net_flatten|net_input_dependent_layer3|param_counts-mnist"
     "|init_stats-(lrlc_layer3_rank4$|input|locally_connected_layer1)"
     "|preprocess-(?!bilinear/output_[^3])"
