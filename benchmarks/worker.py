@@ -86,7 +86,7 @@ def device_peak() -> int | None:
     return None
 
 
-def prepare(request: Mapping[str, Any]) -> tuple[Timed, int, dict[str, str]]:
+def compiled_case(request: Mapping[str, Any]) -> tuple[Timed, int, dict[str, str]]:
     """The compiled case, the resident memory before it was built, and the framework's version."""
     from benchmarks.peers import PEERS  # noqa: PLC0415 (it imports this module)
 
@@ -99,12 +99,12 @@ def prepare(request: Mapping[str, Any]) -> tuple[Timed, int, dict[str, str]]:
         import numpy as np  # noqa: PLC0415
 
         baseline = resident_bytes("VmRSS")
-        case = peer.prepare(dict(np.load(request["start"])), request["block_seconds"])
+        case = peer.compiled(dict(np.load(request["start"])), request["block_seconds"])
     else:
         from benchmarks import ours  # noqa: PLC0415 (slow import)
 
         baseline = resident_bytes("VmRSS")
-        case = ours.prepare(request)
+        case = ours.compiled(request)
     return case, baseline, {framework.__name__: str(framework.__version__)}
 
 
@@ -125,7 +125,7 @@ def main() -> None:
 
     threading.Thread(target=read, daemon=True).start()
     try:
-        case, baseline, versions = prepare(json.loads(lines.get()))
+        case, baseline, versions = compiled_case(json.loads(lines.get()))
         facts = {name: value for name, value in vars(case).items() if name != "block"}
         answer({**facts, "versions": versions})
         while True:

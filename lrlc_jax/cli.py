@@ -178,7 +178,7 @@ def in_worker(work: Callable[[], None], name: str) -> Result:
     output = io.StringIO()
 
     def job() -> None:
-        if not signals.told():  # during an earlier job of this worker
+        if not signals.signalled():  # during an earlier job of this worker
             with signals.stoppable_job():
                 work()
 

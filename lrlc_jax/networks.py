@@ -187,7 +187,7 @@ def count_parameters(state: State) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(state))
 
 
-def products(build: Callable[[], Network]) -> list[int]:
+def multiply_adds(build: Callable[[], Network]) -> list[int]:
     """Multiply-adds of each layer's product for one image, by abstract evaluation."""
     found: list[int] = []
 

@@ -30,7 +30,7 @@ class Stopped(BaseException):
     """The work ends early, for the reason in the message. Only code that saves state catches it."""
 
 
-class TimeBox:
+class TimeLimit:
     """Time limit in minutes from the start of the process, or None."""
 
     def __init__(self, minutes: float | None = None) -> None:
@@ -48,7 +48,7 @@ class TimeBox:
 _signalled: list[str] = []  # name of the first signal
 
 
-def told() -> bool:
+def signalled() -> bool:
     """Whether this process has received a signal to stop."""
     return bool(_signalled)
 

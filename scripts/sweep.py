@@ -33,9 +33,9 @@ def sweep(values: dict[str, Any], overrides: list[str]) -> None:
     if not isinstance(dry_run, bool):
         raise InputError(f"dry_run is {dry_run!r}; set it to true or false.")
     study = typed(StudyConfig, values.pop("study"), "study")
-    config, menu = parse(values), load_studies(CONFIGS)
-    check([study, *menu])
-    entries = plan(study, config, menu, given)
+    config, studies = parse(values), load_studies(CONFIGS)
+    check([study, *studies])
+    entries = plan(study, config, studies, given)
     if dry_run:
         show(study, entries)
         return
@@ -47,7 +47,7 @@ def sweep(values: dict[str, Any], overrides: list[str]) -> None:
         return
     if outcome.records:
         planned = {entry.study.name: entry.study for entry in entries}
-        others = [other for other in menu if other.name not in planned]
+        others = [other for other in studies if other.name not in planned]
         report = build([*planned.values(), *others], config.results_dir, entries)
         for name, table in report.requested.items():
             print(markdown(table))

@@ -60,7 +60,7 @@ class Peer:
         step: Step = written.training_step(params, images, labels, **self.options)
         return step
 
-    def prepare(self, arrays: Arrays, block_seconds: float) -> Timed:
+    def compiled(self, arrays: Arrays, block_seconds: float) -> Timed:
         """A block of training steps, compiled.
 
         A peer compiles in its first step: its time beyond the second step counts as compiling.

@@ -22,7 +22,7 @@ from lrlc_jax.experiments.config import Config
 from lrlc_jax.experiments.runner import network_of
 from lrlc_jax.experiments.study import Job
 from lrlc_jax.layers import ConvConfig
-from lrlc_jax.networks import check_precision, products
+from lrlc_jax.networks import check_precision, multiply_adds
 from lrlc_jax.progress import Progress, counted, duration
 from lrlc_jax.training.devices import default_seeds_at_once, enable_cache
 from lrlc_jax.training.train import DeviceData, train
@@ -107,7 +107,7 @@ def forecast(left: Sequence[Job]) -> tuple[float, int]:
 def work_of(job: Job) -> Work:
     """Multiply-adds of a run's network; nothing is computed."""
     factory = network_of(job)
-    layers = dict(enumerate(products(lambda: factory(nnx.Rngs(0))), start=1))
+    layers = dict(enumerate(multiply_adds(lambda: factory(nnx.Rngs(0))), start=1))
     special = sum(layers[position] for position in job.config.layer.positions)
     return Work(sum(layers.values()) - special, special)
 

@@ -12,7 +12,7 @@ from lrlc_jax.experiments.record import Record
 from lrlc_jax.experiments.runner import Runner
 from lrlc_jax.experiments.study import Job
 from lrlc_jax.progress import Progress, counted
-from lrlc_jax.signals import Stopped, TimeBox, stoppable
+from lrlc_jax.signals import Stopped, TimeLimit, stoppable
 from lrlc_jax.tracking import Tracker
 
 LOOK_EVERY = 2.0  # seconds between two looks for the records of other workers
@@ -87,7 +87,7 @@ def execute(jobs: Sequence[Job], tracker: Tracker) -> Outcome:
         InputError: for an unwritable folder, a damaged record or checkpoint.
         RunError: if the disk refuses a record.
     """
-    records.prepare(jobs[0].config.results_dir)
+    records.require_writable(jobs[0].config.results_dir)
     outcome = Outcome(jobs)
     try:
         with stoppable():
@@ -101,24 +101,24 @@ def execute(jobs: Sequence[Job], tracker: Tracker) -> Outcome:
                             if claimed:
                                 clear(folder)
             if outcome.pending:
-                work(outcome, tracker)
+                train_pending(outcome, tracker)
     except Stopped as reason:
         outcome.stopped = str(reason)
     return outcome
 
 
-def work(outcome: Outcome, tracker: Tracker) -> None:
+def train_pending(outcome: Outcome, tracker: Tracker) -> None:
     """Train pending runs until all are done, by this process or by others."""
     pending = outcome.pending
     config = pending[0].config
-    box = TimeBox(config.budget_minutes)
+    limit = TimeLimit(config.budget_minutes)
     waiting = False
     with Progress(sum(job.config.protocol.epochs for job in pending), unit="epoch") as progress:
-        runner = Runner(pending, tracker, progress, box, outcome.records)
+        runner = Runner(pending, tracker, progress, limit, outcome.records)
         try:
             while left := outcome.pending:
                 for job in left:
-                    attempt(job, runner, outcome)
+                    train_if_free(job, runner, outcome)
                 others = outcome.pending
                 if len(others) < len(left):
                     continue
@@ -128,7 +128,7 @@ def work(outcome: Outcome, tracker: Tracker) -> None:
                     waiting = True
                     runs = f"{counted(len(others), 'run')} of other workers{hosts(others)}"
                     progress.say(f"waiting for {runs}")
-                box.require(LOOK_EVERY)
+                limit.require(LOOK_EVERY)
                 time.sleep(LOOK_EVERY)
         except Stopped:
             outcome.kept = runner.kept
@@ -136,7 +136,7 @@ def work(outcome: Outcome, tracker: Tracker) -> None:
             raise
 
 
-def attempt(job: Job, runner: Runner, outcome: Outcome) -> None:
+def train_if_free(job: Job, runner: Runner, outcome: Outcome) -> None:
     """Train a run, unless another worker trains it or has a record of it."""
     results_dir = job.config.results_dir
     folder = unfinished(results_dir, job.identity)

@@ -106,7 +106,7 @@ def folder(results_dir: str | pathlib.Path) -> pathlib.Path:
     return pathlib.Path(results_dir).expanduser() / "records"
 
 
-def prepare(results_dir: str) -> None:
+def require_writable(results_dir: str) -> None:
     """Refuse a folder without write permission, before any work."""
     path = folder(results_dir)
     try:

@@ -18,7 +18,7 @@ from lrlc_jax.experiments.statistics import describe
 from lrlc_jax.experiments.study import Job
 from lrlc_jax.networks import NetworkFactory, check_precision
 from lrlc_jax.progress import Progress, counted, duration
-from lrlc_jax.signals import Stopped, TimeBox
+from lrlc_jax.signals import Stopped, TimeLimit
 from lrlc_jax.tracking import Tracker
 from lrlc_jax.training.checkpoint import Checkpoints
 from lrlc_jax.training.devices import CompileClock, enable_cache, lay_out
@@ -37,7 +37,7 @@ class Runner:
         pending: runs without a record.
         tracker: is notified of runs and epochs.
         progress: counts epochs of all pending runs.
-        box: the time limit of this process.
+        limit: the time limit of this process.
         known: records of other runs of the study; they tell the time of a run to its first epoch.
     """
 
@@ -46,14 +46,14 @@ class Runner:
         pending: Sequence[Job],
         tracker: Tracker,
         progress: Progress,
-        box: TimeBox,
+        limit: TimeLimit,
         known: Iterable[Record],
     ) -> None:
         for job in pending:
             check_precision(job.config.network.precision)
             lay_out(job.config.protocol.seeds, job.config.protocol.data_parallel)
         enable_cache()
-        self.pending, self.tracker, self.progress, self.box = pending, tracker, progress, box
+        self.pending, self.tracker, self.progress, self.limit = pending, tracker, progress, limit
         self.clock = CompileClock()
         self.on_device: tuple[Dataset, DeviceData] | None = None
         here = provenance.machine()
@@ -70,10 +70,10 @@ class Runner:
         Raises:
             InputError: if the images are too small for the network, or the checkpoint is damaged.
             RunError: if the device fails, for example for want of memory.
-            Stopped: by a signal, or at the end of the time box; finished epochs are kept.
+            Stopped: by a signal, or at the end of the time limit; finished epochs are kept.
         """
         # Network, checkpoint, data on the device.
-        self.box.require(self.to_first_epoch)
+        self.limit.require(self.to_first_epoch)
         config, protocol, label = job.config, job.config.protocol, job.config.layer.label
         factory = network_of(job)
         checkpoints = Checkpoints(
@@ -101,7 +101,7 @@ class Runner:
             self.progress.advance(1, f"epoch {epoch}/{protocol.epochs}, {accuracy}")
             self.tracker.epoch(epoch, metrics)
             if epoch < protocol.epochs:
-                self.box.require(SLACK * max(later, default=first) + SAVING)
+                self.limit.require(SLACK * max(later, default=first) + SAVING)
 
         try:
             history = train(

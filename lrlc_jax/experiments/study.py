@@ -91,13 +91,13 @@ def load_studies(configs: pathlib.Path) -> list[StudyConfig]:
     return found
 
 
-def members(study: StudyConfig, menu: Sequence[StudyConfig]) -> list[StudyConfig]:
+def members(study: StudyConfig, studies: Sequence[StudyConfig]) -> list[StudyConfig]:
     """The study and its included studies, each once; those without runs of their own are left out.
 
     Raises:
-        InputError: for a study that is not in the menu, one that includes itself, or no runs.
+        InputError: for an unknown study, one that includes itself, or no runs.
     """
-    known = {other.name: other for other in (*menu, study)}
+    known = {other.name: other for other in (*studies, study)}
     found: dict[str, StudyConfig] = {}
 
     def visit(name: str, path: tuple[str, ...]) -> None:
@@ -148,7 +148,7 @@ def _layer(settings: str) -> LayerConfig:
     return layer_config(json.loads(settings))
 
 
-def with_its_data(study: StudyConfig, base: Config, given: Collection[str] = ()) -> Config:
+def with_study_data(study: StudyConfig, base: Config, given: Collection[str] = ()) -> Config:
     """The settings of a command with the data settings that the study fixes.
 
     The command may not contradict the study; ``given`` are the names of settings on its command
@@ -168,7 +168,7 @@ def with_its_data(study: StudyConfig, base: Config, given: Collection[str] = ())
 def plan(
     study: StudyConfig,
     base: Config,
-    menu: Sequence[StudyConfig] = (),
+    studies: Sequence[StudyConfig] = (),
     given: Collection[str] = (),
 ) -> list[Entry]:
     """The entries of a study and of its included studies; several entries may share a run.
@@ -176,8 +176,8 @@ def plan(
     Args:
         study: the study.
         base: common settings of the runs; of its layer, only the options are used.
-        menu: studies that it may include.
-        given: see :func:`with_its_data`.
+        studies: studies that it may include.
+        given: see :func:`with_study_data`.
 
     Raises:
         InputError: for bad settings of a study, one that contradicts ``base``, or bad data.
@@ -185,8 +185,8 @@ def plan(
     """
     options = dataclasses.asdict(base.layer)
     wanted = [
-        (member, layer, with_its_data(member, base, given))
-        for member in members(study, menu)
+        (member, layer, with_study_data(member, base, given))
+        for member in members(study, studies)
         for layer in study_layers(member, options)
     ]  # all settings are checked before data are loaded
     loader = Loader(study.train_size)

@@ -248,14 +248,14 @@ class LRLC(PatchLayer):
         return rows * cols * taps * self.in_features * self.out_features
 
 
-def build(config: Any, site: Site, rngs: nnx.Rngs, **options: Any) -> LRLC:
+def build_lrlc(config: Any, site: Site, rngs: nnx.Rngs, **options: Any) -> LRLC:
     """LRLC of any settings at a site: their common settings, and other ``options``."""
     common = ("rank", "normalization", "use_spatial_bias")
     options |= {name: getattr(config, name) for name in common}
     return LRLC(**site.arguments(**options), rngs=rngs)
 
 
-def rank_1(layer: Any, sharing: str) -> LayerConfig:
+def simplest_lrlc(layer: Any, sharing: str) -> LayerConfig:
     """LRLC of rank 1 as a simpler layer.
 
     The only weight of a softmax is 1: a convolution with the spatial bias remains. Other
@@ -290,13 +290,13 @@ class LRLCConfig(RankedLayerConfig):
     use_spatial_bias: bool = True
 
     def simplest(self) -> LayerConfig:
-        """At rank 1 a convolution with spatial bias (:func:`rank_1`)."""
-        return rank_1(self, self.sharing)
+        """At rank 1 a convolution with spatial bias (:func:`simplest_lrlc`)."""
+        return simplest_lrlc(self, self.sharing)
 
     def build(self, site: Site, rngs: nnx.Rngs) -> LRLC:
         """The layer at a site."""
         init = he_uniform if self.weights_init == "random" else None
-        return build(self, site, rngs, sharing=self.sharing, weights_init=init)
+        return build_lrlc(self, site, rngs, sharing=self.sharing, weights_init=init)
 
 
 @dataclasses.dataclass
@@ -310,12 +310,12 @@ class InputDependentLRLCConfig(RankedLayerConfig):
     use_spatial_bias: bool = True
 
     def simplest(self) -> LayerConfig:
-        """At rank 1 a convolution with a bias per position (:func:`rank_1`)."""
-        return rank_1(self, "full")
+        """At rank 1 a convolution with a bias per position (:func:`simplest_lrlc`)."""
+        return simplest_lrlc(self, "full")
 
     def build(self, site: Site, rngs: nnx.Rngs) -> LRLC:
         """The layer at a site."""
-        return build(self, site, rngs, input_dependent=True)
+        return build_lrlc(self, site, rngs, input_dependent=True)
 
 
 @dataclasses.dataclass
@@ -363,7 +363,7 @@ class MixedLRLCConfig(RankedLayerConfig):
             value if isinstance(value, list) else [value] * self.rank
             for value in (self.kernel_sizes, self.dilations)
         )
-        return build(
+        return build_lrlc(
             self,
             site,
             rngs,

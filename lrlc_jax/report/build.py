@@ -86,11 +86,11 @@ def build(
             report.tables[name] = table
             if one.runs.keys() == requested.get(one.study.name):
                 report.requested[name] = table
-            for ending, text in tables.forms(table).items():
+            for ending, text in tables.formats(table).items():
                 contents[root / "tables" / f"{name}.{ending}"] = text
         for function in one.study.figures:
             if figure := figures.FIGURES[function](one):
-                for ending, image in figures.forms(figure).items():
+                for ending, image in figures.formats(figure).items():
                     contents[root / "figures" / f"{one.name}-{function}.{ending}"] = image
     for path, content in contents.items():
         write_atomically(path, content)

@@ -137,7 +137,7 @@ def png(figure: Figure) -> bytes:
     return saved(figure, "png", Software=None)
 
 
-def forms(figure: Figure) -> dict[str, bytes]:
+def formats(figure: Figure) -> dict[str, bytes]:
     """Content of each form of a figure, by the ending of its file."""
     pdf = saved(figure, "pdf", Creator=None, Producer=None, CreationDate=None)
     return {"png": png(figure), "pdf": pdf}

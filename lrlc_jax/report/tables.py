@@ -208,6 +208,6 @@ def latex(table: Table) -> str:
     return "\n".join(lines) + "\n"
 
 
-def forms(table: Table) -> dict[str, str]:
+def formats(table: Table) -> dict[str, str]:
     """Content of each form of a table, by the ending of its file."""
     return {"md": markdown(table), "csv": comma_separated(table), "tex": latex(table)}

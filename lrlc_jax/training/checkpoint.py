@@ -31,7 +31,7 @@ FILE_NAME = re.compile(r"(\d+)-([0-9a-f]{64})\.npz")
 
 @dataclasses.dataclass
 class CheckpointConfig(Schema):
-    """Time between two checkpoints; a signal or the end of the time box saves one as well."""
+    """Time between two checkpoints; a signal or the end of the time limit saves one as well."""
 
     SECTION = "checkpoint"
 
