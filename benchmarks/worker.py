@@ -1,8 +1,8 @@
-"""The process of one case: it compiles a block of steps, and times it on request.
+"""The process of one case: compile a block of steps, and time it on request.
 
-It reads lines on standard input and answers in JSON. The first line is a request; the answer comes
-when everything is compiled. Each further line times one block. Between lines the process waits in a
-read. A peer's process imports numpy and the peer's framework only.
+It reads lines from standard input and answers in JSON. The first line is a request, answered after
+compilation. Each further line times one block. Between lines the process is idle. A peer's process
+imports numpy and the peer's framework only.
 """
 
 import contextlib
@@ -110,7 +110,7 @@ def compiled_case(request: Mapping[str, Any]) -> tuple[Timed, int, dict[str, str
 
 def main() -> None:
     """Answer the lines of standard input."""
-    # Standard output is for the answers alone; the prints of frameworks go to standard error.
+    # Standard output is for the answers only; frameworks print to standard error.
     channel = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     lines: queue.SimpleQueue[str] = queue.SimpleQueue()

@@ -1,4 +1,4 @@
-"""All runs of a study, shared with other workers on the same results folder."""
+"""Train the runs of a study, shared with other workers on the same results folder."""
 
 import contextlib
 import dataclasses
@@ -15,7 +15,7 @@ from lrlc_jax.progress import Progress, counted
 from lrlc_jax.signals import Stopped, TimeLimit, stoppable
 from lrlc_jax.tracking import Tracker
 
-LOOK_EVERY = 2.0  # seconds between two looks for the records of other workers
+LOOK_EVERY = 2.0  # seconds between two searches for records of other workers
 
 
 @dataclasses.dataclass
@@ -25,7 +25,7 @@ class Outcome:
     Attributes:
         jobs: all runs.
         done: records by identity, in any order.
-        trained: number of records written by this process.
+        trained: number of runs trained by this process.
         problems: reason for each run whose training failed, by identity.
         stopped: reason for an early end.
         kept: the run that was stopped, and its last epoch in a checkpoint.
@@ -77,7 +77,7 @@ def execute(jobs: Sequence[Job], tracker: Tracker) -> Outcome:
 
     A run's record is on disk before the next run starts, and a stopped run leaves a checkpoint: a
     repeated call resumes the work. Several processes may call it for the same results folder; each
-    run is trained by one of them, or by the next one if that ends.
+    run is trained by one of them and, if that dies, resumed by another.
 
     Args:
         jobs: different runs with the same results folder.
@@ -94,7 +94,7 @@ def execute(jobs: Sequence[Job], tracker: Tracker) -> Outcome:
             for job in jobs:
                 if record := records.find(job.identity, job.config.results_dir):
                     outcome.done[job.identity] = record
-                    # The folder of a worker that ended between its record and its clean-up.
+                    # Left by a worker that died between writing the record and cleaning up.
                     folder = unfinished(job.config.results_dir, job.identity)
                     if folder.exists():
                         with contextlib.suppress(RunError), claim(folder) as claimed:
@@ -141,7 +141,7 @@ def train_if_free(job: Job, runner: Runner, outcome: Outcome) -> None:
     results_dir = job.config.results_dir
     folder = unfinished(results_dir, job.identity)
     with claim(folder) as claimed:
-        # Looked up under the claim, which its worker releases after it has written the record.
+        # Looked up under the claim: a worker releases its claim after writing the record.
         record = records.find(job.identity, results_dir)
         if record:
             runner.skip(job.config.protocol.epochs)

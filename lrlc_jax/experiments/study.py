@@ -1,4 +1,4 @@
-"""From a study to its runs, each with its data and its identity."""
+"""Studies: their layers and runs, each with its data and its identity."""
 
 import dataclasses
 import functools
@@ -40,7 +40,7 @@ class Job:
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """A layer of a study, and its run, which may have a simpler layer."""
+    """A layer of a study and its run, which may train an equivalent simpler layer."""
 
     study: StudyConfig
     layer: LayerConfig
@@ -48,7 +48,7 @@ class Entry:
 
 
 class Loader:
-    """Loads each data set once.
+    """Makes jobs, and loads each data set once.
 
     ``at_most_train`` limits the number of training images if ``dataset.train_size`` is not set.
     """
@@ -92,7 +92,7 @@ def load_studies(configs: pathlib.Path) -> list[StudyConfig]:
 
 
 def members(study: StudyConfig, studies: Sequence[StudyConfig]) -> list[StudyConfig]:
-    """The study and its included studies, each once; those without runs of their own are left out.
+    """The study and its included studies, each once, without studies that have no own runs.
 
     Raises:
         InputError: for an unknown study, one that includes itself, or no runs.
@@ -119,7 +119,7 @@ def members(study: StudyConfig, studies: Sequence[StudyConfig]) -> list[StudyCon
 def study_layers(study: StudyConfig, options: Mapping[str, Any]) -> list[LayerConfig]:
     """The layers of a study's own runs, each once.
 
-    ``options`` are settings for layers that have them and whose entry does not give them.
+    ``options`` are values for settings that an entry leaves out; each layer takes its own.
     """
     layers: list[LayerConfig] = []
     for entry in study.runs:
@@ -149,9 +149,9 @@ def _layer(settings: str) -> LayerConfig:
 
 
 def with_study_data(study: StudyConfig, base: Config, given: Collection[str] = ()) -> Config:
-    """The settings of a command with the data settings that the study fixes.
+    """The settings of a command with the data settings of the study.
 
-    The command may not contradict the study; ``given`` are the names of settings on its command
+    The command must not contradict the study; ``given`` are the names of settings on its command
     line, such as ``dataset.translate``.
     """
     for name, value in study.dataset.items():
@@ -176,7 +176,7 @@ def plan(
     Args:
         study: the study.
         base: common settings of the runs; of its layer, only the options are used.
-        studies: studies that it may include.
+        studies: studies that can be included.
         given: see :func:`with_study_data`.
 
     Raises:

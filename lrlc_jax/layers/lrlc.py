@@ -210,7 +210,7 @@ class LRLC(PatchLayer):
         return self.bases.window(window) if isinstance(self.bases, MixedBases) else window
 
     def bases_with_windows(self) -> list[tuple[jax.Array, Window]]:
-        """Bases ``(K, kh, kw, in, out)`` with their window; mixed bases have an entry each, of K = 1."""
+        """Bases ``(K, kh, kw, in, out)`` with their window; one entry for each mixed basis."""
         if isinstance(self.bases, MixedBases):
             bases = (kernel[...][None] for kernel in self.bases.kernels)
             return list(zip(bases, self.bases.windows, strict=True))

@@ -89,7 +89,7 @@ def statistics_values(dataset: Dataset, statistics: ImageStatistics) -> dict[str
 
 
 def plots(dataset: Dataset, statistics: ImageStatistics) -> dict[str, bytes]:
-    """All pictures by file name. Git ignores ``.local`` files, which must not be published."""
+    """All pictures by file name; ``.local`` files must not be published, and git ignores them."""
     private = ".local" if SOURCES[dataset.name].private else ""
     return {
         "correlation.png": png(correlation_plot(dataset, statistics)),
@@ -99,7 +99,7 @@ def plots(dataset: Dataset, statistics: ImageStatistics) -> dict[str, bytes]:
 
 
 def title(dataset: Dataset, *rest: str) -> str:
-    """A line for each phrase of the data set's title, and further text."""
+    """The data set's title, a line for each phrase, and a line with ``rest``."""
     return dataset.title.replace("; ", "\n") + "\n" + "; ".join(rest)
 
 

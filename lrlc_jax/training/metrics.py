@@ -41,7 +41,7 @@ def accuracy(logits: jax.Array, labels: jax.Array) -> jax.Array:
 
 
 def is_exact(values: jax.Array) -> bool:
-    """Whether a metric's values are summed exactly: booleans and integers."""
+    """Whether sums of a metric's values are exact: booleans and integers."""
     return not jnp.issubdtype(values.dtype, jnp.floating)
 
 
