@@ -1,4 +1,4 @@
-"""Settings of the benchmark, and the cases and groups that they describe."""
+"""Settings of the benchmark, and their cases and groups."""
 
 import dataclasses
 import itertools
@@ -159,9 +159,9 @@ def cases(settings: Settings, peers: Iterable[str]) -> list[Case]:
 def groups(settings: Settings, peers: Iterable[str]) -> list[list[Case]]:
     """The cases in groups whose rounds alternate; the first of each group is the reference.
 
-    The reference is our network with the first of the layers, and one seed. A group has one other
-    case, since large cases share the memory; or all cases of the table in a quick run. Our network
-    with the same layer accompanies a peer's case.
+    The reference is our network with the first of ``layers`` and one seed. A group has one more
+    case, since all of its processes share the memory; in a quick run, all cases of the table. A
+    peer's group also has our network with the same layer.
     """
     sections: dict[str, list[Case]] = {}
     for case in cases(settings, peers):

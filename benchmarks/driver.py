@@ -1,4 +1,4 @@
-"""Runs the cases: a process for each, their rounds in turn, results on disk after each group."""
+"""Run the cases: a process for each, alternating rounds, results on disk after each group."""
 
 import contextlib
 import dataclasses
@@ -43,7 +43,7 @@ def environment(python: str, precision: str) -> dict[str, str]:
     Our own interpreter gets the import path of this process; another one keeps its own.
     """
     own = sys.path if python == sys.executable else [os.environ.get("PYTHONPATH", "")]
-    # Frameworks differ in their use of TF32; the libraries below them obey this variable.
+    # Frameworks differ in their default for TF32; NVIDIA's libraries obey this variable.
     exact = {"NVIDIA_TF32_OVERRIDE": "0"} if precision == "float32" else {}
     path = os.pathsep.join(filter(None, [str(ROOT), *own]))
     return {**SHARED_DEVICE, **exact, **os.environ, "PYTHONPATH": path}
@@ -102,7 +102,7 @@ class Worker:
 
 
 def interpreters(settings: Settings) -> tuple[dict[str, str], list[str]]:
-    """The interpreter of each installed peer, and a sentence on the others.
+    """The interpreter of each installed peer, and a sentence on missing peers.
 
     Raises:
         InputError: if ``peers_python`` is not an interpreter.
@@ -137,7 +137,7 @@ def run(settings: Settings, path: pathlib.Path) -> Benchmark:
         InputError: if ``peers_python`` is not an interpreter, or the device lacks the precision.
         RunError: if the results cannot be written.
     """
-    os.environ |= {**SHARED_DEVICE, **os.environ}  # this process uses the device, too
+    os.environ |= {**SHARED_DEVICE, **os.environ}  # this process also uses the device
     check_precision(settings.precision)
     pythons, left_out = interpreters(settings)
     local = ("results_dir", "peers_python")  # paths of this machine
@@ -213,7 +213,7 @@ def measure(
 
 @contextlib.contextmanager
 def noted(result: Result) -> Iterator[None]:
-    """Note a failure in the result."""
+    """Store a failure in the result."""
     try:
         yield
     except (RunError, ValueError, OSError) as error:

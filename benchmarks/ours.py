@@ -22,7 +22,7 @@ CLASSES = 10
 EPOCH_STEPS = 2  # a loop of one step compiles to a slightly slower program than longer loops
 
 
-def prepare(request: Mapping[str, Any]) -> Timed:
+def compiled(request: Mapping[str, Any]) -> Timed:
     """The case of a request, compiled.
 
     Raises:
@@ -43,7 +43,7 @@ def examples(case: Case, count: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray
 
 
 def start(case: Case) -> dict[str, npt.NDArray[Any]]:
-    """Initial parameters of a peer, by their paths in our network, and its only batch."""
+    """Initial parameters of a peer, by path in our network, and its batch."""
     factory = NetworkFactory(case.image_shape, CLASSES, case.config)
     return flat(jax.jit(lambda: split(factory(nnx.Rngs(0)))[1])()) | batch(case)
 
@@ -61,7 +61,7 @@ def flat(params: State) -> dict[str, npt.NDArray[Any]]:
 
 
 def training(case: Case, factory: NetworkFactory, block_seconds: float) -> Timed:
-    """Short epochs of one seed or of several."""
+    """Short epochs of training, for one or several seeds."""
     graphdef, _, _ = split(nnx.eval_shape(lambda: factory(nnx.Rngs(0))))
     seeds_at_once = default_seeds_at_once(case.seeds)
     layout = lay_out(case.seeds, devices=jax.local_devices()[:1])

@@ -36,13 +36,13 @@ class Result:
     Attributes:
         case: the case.
         repeats: steps per timed block.
-        compile_seconds: without the compilation cache.
+        compile_seconds: tracing, lowering and compiling, without the compilation cache.
         seconds: per step, for each round.
         peak_bytes: peak memory beyond the imported framework's; or peak memory on the accelerator.
         memory: ``"process"`` or ``"device"``.
         ratios: time per image relative to the reference, for each round.
         ratios_to_ours: likewise relative to our network, for a peer.
-        problem: reason of a failure.
+        problem: reason for a failure.
     """
 
     case: Case
@@ -118,7 +118,7 @@ class Benchmark:
 
 
 def markdown(benchmark: Benchmark) -> str:
-    """A table for each section, with the circumstances of the run."""
+    """A table for each section, with machine, versions and settings of the run."""
     settings = benchmark.settings
     packages = ", ".join(f"{name} {version}" for name, version in benchmark.versions.items())
     way = f"; our products: {settings['product_way']}" if settings["product_way"] else ""
@@ -140,7 +140,7 @@ def markdown(benchmark: Benchmark) -> str:
 
 
 def cells(result: Result) -> dict[str, str]:
-    """A row of a table, by column; for a failed case the reason."""
+    """A row of a table by column; for a failed case, the reason."""
     if result.problem:
         return {"Layer": f"{result.case.title}: FAILED: {result.problem}"}
     seconds, ratios, ours = result.seconds, result.ratios, result.ratios_to_ours

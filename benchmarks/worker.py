@@ -1,8 +1,8 @@
-"""The process of one case: it compiles a block of steps, and times it on request.
+"""The process of one case: compile a block of steps, and time it on request.
 
-It reads lines on standard input and answers in JSON. The first line is a request; the answer comes
-when everything is compiled. Each further line times one block. Between lines the process waits in a
-read. A peer's process imports numpy and the peer's framework only.
+It reads lines from standard input and answers in JSON. The first line is a request, answered after
+compilation. Each further line times one block. Between lines the process is idle. A peer's process
+imports numpy and the peer's framework only.
 """
 
 import contextlib
@@ -86,7 +86,7 @@ def device_peak() -> int | None:
     return None
 
 
-def prepare(request: Mapping[str, Any]) -> tuple[Timed, int, dict[str, str]]:
+def compiled_case(request: Mapping[str, Any]) -> tuple[Timed, int, dict[str, str]]:
     """The compiled case, the resident memory before it was built, and the framework's version."""
     from benchmarks.peers import PEERS  # noqa: PLC0415 (it imports this module)
 
@@ -99,18 +99,18 @@ def prepare(request: Mapping[str, Any]) -> tuple[Timed, int, dict[str, str]]:
         import numpy as np  # noqa: PLC0415
 
         baseline = resident_bytes("VmRSS")
-        case = peer.prepare(dict(np.load(request["start"])), request["block_seconds"])
+        case = peer.compiled(dict(np.load(request["start"])), request["block_seconds"])
     else:
         from benchmarks import ours  # noqa: PLC0415 (slow import)
 
         baseline = resident_bytes("VmRSS")
-        case = ours.prepare(request)
+        case = ours.compiled(request)
     return case, baseline, {framework.__name__: str(framework.__version__)}
 
 
 def main() -> None:
     """Answer the lines of standard input."""
-    # Standard output is for the answers alone; the prints of frameworks go to standard error.
+    # Standard output is for the answers only; frameworks print to standard error.
     channel = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     lines: queue.SimpleQueue[str] = queue.SimpleQueue()
@@ -125,7 +125,7 @@ def main() -> None:
 
     threading.Thread(target=read, daemon=True).start()
     try:
-        case, baseline, versions = prepare(json.loads(lines.get()))
+        case, baseline, versions = compiled_case(json.loads(lines.get()))
         facts = {name: value for name, value in vars(case).items() if name != "block"}
         answer({**facts, "versions": versions})
         while True:

@@ -11,7 +11,7 @@ from lrlc_jax.data import Dataset
 Floats = NDArray[np.float64]
 
 CHUNK = 2048  # images converted to floating point at a time
-TINY = 1e-9  # variance below which it is only rounding error
+TINY = 1e-9  # smaller variances are rounding errors
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,8 +25,8 @@ class ImageStatistics:
         alignment: share of the pixels' variance that the mean image explains: 0 if all positions
             have the same mean, 1 if all images are equal.
         sample: number of images for the correlations, the first of the training images.
-        correlation_down, correlation_across: correlation of two pixels of a column, or of a row,
-            against their distance, from 0; mean over channels.
+        correlation_down, correlation_across: correlation of two pixels in a column, or in a row,
+            by distance (from 0); mean over channels.
     """
 
     count: int
@@ -58,7 +58,7 @@ def measure(dataset: Dataset, sample: int) -> ImageStatistics:
     mean = mean_image.mean(axis=(0, 1))
     scatter = ((mean_image - mean) ** 2).mean(axis=(0, 1))
     total = within.mean(axis=(0, 1)) * (count - 1) / count + scatter
-    # The mean of a few unaligned images varies over positions too: subtract that.
+    # The mean of few images also varies over positions by chance: subtract that.
     between = scatter - within.mean(axis=(0, 1)) / count
     size = min(sample, count)
     return ImageStatistics(
@@ -93,7 +93,7 @@ def correlation(images: NDArray[np.uint8], axis: int) -> Floats:
     """
     length, channels = images.shape[axis], images.shape[3]
     products, sums = np.zeros((channels, length, length)), np.zeros((channels, length))
-    shift = images.mean(axis=(0, 1, 2))  # sums of squares around it lose fewer digits
+    shift = images.mean(axis=(0, 1, 2))  # centred sums of squares lose fewer digits
     for start in range(0, len(images), CHUNK):
         pixels = images[start : start + CHUNK] - shift
         lines = np.moveaxis(pixels, (3, axis), (0, 1)).reshape(channels, length, -1)

@@ -1,8 +1,8 @@
-"""From a command line to a task's settings, and from an error to one sentence and an exit status.
+"""Command lines: their settings, their errors in one sentence, and their exit status.
 
-Hydra composes the settings and, with ``-m``, hands jobs to its launcher. It discards return values
+Hydra composes the settings and, with ``-m``, passes jobs to its launcher. It discards return values
 and raises only the first of several errors. Jobs therefore return a :class:`Result` instead of
-raising, and :func:`kept` collects all results.
+raising, and :func:`collected_results` collects the results of all jobs.
 """
 
 import argparse
@@ -30,10 +30,10 @@ from omegaconf.errors import OmegaConfBaseException
 from lrlc_jax import signals
 from lrlc_jax.errors import InputError, RunError, unknown_name
 
-READER_GONE = 141  # exit status, as of a process that SIGPIPE ends
+READER_GONE = 141  # exit status, as after SIGPIPE
 INTERRUPTION = "interrupted; the same command goes on from here"
 
-LAUNCHERS = ("joblib", "submitit_local", "submitit_slurm", "ray")  # from extras of this package
+LAUNCHERS = ("joblib", "submitit_local", "submitit_slurm", "ray")  # each needs an extra
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Result:
 
 
 def attempt(work: Callable[[], object]) -> Result:
-    """Call ``work``; turn an error into a sentence and an exit status."""
+    """Call ``work``, and turn an error into a sentence and an exit status."""
     try:
         work()
         sys.stdout.flush()  # raises if the reader of a pipe has gone
@@ -65,7 +65,7 @@ def attempt(work: Callable[[], object]) -> Result:
 
 
 def interruptible(work: Callable[[], object]) -> Result:
-    """:func:`attempt` that turns a signal into a result, too."""
+    """Like :func:`attempt`, and turn a signal into a result, too."""
     try:
         return attempt(work)
     except (KeyboardInterrupt, signals.Stopped):
@@ -84,7 +84,7 @@ def leave(results: Iterable[Result]) -> NoReturn:
     for error in dict.fromkeys(result.error for result in results if result.error):
         print(error, file=sys.stderr)
     status = max(result.status for result in results)
-    if signals.computing():  # the exit would wait for a computation whose result is dropped
+    if signals.computing():  # a normal exit would wait for the abandoned computation
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
@@ -152,14 +152,14 @@ def run_command(
         except Exception as error:  # Hydra's or its launcher's; a job's error is a result
             raise explain(error, configs, name) from error
 
-    with kept() as results, signals.forwarded_to_workers():
+    with collected_results() as results, signals.forwarded_to_workers():
         results.append(interruptible(main))
     leave(results)
 
 
 @contextlib.contextmanager
-def kept() -> Iterator[list[Result]]:
-    """Collect the results of all jobs, which Hydra reads once each and discards."""
+def collected_results() -> Iterator[list[Result]]:
+    """Collect the results of all jobs: Hydra reads each once, and discards it."""
     results: list[Result] = []
     hydras: property = vars(JobReturn)["return_value"]
 
@@ -174,11 +174,11 @@ def kept() -> Iterator[list[Result]]:
 
 
 def in_worker(work: Callable[[], None], name: str) -> Result:
-    """Call ``work`` in a launcher's worker; the result returns its output to the command."""
+    """Call ``work`` in a launcher's worker; the result contains its standard output."""
     output = io.StringIO()
 
     def job() -> None:
-        if not signals.told():  # during an earlier job of this worker
+        if not signals.signalled():  # during an earlier job of this worker
             with signals.stoppable_job():
                 work()
 
@@ -191,7 +191,7 @@ def in_worker(work: Callable[[], None], name: str) -> Result:
 
 
 class NamedLines(io.TextIOBase):
-    """Shared stream of several workers: whole lines, each after the name of its worker."""
+    """Stream shared by several workers: whole lines, each preceded by the name of its worker."""
 
     def __init__(self, name: str, stream: TextIO) -> None:
         self.name, self.stream, self.line = name, stream, ""
@@ -240,7 +240,7 @@ def explain(error: Exception, configs: pathlib.Path, name: str) -> InputError | 
 
 
 def unknown_setting(setting: str, configs: pathlib.Path, name: str) -> InputError:
-    """Error for a setting that a command does not have, or not with the chosen layer."""
+    """Error for a setting that the command or the chosen layer does not have."""
     from lrlc_jax.layers import LAYERS  # noqa: PLC0415 (slow to import; workers do not need it)
 
     GlobalHydra.instance().clear()

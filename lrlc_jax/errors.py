@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Iterable
 from typing import Any
 
-LONG_LIST = 12  # names; longer lists are shown only if no name is near
+LONG_LIST = 12  # names; a longer list is shown only if no name is similar
 
 
 class InputError(Exception):
@@ -33,20 +33,20 @@ def unknown_name(what: str, name: str, valid: Iterable[str]) -> InputError:
 
 
 def one_of(what: str, value: Any, valid: Iterable[str]) -> None:
-    """Refuse a word that is not valid, by :class:`InputError`."""
+    """Raise an :class:`InputError` unless ``value`` is in ``valid``."""
     names = tuple(valid)
     if value not in names:
         raise unknown_name(what, str(value), names)
 
 
 def at_least(name: str, value: Any, low: int) -> None:
-    """Refuse values other than whole numbers of at least ``low``, by :class:`InputError`."""
+    """Raise an :class:`InputError` unless ``value`` is a whole number of at least ``low``."""
     if not isinstance(value, int) or isinstance(value, bool) or value < low:
         raise InputError(f"{name} is {value!r}; it must be a whole number of at least {low}.")
 
 
 def not_negative(name: str, value: Any) -> None:
-    """Refuse values other than finite numbers of at least 0, by :class:`InputError`."""
+    """Raise an :class:`InputError` unless ``value`` is a finite number of at least 0."""
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if not number or not 0 <= value < float("inf"):
         raise InputError(f"{name} is {value!r}; it must be a number of at least 0.")

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all; readable JSON; locks."""
+"""Atomic writes, readable JSON, locks."""
 
 import fcntl
 import hashlib
@@ -11,11 +11,11 @@ from typing import Any
 
 from lrlc_jax.errors import InputError, RunError
 
-LOCK_ATTEMPTS = 100  # another process may remove the folder between two calls, but not so often
+LOCK_ATTEMPTS = 100  # another process may remove the folder between two calls
 
 
 def write_atomically(path: pathlib.Path, content: str | bytes) -> None:
-    """Write a whole file or nothing, even if the process is killed.
+    """Write a file atomically: whole or not at all, even if the process is killed.
 
     Raises:
         RunError: if it cannot be written.
@@ -110,7 +110,7 @@ def sha256_of(path: pathlib.Path) -> str:
 
 
 def locked(path: pathlib.Path) -> int | None:
-    """Lock a file; make it and its folder if necessary.
+    """Lock a file; create it and its folder if necessary.
 
     The kernel releases the lock when the process ends, even if it is killed. Whether other machines
     see the lock depends on the network file system.
@@ -119,7 +119,7 @@ def locked(path: pathlib.Path) -> int | None:
         File descriptor; closing it unlocks the file. None if another process holds the lock.
 
     Raises:
-        OSError: if the file cannot be made or locked.
+        OSError: if the file cannot be created or locked.
     """
     for attempt in range(LOCK_ATTEMPTS):
         try:

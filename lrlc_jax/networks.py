@@ -30,8 +30,8 @@ from lrlc_jax.schema import Schema, whole, word
 
 State: TypeAlias = nnx.State[Any, Any]
 
-# Type of the layers' computation, and precision of their products. By default JAX multiplies
-# float32 in TF32 on a GPU and in bfloat16 on a TPU; `float32` here is exact float32.
+# Type of the layers' computation, and precision of their products. JAX's default for float32 is
+# TF32 on a GPU and bfloat16 on a TPU; `float32` here is exact float32.
 COMPUTATION: dict[str, tuple[jax.typing.DTypeLike | None, Precision]] = {
     "float32": (None, "highest"),
     "tf32": (None, "tensorfloat32"),
@@ -60,7 +60,7 @@ class NetworkConfig(Schema):
         return list(sizes) if isinstance(sizes, list | tuple) else [sizes] * DEPTH
 
     def check(self) -> None:
-        """Also refuse kernel sizes and strides below 1, or another number of them than layers."""
+        """Also require one kernel size and one stride of at least 1 for each layer."""
         super().check()
         for name, values in ("kernel_size", self.kernel_sizes()), ("strides", self.strides):
             if len(values) != DEPTH:
@@ -75,7 +75,7 @@ PAPER_NETWORK = NetworkConfig()
 
 
 def check_precision(precision: str) -> None:
-    """Refuse TF32 on a device other than a GPU with an InputError."""
+    """Raise an InputError for TF32 on a device other than a GPU."""
     backend = jax.default_backend()
     if precision == "tf32" and backend != "gpu":
         raise InputError(
@@ -87,15 +87,15 @@ def check_precision(precision: str) -> None:
 class Network(nnx.Module):
     """Layers, each followed by batch normalisation and ReLU; pooling; a dense layer.
 
-    Layers followed by batch normalisation have no channel bias, which it would cancel.
+    With batch normalisation, which would cancel it, layers have no channel bias.
 
     Args:
         image_shape: rows, columns and channels of the images.
         num_classes: outputs of the classifier.
         layer: the layer under study; its other positions have a plain convolution.
-        network: settings of all else. ``padding`` is that of every layer. ``pooling`` is over all
+        network: settings of the rest. ``padding`` applies to every layer. ``pooling`` is over all
             positions. ``blur`` replaces each stride above 1 by a blur and subsampling after the
-            ReLU. ``precision`` is that of the layers; pooling and classifier are in float32.
+            ReLU. ``precision`` applies to the layers; pooling and classifier are in float32.
         way: how to compute the layers' products (:data:`lrlc_jax.layers.WAYS`).
         rngs: random keys of the initializers.
 
@@ -153,8 +153,8 @@ class Network(nnx.Module):
     def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
         """Logits ``(batch, classes)`` of images ``(batch, rows, cols, channels)``.
 
-        With ``train`` batch statistics normalise, and the moving statistics are updated; without
-        it the moving statistics normalise.
+        With ``train``, batch normalisation uses the statistics of the batch, and updates the moving
+        statistics; otherwise it uses the moving statistics.
         """
         x = images
         activation: Elementwise = identity
@@ -163,7 +163,7 @@ class Network(nnx.Module):
             activation = self.activation(position, x, train=train)
             if self.subsampling and self.subsampling[position] != (1, 1):
                 x, activation = blur_downsample(activation(x), self.subsampling[position]), identity
-        # Pooled in the type of the parameters: a bfloat16 sum over all positions loses digits.
+        # Pooling in the type of the parameters: a bfloat16 sum over all positions loses digits.
         x = activation(x).astype(self.classifier.kernel.dtype)
         return self.classifier(pool(x, self.pooling))
 
@@ -187,7 +187,7 @@ def count_parameters(state: State) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(state))
 
 
-def products(build: Callable[[], Network]) -> list[int]:
+def multiply_adds(build: Callable[[], Network]) -> list[int]:
     """Multiply-adds of each layer's product for one image, by abstract evaluation."""
     found: list[int] = []
 
@@ -216,9 +216,9 @@ def apply(
     train: bool,
     axis_name: str | None = None,
 ) -> tuple[jax.Array, State]:
-    """The network as a pure function of its split state, with arguments as for its call.
+    """Call a network as a pure function of its split state.
 
-    ``axis_name`` is that of the devices that share a batch, if any (:class:`BatchNorm`).
+    ``axis_name`` is the axis of the devices that share a batch, if any (:class:`BatchNorm`).
 
     Returns:
         Logits ``(batch, classes)`` and the moving statistics, updated if ``train``.
@@ -255,16 +255,16 @@ class NetworkFactory:
         return count_parameters(nnx.state(nnx.eval_shape(lambda: self(nnx.Rngs(0))), nnx.Param))
 
     def matched(self) -> "NetworkFactory | None":
-        """The network whose parameter count this one matches, such as LRLC for wide convolution."""
+        """The network with the parameter count to match: LRLC for a wide convolution, else None."""
         layer = self.layer.counterpart()
         return None if layer is None else dataclasses.replace(self, layer=layer)
 
 
 def for_inference(network: Network, *, batch_norm: bool = False) -> Network:
-    """A copy for inference with the same outputs, whose filters are folded already.
+    """A copy for inference with folded filters and the same outputs.
 
     LRLC layers and convolutions with spatial bias become locally connected. With ``batch_norm`` the
-    normalisation by moving statistics is folded into the layers, too.
+    normalisation by moving statistics is also folded into the layers.
 
     Raises:
         ValueError: if combining weights depend on the input.

@@ -40,7 +40,7 @@ class Progress:
     Args:
         total: number of units.
         unit: noun for one unit, such as "epoch".
-        title: of the whole; printed at the start if there is no terminal.
+        title: title of the work; printed at the start if there is no terminal.
     """
 
     def __init__(self, total: int, unit: str = "step", title: str = "") -> None:

@@ -1,4 +1,4 @@
-"""Settings as dataclasses: each default and each list of allowed values stands with its field."""
+"""Settings as dataclasses: a field has its default and its allowed values."""
 
 import dataclasses
 from typing import Any, ClassVar
@@ -7,7 +7,7 @@ from lrlc_jax.errors import at_least, one_of
 
 
 def word(*allowed: str, default: str | None = None) -> Any:
-    """A field with a few allowed words, by default the first; ``default=""`` stands for None."""
+    """A field with a fixed set of words, by default the first; ``default=""`` means None."""
     value = None if default == "" else default or allowed[0]
     return dataclasses.field(default=value, metadata={"allowed": allowed})
 
@@ -24,7 +24,7 @@ class Schema:
     SECTION: ClassVar[str] = ""
 
     def check(self) -> None:
-        """Refuse values that a field does not allow, by :class:`InputError` with its name."""
+        """Raise an :class:`InputError` with the name of the first field with an invalid value."""
         for field in dataclasses.fields(self):
             value, name = getattr(self, field.name), f"{self.SECTION}.{field.name}".lstrip(".")
             if value is None and field.default is None:

@@ -27,10 +27,10 @@ WAITING = "waits for the device"
 
 
 class Stopped(BaseException):
-    """The work ends early, for the reason in the message. Only code that saves state catches it."""
+    """The work ends early; the message is the reason. Only code that saves state catches it."""
 
 
-class TimeBox:
+class TimeLimit:
     """Time limit in minutes from the start of the process, or None."""
 
     def __init__(self, minutes: float | None = None) -> None:
@@ -48,7 +48,7 @@ class TimeBox:
 _signalled: list[str] = []  # name of the first signal
 
 
-def told() -> bool:
+def signalled() -> bool:
     """Whether this process has received a signal to stop."""
     return bool(_signalled)
 
@@ -61,7 +61,7 @@ def remember(number: int, frame: FrameType | None) -> None:
 
 
 def handlers() -> dict[signal.Signals, Any]:
-    """Handlers of the signals that the process does not ignore; none outside of the main thread.
+    """Handlers of ``SIGNALS`` except ignored ones; none outside of the main thread.
 
     A process ignores signals after ``nohup``, or in the background of a shell.
     """
@@ -86,7 +86,7 @@ def stoppable() -> Iterator[None]:
     before = handlers()
 
     def stop(number: int, frame: FrameType | None) -> None:
-        remember(number, frame)  # first, or FORWARDED may come in between and kill
+        remember(number, frame)  # first: a FORWARDED signal in between would kill the process
         handle(dict.fromkeys(before, signal.SIG_DFL))
         raise Stopped(_signalled[0])
 
@@ -181,10 +181,10 @@ def wait(function: Callable[[], T]) -> T:
 
     threading.Thread(target=work, name=WAITING, daemon=True).start()
     while not futures.wait([result], POLL_SECONDS).done:
-        pass  # a signal just before a wait does not end that wait
+        pass  # polling, since a signal just before a wait does not interrupt it
     return result.result()
 
 
 def computing() -> bool:
-    """Whether a computation goes on after its wait was interrupted."""
+    """Whether a computation still runs after its :func:`wait` was interrupted."""
     return any(thread.name == WAITING for thread in threading.enumerate())

@@ -1,4 +1,4 @@
-"""Weights & Biases as a mirror of the results on disk: no error here can lose a run."""
+"""Weights & Biases as a mirror of the results on disk. An error here never loses a run."""
 
 import dataclasses
 import functools
@@ -34,7 +34,7 @@ class TrackerConfig(Schema):
 
 
 class Tracker:
-    """Callbacks of runs, epochs and studies. These do nothing."""
+    """Callbacks of runs, epochs and studies; this base class does nothing."""
 
     def start_run(self, config: "Config", identity: str) -> None:
         """Start of a run, or its continuation."""
@@ -55,7 +55,7 @@ class Tracker:
 def guarded(
     method: Callable[Concatenate["WandbTracker", P], None],
 ) -> Callable[Concatenate["WandbTracker", P], None]:
-    """Report the first error of a tracker once, and work on without it."""
+    """Report the first error of a tracker, and continue without it."""
 
     @functools.wraps(method)
     def call(self: "WandbTracker", /, *args: P.args, **kwargs: P.kwargs) -> None:
@@ -75,7 +75,7 @@ def guarded(
 class WandbTracker(Tracker):
     """One W&B run for each run, in the group of its study, and one for each study's table.
 
-    ``prefix`` of the W&B identities keeps repetitions of a run apart.
+    ``prefix`` begins the W&B ids, to tell repetitions of a run apart.
     """
 
     def __init__(self, config: "Config", group: str, prefix: str = "") -> None:

@@ -35,6 +35,6 @@ def benchmark(values: dict[str, Any], overrides: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    # Hydra knows settings only.
+    # Hydra accepts settings only, no flags.
     sys.argv[1:] = ["benchmark=quick" if word == "--quick" else word for word in sys.argv[1:]]
     run_command(benchmark, ROOT / "configs", "benchmark")

@@ -11,7 +11,7 @@ from lrlc_jax.data.dataset import data_slug
 from lrlc_jax.errors import InputError, at_least
 from lrlc_jax.experiments import provenance
 from lrlc_jax.experiments.config import parse
-from lrlc_jax.experiments.record import prepare
+from lrlc_jax.experiments.record import require_writable
 from lrlc_jax.files import as_json, write_atomically
 from lrlc_jax.report.images import plots, statistics_lines, statistics_values, summary
 
@@ -23,7 +23,7 @@ def describe(values: dict[str, Any], overrides: list[str]) -> None:
     del overrides
     config = parse({"dataset": values["dataset"], "results_dir": values["results_dir"]})
     at_least("sample", values["sample"], 2)
-    prepare(config.results_dir)
+    require_writable(config.results_dir)
     dataset = load(dataclasses.replace(config.dataset, translate_train="fixed"))
     if len(dataset.train) < 2:
         raise InputError("dataset.train_size is 1; statistics need at least 2 training images.")

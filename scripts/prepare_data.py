@@ -1,4 +1,4 @@
-"""Prepare a data set once for every later run, and summarize it (``--help``)."""
+"""Prepare a data set once for all later runs, and summarise it (``--help``)."""
 
 import pathlib
 import time
@@ -25,12 +25,12 @@ def prepare_data(values: dict[str, Any], overrides: list[str]) -> None:
     started = time.monotonic()
     folder = cache_path(config)
     if SOURCES[config.name].builtin:
-        print(f"{config.name} comes with a dependency; there is nothing to prepare.")
+        print(f"{config.name} is included in a dependency; there is nothing to prepare.")
     elif values["rebuild"] or cached(config) is None:
         prepare(config, rebuild=values["rebuild"])
         print(f"Prepared in {folder} in {duration(time.monotonic() - started)}.")
     else:
-        print(f"Already in {folder}, and whole; rebuild=true prepares it again.")
+        print(f"Already prepared in {folder}; rebuild=true prepares it again.")
     print("\n".join(summary(load(config))))
 
 

@@ -11,15 +11,15 @@ from lrlc_jax.experiments.statistics import DIFFERENT
 EPILOG = """\
 The last line begins with the verdict: equal (all metrics agree in every digit), within noise, or
 different (exit status 1). docs/results.md explains the statistical test. The record determines the
-metrics; the place of the data and the way of computing can be set by name=value:
+metrics; paths of the data and devices can be set by name=value:
   python scripts/reproduce.py results/records/NAME.json dataset.path=FOLDER seeds_at_once=2
-The new record goes to the folder reproductions beside that of the record, or to results_dir.
-After an interruption the same command goes on; once the run is done, it only compares.
+The new record goes to the folder reproductions beside the folder of the record, or to results_dir.
+After an interruption the same command resumes; after the run it only compares.
 """
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Repeat a run, unless that is done, and print the comparison."""
+    """Repeat a run, unless that is done already, and print the comparison."""
     parser = Arguments(description="Repeat the run of RECORD and compare.", epilog=EPILOG)
     parser.add_argument("record", metavar="RECORD", type=pathlib.Path, help="file of a record")
     parser.add_argument("overrides", metavar="name=value", nargs="*", default=[], help="see below")

@@ -1,4 +1,4 @@
-"""Train every run of a study that has no record, then write its tables and figures (``--help``)."""
+"""Train the runs of a study without a record, then write its tables and figures (``--help``)."""
 
 import pathlib
 import sys
@@ -26,16 +26,16 @@ def sweep(values: dict[str, Any], overrides: list[str]) -> None:
     for setting, override in zip(given, overrides, strict=True):
         if setting in SET_BY_STUDY:
             raise InputError(
-                f"{setting} is set by the study; `python scripts/train.py {override}` does one run."
+                f"{setting} is set by the study; `python scripts/train.py {override}` is one run."
             )
     values = dict(values)
     worker, dry_run = values.pop("worker"), values.pop("dry_run")
     if not isinstance(dry_run, bool):
         raise InputError(f"dry_run is {dry_run!r}; set it to true or false.")
     study = typed(StudyConfig, values.pop("study"), "study")
-    config, menu = parse(values), load_studies(CONFIGS)
-    check([study, *menu])
-    entries = plan(study, config, menu, given)
+    config, studies = parse(values), load_studies(CONFIGS)
+    check([study, *studies])
+    entries = plan(study, config, studies, given)
     if dry_run:
         show(study, entries)
         return
@@ -47,7 +47,7 @@ def sweep(values: dict[str, Any], overrides: list[str]) -> None:
         return
     if outcome.records:
         planned = {entry.study.name: entry.study for entry in entries}
-        others = [other for other in menu if other.name not in planned]
+        others = [other for other in studies if other.name not in planned]
         report = build([*planned.values(), *others], config.results_dir, entries)
         for name, table in report.requested.items():
             print(markdown(table))
@@ -56,14 +56,14 @@ def sweep(values: dict[str, Any], overrides: list[str]) -> None:
         for conflict in report.conflicts:
             print(conflict, file=sys.stderr)
         known = len(outcome.records) - outcome.trained
-        # Equal outputs of several workers are shown once; this line differs.
+        # Equal outputs of several workers are printed once; this line differs between them.
         count = sys.stdout if worker is None else sys.stderr
         print(f"{outcome.trained} runs trained now, {known} were on record.", file=count)
     outcome.refuse_failures()
 
 
 def show(study: StudyConfig, entries: Sequence[Entry]) -> None:
-    """Print the plan of a study, and the time for the runs that are left. Nothing is written."""
+    """Print the plan of a study and the time of the remaining runs. Nothing is written."""
     runs = jobs(entries)
     found = [find(job.identity, job.config.results_dir) for job in runs]
     known = {record.identity: record for record in found if record}

@@ -1,4 +1,4 @@
-"""Train one network with its layer on a data set, and write its record (``--help``)."""
+"""Train one network on a data set from several seeds, and write its record (``--help``)."""
 
 import pathlib
 from typing import Any

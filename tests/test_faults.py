@@ -208,7 +208,7 @@ from tests.experiments.examples import example
 if os.geteuid() == 0:
     os.setuid(65534)  # nothing is read-only to root
 for action in (
-    lambda: records.prepare(sys.argv[1]),
+    lambda: records.require_writable(sys.argv[1]),
     lambda: records.write(example(), sys.argv[1]),
     lambda: claims.claim(claims.unfinished(sys.argv[1], "run")).__enter__(),
 ):

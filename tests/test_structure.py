@@ -14,7 +14,8 @@ from packaging.utils import canonicalize_name
 
 from tests.conftest import ROOT
 
-# A module imports from its own room and from earlier ones; `layers.ops` is a room within `layers`.
+# A module imports from its own subpackage and from earlier ones. `layers.ops` counts as one, and so
+# does a module directly in `lrlc_jax`.
 ORDER = [
     "errors",
     "schema",
@@ -35,8 +36,8 @@ ORDER = [
 FOR_LAYERS = {"errors", "schema", "layers.ops", "layers"}
 
 
-def room(module: str) -> str:
-    """The room of a module's full name, such as ``lrlc_jax.layers.ops.product``."""
+def subpackage(module: str) -> str:
+    """The subpackage of a module's full name, such as ``lrlc_jax.layers.ops.product``."""
     parts = module.split(".")[1:]
     return "layers.ops" if parts[:2] == ["layers", "ops"] else parts[0] if parts else ""
 
@@ -68,16 +69,16 @@ def may_import(name: str, other: str) -> bool:
     """Whether a module may import a name."""
     if not other.startswith("lrlc_jax."):
         return other.partition(".")[0] != "benchmarks"
-    ours, theirs = room(name), room(other)
-    if {ours, theirs} - {*ORDER}:  # the package itself, or a room that is not in ORDER
+    ours, theirs = subpackage(name), subpackage(other)
+    if {ours, theirs} - {*ORDER}:  # the package itself, or a subpackage that is not in ORDER
         return True
     in_layers = ours in FOR_LAYERS
     return ORDER.index(theirs) <= ORDER.index(ours) and (not in_layers or theirs in FOR_LAYERS)
 
 
-def test_a_module_imports_only_from_earlier_rooms():
+def test_a_module_imports_only_from_earlier_subpackages():
     found = modules()
-    assert {room(name) for name in found} == {"", *ORDER}
+    assert {subpackage(name) for name in found} == {"", *ORDER}
     pairs = [(name, other) for name, imported in found.items() for other in sorted(imported)]
     assert [pair for pair in pairs if not may_import(*pair)] == []
 

@@ -2,8 +2,8 @@
 
 Each peer is plain code with the framework's own convolution, batch normalisation and Adam. LRLC is
 the paper's Algorithm 1: one convolution to K times the channels, then a sum weighted by position.
-No peer is tuned. A peer starts from the parameters of our network, as numpy arrays by path, and
-turns them into its own layout. ``rows`` and ``cols`` are the layer's output size:
+No peer is tuned. A peer starts from the parameters of our network, given as numpy arrays by path,
+and converts them to its own layout. ``rows`` and ``cols`` are the layer's output size:
 
     layers/{i}/kernel  (3, 3, in, out)                                       convolution
     layers/{i}/kernel  (rows, cols, 3, 3, in, out), bias (rows, cols, out)   locally connected
@@ -39,7 +39,7 @@ class Peer:
     Attributes:
         title: name in tables.
         module: import name of the framework.
-        written_in: the module of this package with ``training_step(params, images, labels)``.
+        written_in: module of this package with ``training_step(params, images, labels)``.
         options: further arguments of ``training_step``.
     """
 
@@ -49,7 +49,7 @@ class Peer:
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def training_step(self, arrays: Arrays) -> Step:
-        """A function that trains for one step, waits for its end, and returns the loss.
+        """A function that trains for one step, waits for it, and returns the loss.
 
         Args:
             arrays: the initial parameters, and the batch as ``images`` and ``labels``.
@@ -60,7 +60,7 @@ class Peer:
         step: Step = written.training_step(params, images, labels, **self.options)
         return step
 
-    def prepare(self, arrays: Arrays, block_seconds: float) -> Timed:
+    def compiled(self, arrays: Arrays, block_seconds: float) -> Timed:
         """A block of training steps, compiled.
 
         A peer compiles in its first step: its time beyond the second step counts as compiling.

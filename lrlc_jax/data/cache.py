@@ -1,4 +1,4 @@
-"""Data sets by name: prepared once, kept on disk, verified whenever they are read."""
+"""The cache of prepared data sets: written once, verified on every load."""
 
 import contextlib
 import dataclasses
@@ -35,7 +35,7 @@ class DamagedError(Exception):
 
 
 def load(config: DatasetConfig) -> Dataset:
-    """The configured data set; it is prepared if necessary.
+    """Load the configured data set, and prepare it first if necessary.
 
     Raises:
         InputError: if files are missing or damaged, or there are too few images.
@@ -133,7 +133,7 @@ def prepare(config: DatasetConfig, *, rebuild: bool = False) -> Dataset:
 
 @contextlib.contextmanager
 def exclusive(folder: pathlib.Path) -> Iterator[pathlib.Path]:
-    """An empty working folder beside the folder, for one process at a time.
+    """An empty working folder beside ``folder``, for one process at a time.
 
     Raises:
         RunError: if another process has it, or the disk refuses a change.
@@ -149,7 +149,7 @@ def exclusive(folder: pathlib.Path) -> Iterator[pathlib.Path]:
         clear(work)  # after a killed process
         yield work
     except OSError as error:
-        # numpy gives no number if the disk took only part of an array.
+        # numpy's error has no number if an array was written in part.
         full = error.errno in (None, errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         advice = "free some space there, or name" if full else "name"
         where = f": {error.filename}" if error.filename else ""
@@ -167,7 +167,7 @@ def exclusive(folder: pathlib.Path) -> Iterator[pathlib.Path]:
 
 
 def clear(work: pathlib.Path) -> None:
-    """Remove everything but the lock."""
+    """Remove all folders in the working folder; the lock stays."""
     for entry in work.iterdir():
         if entry.is_dir():
             shutil.rmtree(entry, ignore_errors=True)
@@ -208,7 +208,7 @@ def write(dataset: Dataset, folder: pathlib.Path, path: str | None) -> None:
 
 
 def checksum(manifest: dict[str, Any]) -> str:
-    """SHA-256 of the rest of a manifest."""
+    """SHA-256 of a manifest without its checksum."""
     rest = {name: value for name, value in manifest.items() if name != "checksum"}
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 

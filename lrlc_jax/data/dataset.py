@@ -27,7 +27,7 @@ class DatasetConfig(Schema):
         train_size: number of training images; None: all.
         split: None: official, unless data are missing and the official split is too small.
         translate: rows and columns of noise around each image; None: no noise.
-        translate_train: places and noise of training images are fixed, or fresh in each epoch.
+        translate_train: places and noise of training images: ``fixed``, or ``fresh`` in each epoch.
     """
 
     SECTION: ClassVar[str] = "dataset"
@@ -68,7 +68,7 @@ class Dataset:
         train: training examples; every prefix has nearly the class shares of the whole.
         validation: validation examples, for the choice of ranks and widths.
         test: test examples.
-        full_train_size: training examples available; ``train`` may hold only the first of them.
+        full_train_size: number of available training examples; ``train`` may have fewer.
         fingerprint: hash of all splits and of their transformations.
         complete: False if published images are missing.
         notes: deviations from the published data, a phrase each.

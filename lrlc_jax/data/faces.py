@@ -75,7 +75,7 @@ def decode(read: Callable[[Any], Photograph], keys: Sequence[Any]) -> NDArray[An
 def face(jpeg: bytes, name: str) -> tuple[NDArray[np.uint8], bool]:
     """The face ``(32, 32, 3)`` in an encoded photograph, and whether the photograph has half size.
 
-    All steps are exact (the kernel's weights are multiples of 2**-17 here), so that every machine
+    All steps are exact, since the kernel's weights are multiples of 2**-17 here: every machine
     computes the same face.
 
     Raises:
@@ -96,9 +96,9 @@ def face(jpeg: bytes, name: str) -> tuple[NDArray[np.uint8], bool]:
 
 
 def to_pixels(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """A photograph cropped, resized, and rounded to grey levels from 0 to 255.
+    """A photograph cropped, resized, and rounded to pixel values from 0 to 255.
 
-    The authors do not round; in their pipeline 3 of 1,000 values exceed the range.
+    The authors neither round nor clip (docs/data.md).
     """
     small = resize(crop(image).astype(np.float64), SIDE, SIDE)
     return np.rint(small).clip(0, 255).astype(np.uint8)

@@ -12,8 +12,8 @@ from lrlc_jax.data.dataset import Dataset, fingerprint
 from lrlc_jax.data.source import Labels, RawData, Source, Split
 from lrlc_jax.errors import InputError
 
-ORDER_KEY = b"lrlc_jax order 1"  # of the canonical order; a change changes every split
-PERSON_KEY = b"lrlc_jax persons 1"  # of splits by person
+ORDER_KEY = b"lrlc_jax order 1"  # another key changes every split
+PERSON_KEY = b"lrlc_jax persons 1"  # for splits by person
 
 BY_PERSON = "split by person, not the official split"  # note of such data
 
@@ -49,7 +49,7 @@ def arrange(
 ) -> dict[str, Any]:
     """The fields of a :class:`Dataset` that depend on the order of the examples."""
     train = splits["train"]
-    order = hash_order(train)  # images are copied once only: they may fill a gigabyte
+    order = hash_order(train)  # an index: images may fill a gigabyte, and are copied only once
     parts = {}
     for name, size in (("test", test_size), ("validation", validation_size)):
         if name in splits:

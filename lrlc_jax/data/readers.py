@@ -1,4 +1,4 @@
-"""Readers that data sets share: archives, checksums, tensorflow-datasets."""
+"""Shared readers: archives, checksums, tensorflow-datasets."""
 
 import contextlib
 import hashlib
@@ -62,13 +62,13 @@ def check_inside(member: str, path: pathlib.Path) -> None:
     place = pathlib.PurePosixPath(member.replace("\\", "/"))
     if place.is_absolute() or ".." in place.parts:
         raise InputError(
-            f"{path} has a member outside of its folder ({member}); do not trust it: download it "
+            f"{path} has a member outside of its folder ({member}); it is not safe: download it "
             "again."
         )
 
 
 def check_published(content: bytes, algorithm: str, published: str, what: str) -> None:
-    """Refuse a file with another checksum than the published one."""
+    """Raise an InputError if a file does not have the published checksum."""
     if hashlib.new(algorithm, content, usedforsecurity=False).hexdigest() != published:
         raise InputError(
             f"{what} is not the published file (its {algorithm} differs); download it again."

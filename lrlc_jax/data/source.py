@@ -78,9 +78,9 @@ class Source:
         num_classes: number of classes.
         levels: largest possible pixel value.
         scaled_to: network inputs for the pixel values 0 and ``levels``.
-        validation_size: training images held out for validation without such a split.
-        test_size: training images held out for testing without such a split.
-        fingerprint: of the complete data set, if known; any other is refused.
+        validation_size: number of training images for validation, if there is no such split.
+        test_size: number of training images for testing, if there is no such split.
+        fingerprint: fingerprint of the complete data set, if known; others are refused.
         class_names: names of the classes; empty: their numbers.
         persons: whether ``dataset.split=person`` is allowed.
         private: single images must not be published.

@@ -22,7 +22,7 @@ def translate(dataset: Dataset, canvas: int, *, fresh: bool) -> Dataset:
     Args:
         dataset: with images smaller than the canvas.
         canvas: rows and columns.
-        fresh: leave the training images as they are; each epoch translates them anew.
+        fresh: keep the training images untranslated; each epoch translates them anew.
     """
     rows, cols, _ = dataset.image_shape
     if canvas <= max(rows, cols):

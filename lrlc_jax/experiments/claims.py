@@ -1,10 +1,10 @@
-"""Claims: each run is trained by one of the workers that share a results folder.
+"""Claims: each run is trained by one worker of a shared results folder.
 
 A worker locks a file in the run's folder under ``unfinished/``; the kernel releases the lock when
-the worker ends or dies. Some network file systems do not pass locks on to other machines. For them
-there is a heartbeat: a worker regularly touches a file with its name, and workers on *other*
-machines respect a recent heartbeat. On its own machine the lock alone decides, so that the run of a
-dead worker is free at once.
+the worker ends or dies. Some network file systems do not show locks to other machines, so there is
+also a heartbeat: a worker regularly touches a file with its name, and workers on *other* machines
+respect a recent heartbeat. On the same machine only the lock counts, so that the run of a dead
+worker is free at once.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ LOCK, OWNER, CHECKPOINTS = "lock", "owner.json", "checkpoints"
 
 
 def unfinished(results_dir: str | pathlib.Path, identity: str) -> pathlib.Path:
-    """Folder of a run that was started and has no record yet."""
+    """Folder of a run without a record: its claim and checkpoints."""
     return pathlib.Path(results_dir).expanduser() / "unfinished" / identity
 
 
@@ -43,8 +43,8 @@ def machine() -> str:
 def claim(folder: pathlib.Path) -> Iterator[bool]:
     """Claim the run of a folder for the duration of the context, if it is free.
 
-    Yields whether it is; if not, another worker has it. At the end everything in the folder but
-    checkpoints is removed, and the folder if it is empty.
+    Yields True if it was free; otherwise another worker has it. At the end lock and heartbeat are
+    removed, and the folder if it has no checkpoints.
 
     Raises:
         RunError: if the file system refuses to write or lock.

@@ -1,8 +1,8 @@
 """From a composed configuration to checked, typed settings.
 
-Each room of the package defines its own settings (``DatasetConfig`` in ``data``, and so on). Here
-they are registered with Hydra: every default stands once, and the YAML files in ``configs/`` name
-only what a choice changes.
+Each subpackage defines its own settings (``DatasetConfig`` in ``data``, and so on). They are
+registered with Hydra here. A YAML file in ``configs/`` therefore has only values that differ from
+the defaults.
 """
 
 import dataclasses
@@ -29,15 +29,15 @@ T = TypeVar("T", bound=Schema)
 
 @dataclasses.dataclass
 class RunConfig(Schema):
-    """Settings of a command that concern where and when it works, not its results.
+    """Settings of a command that do not change the metrics: folder, time, devices.
 
     Attributes:
         results_dir: folder with ``records/``, ``tables/`` and ``figures/``.
-        budget_minutes: start nothing that would not end within this time; None for no limit.
+        budget_minutes: time limit; work that is not expected to end in time is not started.
         wait_for_others: wait until the runs of other workers are done, or free again.
         seeds_at_once: seeds that share a step on each device; by default one on CPU, elsewhere all
             or as many as fit.
-        product_way: how products are computed; by default as was fastest on the backend.
+        product_way: implementation of the products; by default the fastest measured on the backend.
     """
 
     results_dir: str = "results"
@@ -69,17 +69,17 @@ class Config(RunConfig):
 
 @dataclasses.dataclass
 class StudyConfig(Schema):
-    """A list of runs that belong in one table.
+    """A list of runs for one table.
 
     Attributes:
         name: name of its file, and part of the names of its tables and figures.
         title: title of its tables.
         train_size: train on at most this many images; None for all. Included studies follow it.
         includes: other studies, by name; each keeps its own tables and figures.
-        dataset: settings of the data that the study fixes, out of ``FIXES``.
-        runs: one entry for each layer; a list of values stands for one run each.
-        tables: functions of :mod:`lrlc_jax.report.tables` to apply.
-        figures: functions of :mod:`lrlc_jax.report.figures` to apply.
+        dataset: settings of the data, of those in ``FIXES``, that the study sets.
+        runs: an entry for each layer; a list of values stands for one run each.
+        tables: names of functions in :mod:`lrlc_jax.report.tables`.
+        figures: names of functions in :mod:`lrlc_jax.report.figures`.
     """
 
     SECTION: ClassVar[str] = "study"
@@ -112,11 +112,11 @@ SECTIONS: dict[str, type[Schema]] = {
 
 
 def register() -> None:
-    """Make all settings known to Hydra: a YAML file inherits them by its ``defaults``."""
+    """Register all settings with Hydra; a YAML file inherits them by its ``defaults``."""
     store = ConfigStore.instance()
     for name, schema in SECTIONS.items():
         store.store(group="schema", name=name, node=schema)
-    # Plain values, since a typed node at the top would refuse the sections beside it.
+    # Plain values: a typed node at the top would reject the sections beside it.
     store.store(group="schema", name="run", node=dataclasses.asdict(RunConfig()))
     store.store(group="schema", name="study", node=StudyConfig)
     for name, layer in LAYERS.items():

@@ -1,4 +1,4 @@
-"""Time that runs take on this machine, from training steps measured now.
+"""Estimate of the time of runs on this machine, from training steps measured now.
 
 One network of each kind of layer and data set is measured. Other networks are scaled from it by
 multiply-adds: plain convolutions at the rate of the network without other layers, the layer under
@@ -22,17 +22,17 @@ from lrlc_jax.experiments.config import Config
 from lrlc_jax.experiments.runner import network_of
 from lrlc_jax.experiments.study import Job
 from lrlc_jax.layers import ConvConfig
-from lrlc_jax.networks import check_precision, products
+from lrlc_jax.networks import check_precision, multiply_adds
 from lrlc_jax.progress import Progress, counted, duration
 from lrlc_jax.training.devices import default_seeds_at_once, enable_cache
 from lrlc_jax.training.train import DeviceData, train
 
-# Rough multiply-adds per second, and seconds at that speed. They only decide which network is
-# measured, and on which share of the images.
+# Rough multiply-adds per second. Rough times only decide which network is measured, and on which
+# share of the images. Times are in seconds.
 CPU, ACCELERATOR = 1e11, 1e13
-LONG_STEP = 2.5  # a network with a longer step is measured only if no other of its kind is left
-LONG_EPOCH, SHORT_EPOCH = 2.0, 0.5  # instead of a long epoch, steps of a short one are measured
-ALL_EPOCHS = 3.0
+LONG_STEP = 2.5  # a network with a longer step is measured only if its kind has no other
+LONG_EPOCH, SHORT_EPOCH = 2.0, 0.5  # a longer epoch is replaced by the steps of a short one
+ALL_EPOCHS = 3.0  # of one measurement
 FEWEST_EPOCHS, MOST_EPOCHS = 3, 8
 FEWEST_STEPS = 2  # a loop of one step compiles to a different program
 
@@ -70,13 +70,13 @@ def forecast(left: Sequence[Job]) -> tuple[float, int]:
 
     Raises:
         InputError: for a precision that the device lacks, or images too small for the network.
-        RunError: if the device fails, for example for want of memory.
+        RunError: if the device fails, for example out of memory.
     """
     for job in left:
         check_precision(job.config.network.precision)
-    # Programs on disk are used but none is added: compilation takes as long as it will in the runs.
+    # Cached programs are used but none is added, so that compilation takes as long as in the runs.
     enable_cache(write=False)
-    # The convolution comes first, even if none is left: all other kinds are scaled with its rate.
+    # The convolution is measured first, even if none is left: other kinds are scaled by its rate.
     plain: dict[int, Run] = {}
     kinds: dict[tuple[int, str], list[Run]] = {}
     for job in left:
@@ -107,15 +107,15 @@ def forecast(left: Sequence[Job]) -> tuple[float, int]:
 def work_of(job: Job) -> Work:
     """Multiply-adds of a run's network; nothing is computed."""
     factory = network_of(job)
-    layers = dict(enumerate(products(lambda: factory(nnx.Rngs(0))), start=1))
+    layers = dict(enumerate(multiply_adds(lambda: factory(nnx.Rngs(0))), start=1))
     special = sum(layers[position] for position in job.config.layer.positions)
     return Work(sum(layers.values()) - special, special)
 
 
 def representative(runs: Sequence[Run]) -> Run:
-    """The run with the most multiply-adds in the layer under study; of equals, the middle rank.
+    """The run with the most multiply-adds in the layer under study; among equals, the middle rank.
 
-    Runs with long steps do not count; if there are no others, the one with the shortest step.
+    Runs with long steps are left out; if all are long, it is the one with the shortest step.
     """
     short = [
         (job, work)
@@ -141,7 +141,7 @@ def rough_step(job: Job, work: Work) -> float:
 
 
 def part_to_measure(job: Job, work: Work) -> tuple[Job, float]:
-    """The run itself if its epoch is short, else a few steps for seeds that share a step.
+    """The run itself if its epoch is short, else a few steps with as many seeds as share a step.
 
     Also returns the part's share of the images of each split.
     """
@@ -161,7 +161,7 @@ def part_to_measure(job: Job, work: Work) -> tuple[Job, float]:
 
 
 def measure(job: Job, work: Work) -> Cost:
-    """Train a part of a run, with the programs of training."""
+    """Time a part of a run, with the same programs as in training."""
     part, share = part_to_measure(job, work)
     protocol = part.config.protocol
     steps = len(part.dataset.train) // protocol.batch_size

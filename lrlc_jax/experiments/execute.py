@@ -1,4 +1,4 @@
-"""All runs of a study, shared with other workers on the same results folder."""
+"""Train the runs of a study, shared with other workers on the same results folder."""
 
 import contextlib
 import dataclasses
@@ -12,10 +12,10 @@ from lrlc_jax.experiments.record import Record
 from lrlc_jax.experiments.runner import Runner
 from lrlc_jax.experiments.study import Job
 from lrlc_jax.progress import Progress, counted
-from lrlc_jax.signals import Stopped, TimeBox, stoppable
+from lrlc_jax.signals import Stopped, TimeLimit, stoppable
 from lrlc_jax.tracking import Tracker
 
-LOOK_EVERY = 2.0  # seconds between two looks for the records of other workers
+LOOK_EVERY = 2.0  # seconds between two searches for records of other workers
 
 
 @dataclasses.dataclass
@@ -25,7 +25,7 @@ class Outcome:
     Attributes:
         jobs: all runs.
         done: records by identity, in any order.
-        trained: number of records written by this process.
+        trained: number of runs trained by this process.
         problems: reason for each run whose training failed, by identity.
         stopped: reason for an early end.
         kept: the run that was stopped, and its last epoch in a checkpoint.
@@ -77,7 +77,7 @@ def execute(jobs: Sequence[Job], tracker: Tracker) -> Outcome:
 
     A run's record is on disk before the next run starts, and a stopped run leaves a checkpoint: a
     repeated call resumes the work. Several processes may call it for the same results folder; each
-    run is trained by one of them, or by the next one if that ends.
+    run is trained by one of them and, if that dies, resumed by another.
 
     Args:
         jobs: different runs with the same results folder.
@@ -87,38 +87,38 @@ def execute(jobs: Sequence[Job], tracker: Tracker) -> Outcome:
         InputError: for an unwritable folder, a damaged record or checkpoint.
         RunError: if the disk refuses a record.
     """
-    records.prepare(jobs[0].config.results_dir)
+    records.require_writable(jobs[0].config.results_dir)
     outcome = Outcome(jobs)
     try:
         with stoppable():
             for job in jobs:
                 if record := records.find(job.identity, job.config.results_dir):
                     outcome.done[job.identity] = record
-                    # The folder of a worker that ended between its record and its clean-up.
+                    # Left by a worker that died between writing the record and cleaning up.
                     folder = unfinished(job.config.results_dir, job.identity)
                     if folder.exists():
                         with contextlib.suppress(RunError), claim(folder) as claimed:
                             if claimed:
                                 clear(folder)
             if outcome.pending:
-                work(outcome, tracker)
+                train_pending(outcome, tracker)
     except Stopped as reason:
         outcome.stopped = str(reason)
     return outcome
 
 
-def work(outcome: Outcome, tracker: Tracker) -> None:
+def train_pending(outcome: Outcome, tracker: Tracker) -> None:
     """Train pending runs until all are done, by this process or by others."""
     pending = outcome.pending
     config = pending[0].config
-    box = TimeBox(config.budget_minutes)
+    limit = TimeLimit(config.budget_minutes)
     waiting = False
     with Progress(sum(job.config.protocol.epochs for job in pending), unit="epoch") as progress:
-        runner = Runner(pending, tracker, progress, box, outcome.records)
+        runner = Runner(pending, tracker, progress, limit, outcome.records)
         try:
             while left := outcome.pending:
                 for job in left:
-                    attempt(job, runner, outcome)
+                    train_if_free(job, runner, outcome)
                 others = outcome.pending
                 if len(others) < len(left):
                     continue
@@ -128,7 +128,7 @@ def work(outcome: Outcome, tracker: Tracker) -> None:
                     waiting = True
                     runs = f"{counted(len(others), 'run')} of other workers{hosts(others)}"
                     progress.say(f"waiting for {runs}")
-                box.require(LOOK_EVERY)
+                limit.require(LOOK_EVERY)
                 time.sleep(LOOK_EVERY)
         except Stopped:
             outcome.kept = runner.kept
@@ -136,12 +136,12 @@ def work(outcome: Outcome, tracker: Tracker) -> None:
             raise
 
 
-def attempt(job: Job, runner: Runner, outcome: Outcome) -> None:
+def train_if_free(job: Job, runner: Runner, outcome: Outcome) -> None:
     """Train a run, unless another worker trains it or has a record of it."""
     results_dir = job.config.results_dir
     folder = unfinished(results_dir, job.identity)
     with claim(folder) as claimed:
-        # Looked up under the claim, which its worker releases after it has written the record.
+        # Looked up under the claim: a worker releases its claim after writing the record.
         record = records.find(job.identity, results_dir)
         if record:
             runner.skip(job.config.protocol.epochs)

@@ -1,4 +1,4 @@
-"""Which run: a hash of all settings that determine a run's results."""
+"""Identity of a run: a hash of all settings that determine its results."""
 
 import dataclasses
 import hashlib
@@ -17,8 +17,9 @@ TRAINING_VERSION = 4
 def canonical(config: Config, fingerprint: str, train_size: int) -> dict[str, Any]:
     """Everything that determines a run's results: settings, fingerprint and size of the data.
 
-    Source of the data, seeds that share a step, devices and trackers do not. The paper's network
-    and the translation of untranslated images are left out; the fingerprint covers the split.
+    Source of the data, seeds per step, devices and trackers are not included, since they do not.
+    Network and translation are included only if they are not the default; the fingerprint covers
+    the split.
     """
     data, protocol = config.dataset, dataclasses.asdict(config.protocol)
     run: dict[str, Any] = {

@@ -16,7 +16,7 @@ from lrlc_jax.files import cores
 
 PACKAGE = pathlib.Path(lrlc_jax.__file__).resolve().parent
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
-FOLDERS = ("../configs", "../scripts", "../benchmarks")  # with code and settings, too
+FOLDERS = ("../configs", "../scripts", "../benchmarks")  # also checked for changes
 
 
 @functools.cache

@@ -1,4 +1,4 @@
-"""Records: one JSON file per run, written once and whole, and the only source of a report."""
+"""Records: one JSON file per run, written atomically; reports have no other source."""
 
 import dataclasses
 import functools
@@ -17,15 +17,15 @@ from lrlc_jax.experiments.identity import identity
 from lrlc_jax.files import as_json, read_values, write_atomically
 
 SCHEMA = 1
-# Metrics that reports rely on; records may have others.
+# Metrics that reports need; records may have others.
 EPOCH_METRICS = ("train_loss", "train_accuracy", "validation_loss", "validation_accuracy")
 FINAL_METRICS = (*EPOCH_METRICS, "test_loss", "test_accuracy")
 COUNTS = ("train", "train_available", "validation", "test")
 
-# Records that agree in these fields are equal, whatever code and machine made them.
+# Records that agree in these fields are equal, for any code and machine.
 MEASURED = ("seeds", "failed", "parameters", "matched_parameters", "epochs", "final")
 COMPARED = ("run", "data", *MEASURED)
-DIGEST_LENGTH = 12  # differs from that of an identity, to tell apart older file names
+DIGEST_LENGTH = 12  # not 16 as an identity: older file names end with the identity
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,11 +41,11 @@ class Record:
         code, versions, machine: provenance.
         time: start, and seconds: wall time, compilation, median epoch.
         seeds: seeds, in the order of every list of metrics.
-        failed: epoch in which a seed's loss was first not finite, by seed.
+        failed: first epoch with a loss that was not finite, by seed.
         parameters: trainable parameters of the network.
         epochs: metrics per epoch and seed, ``{name: [epoch][seed]}``; null where not finite.
         final: metrics at the end per seed, ``{name: [seed]}``; null for a failed seed.
-        matched_parameters: for a wide convolution, those of the LRLC network that it matches.
+        matched_parameters: for a wide convolution, parameters of the matching LRLC network.
     """
 
     identity: str
@@ -66,7 +66,7 @@ class Record:
 
     @functools.cached_property
     def digest(self) -> str:
-        """Hash of everything measured, equal for equal records."""
+        """Hash of settings, data and results: equal for equal records."""
         return identity({name: getattr(self, name) for name in COMPARED})[:DIGEST_LENGTH]
 
     @functools.cached_property
@@ -82,7 +82,7 @@ class Record:
 
     @property
     def data_title(self) -> str:
-        """The data in words, with these differences."""
+        """The data in words, with ``notes``."""
         return title_of(self.run["dataset"], self.notes)
 
     @property
@@ -106,8 +106,8 @@ def folder(results_dir: str | pathlib.Path) -> pathlib.Path:
     return pathlib.Path(results_dir).expanduser() / "records"
 
 
-def prepare(results_dir: str) -> None:
-    """Refuse a folder without write permission, before any work."""
+def require_writable(results_dir: str) -> None:
+    """Raise an InputError if the folder of the records is not writable."""
     path = folder(results_dir)
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -141,8 +141,8 @@ def read(path: pathlib.Path) -> Record:
     """A record from disk.
 
     Raises:
-        InputError: if it is not a record, has a newer schema, or if its settings or metrics do not
-            match its identity and its file name.
+        InputError: if it is not a record, has a newer schema, or does not match its identity or
+            its file name.
     """
     hint = "move it out of the records folder, or restore it"
     values = read_values(path, "Record", SCHEMA, hint)
@@ -157,12 +157,12 @@ def read(path: pathlib.Path) -> Record:
         raise InputError(f"Record {path} lacks metrics or has invalid ones; {hint}.")
     named = re.search(rf"-([0-9a-f]{{16}})-([0-9a-f]{{{DIGEST_LENGTH}}})$", path.stem)
     if named and named.groups() != (record.identity, record.digest):
-        raise InputError(f"Record {path} does not hold the metrics that its name says; {hint}.")
+        raise InputError(f"Record {path} does not match the digest in its name; {hint}.")
     return record
 
 
 def complete(record: Record) -> bool:
-    """Whether the fields that reports rely on are there, with a value for each seed."""
+    """Whether all fields that reports need are valid, with a value for each seed."""
     try:
         failed = [str(seed) in record.failed for seed in record.seeds]
         counts = [record.parameters, *(record.data[name] for name in COUNTS)]
@@ -209,7 +209,7 @@ class Records:
 
 
 def read_files(paths: Iterable[pathlib.Path]) -> Records:
-    """Read record files. Of equal records one is kept, of different ones of a run none."""
+    """Read record files. One of several equal records is kept; conflicting ones are left out."""
     runs: dict[str, dict[str, tuple[pathlib.Path, Record]]] = {}
     for path in paths:
         record = read(path)

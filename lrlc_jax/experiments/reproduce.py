@@ -29,7 +29,7 @@ ROUNDING = ("source", "seeds_at_once", "product_way")
 
 
 def reproduce(path: pathlib.Path, overrides: Sequence[str] = ()) -> tuple[Comparison, list[str]]:
-    """Repeat the run of a record, unless its repetition is on record, and compare the two.
+    """Repeat the run of a record, unless that is done already, and compare the two records.
 
     Args:
         path: file of the record.
@@ -83,8 +83,8 @@ def settings_of(record: Record, device: str | None = None) -> dict[str, Any]:
 
     Args:
         record: of any version of the training; its missing settings get their defaults.
-        device: the device to train on, as in records. On the record's own device the same number of
-            seeds share a step, for the same rounding.
+        device: the device to train on, as in records. On the record's own kind of device the
+            number of seeds per step is kept, for equal rounding.
     """
     run, others = record.run, record.config
     dataset = {k: v for k, v in run["dataset"].items() if k not in ("fingerprint", "train_size")}
@@ -105,7 +105,7 @@ def settings_of(record: Record, device: str | None = None) -> dict[str, Any]:
 
 
 def override(settings: dict[str, Any], overrides: Sequence[str]) -> Config:
-    """The configuration with changes to settings that are not part of the run's identity.
+    """The configuration with changed settings; those in the run's identity cannot change.
 
     Args:
         settings: from :func:`settings_of`.
@@ -118,7 +118,7 @@ def override(settings: dict[str, Any], overrides: Sequence[str]) -> Config:
     for given in overrides:
         name, equals, text = given.partition("=")
         if not equals:
-            raise InputError(f"{given!r} cannot be read; a setting is given as name=value.")
+            raise InputError(f"{given!r} is not valid; write name=value.")
         value: Any = text
         with contextlib.suppress(yaml.YAMLError):
             value = yaml.safe_load(text)

@@ -18,27 +18,27 @@ from lrlc_jax.experiments.statistics import describe
 from lrlc_jax.experiments.study import Job
 from lrlc_jax.networks import NetworkFactory, check_precision
 from lrlc_jax.progress import Progress, counted, duration
-from lrlc_jax.signals import Stopped, TimeBox
+from lrlc_jax.signals import Stopped, TimeLimit
 from lrlc_jax.tracking import Tracker
 from lrlc_jax.training.checkpoint import Checkpoints
 from lrlc_jax.training.devices import CompileClock, enable_cache, lay_out
 from lrlc_jax.training.metrics import History, finite
 from lrlc_jax.training.train import DeviceData, train
 
-# An epoch may take longer than the longest before it, and saving has to fit into the budget too.
+# An epoch may take longer than the longest one so far, and saving must fit into the budget, too.
 SLACK = 1.1
 SAVING = 5.0  # seconds
 
 
 class Runner:
-    """Trains runs one after the other; they share the data on the device and compiled programs.
+    """Trains runs one after another, with shared data on the device and shared compiled programs.
 
     Args:
         pending: runs without a record.
         tracker: is notified of runs and epochs.
         progress: counts epochs of all pending runs.
-        box: the time limit of this process.
-        known: records of other runs of the study; they tell the time of a run to its first epoch.
+        limit: the time limit of this process.
+        known: records of other runs of the study, to estimate the time of compilation and epoch.
     """
 
     def __init__(
@@ -46,14 +46,14 @@ class Runner:
         pending: Sequence[Job],
         tracker: Tracker,
         progress: Progress,
-        box: TimeBox,
+        limit: TimeLimit,
         known: Iterable[Record],
     ) -> None:
         for job in pending:
             check_precision(job.config.network.precision)
             lay_out(job.config.protocol.seeds, job.config.protocol.data_parallel)
         enable_cache()
-        self.pending, self.tracker, self.progress, self.box = pending, tracker, progress, box
+        self.pending, self.tracker, self.progress, self.limit = pending, tracker, progress, limit
         self.clock = CompileClock()
         self.on_device: tuple[Dataset, DeviceData] | None = None
         here = provenance.machine()
@@ -62,18 +62,18 @@ class Runner:
             (each["compile_seconds"] + each["median_epoch_seconds"] for each in times), default=0.0
         )
         self.started = 0  # runs
-        self.kept: str | None = None  # by a checkpoint: the run that was stopped
+        self.kept: str | None = None  # the stopped run and the epoch of its checkpoint, in words
 
     def run(self, job: Job, checkpoint_folder: pathlib.Path) -> Record:
         """Train every seed of a run, from its checkpoint if there is one.
 
         Raises:
             InputError: if the images are too small for the network, or the checkpoint is damaged.
-            RunError: if the device fails, for example for want of memory.
-            Stopped: by a signal, or at the end of the time box; finished epochs are kept.
+            RunError: if the device fails, for example out of memory.
+            Stopped: by a signal, or at the end of the time limit; finished epochs are kept.
         """
         # Network, checkpoint, data on the device.
-        self.box.require(self.to_first_epoch)
+        self.limit.require(self.to_first_epoch)
         config, protocol, label = job.config, job.config.protocol, job.config.layer.label
         factory = network_of(job)
         checkpoints = Checkpoints(
@@ -101,7 +101,7 @@ class Runner:
             self.progress.advance(1, f"epoch {epoch}/{protocol.epochs}, {accuracy}")
             self.tracker.epoch(epoch, metrics)
             if epoch < protocol.epochs:
-                self.box.require(SLACK * max(later, default=first) + SAVING)
+                self.limit.require(SLACK * max(later, default=first) + SAVING)
 
         try:
             history = train(
@@ -129,7 +129,7 @@ class Runner:
             self.on_device = None  # frees the memory first
             protocol = job.config.protocol
             layout = lay_out(protocol.seeds, protocol.data_parallel)
-            self.on_device = job.dataset, DeviceData.put(job.dataset).on(layout)
+            self.on_device = job.dataset, layout.replicate(DeviceData.put(job.dataset))
             same = sum(other.dataset is job.dataset for other in self.pending)
             self.progress.say(
                 f"{job.dataset.description}; {counted(same, 'run')} to train, "
@@ -139,7 +139,7 @@ class Runner:
         return self.on_device[1]
 
     def skip(self, epochs: int) -> None:
-        """Take epochs that need no training off the progress bar."""
+        """Remove epochs that need no training from the progress bar."""
         self.progress.expect(self.progress.total - epochs)
 
     def finish(self, record: Record, path: pathlib.Path) -> None:
@@ -156,7 +156,7 @@ class Runner:
 
 
 def network_of(job: Job) -> NetworkFactory:
-    """The network of a run; refuses images that are too small for it."""
+    """The network of a run; an InputError if the images are too small for it."""
     config, dataset = job.config, job.dataset
     factory = NetworkFactory(
         dataset.image_shape,
@@ -173,7 +173,7 @@ def network_of(job: Job) -> NetworkFactory:
 
 
 class Session:
-    """This process's part of a run, added to the sessions before it.
+    """This process's part of a run, and totals with the sessions before it.
 
     A run that was stopped or killed is trained in several sessions; checkpoints hold the times and
     the provenance of each.

@@ -1,4 +1,4 @@
-"""Statistics over seeds: means, the choice of a rank, and the comparison of two records."""
+"""Statistics over seeds: means, choice of a rank, comparison of two records."""
 
 import dataclasses
 import itertools
@@ -13,7 +13,7 @@ from lrlc_jax.experiments.record import Record
 
 EQUAL, WITHIN_NOISE, DIFFERENT = "equal", "within noise", "different"
 
-# Metrics with a test: those of the last epoch on images that were not trained on.
+# Tested metrics: those on validation and test images, after the last epoch.
 TESTED = ("validation_accuracy", "validation_loss", "test_accuracy", "test_loss")
 LEVEL = 0.01  # probability that noise alone is called different
 ROUNDING = 1e-6  # records have 7 digits
@@ -64,7 +64,7 @@ def known(values: Iterable[float | None]) -> list[float]:
 
 
 def best(candidates: Iterable[Record]) -> Record | None:
-    """The record with the highest mean validation accuracy; of equals, the smallest network.
+    """The record with the highest mean validation accuracy; among equals, the smallest network.
 
     Records with failed seeds have no mean and are never chosen. Test accuracy is not used.
     """
@@ -150,7 +150,7 @@ def compare(one: Record, other: Record) -> Comparison:
 def p_value(
     metric: str, a: Sequence[float], b: Sequence[float], images: Mapping[str, int]
 ) -> tuple[str, float] | None:
-    """Name and uncorrected p of the test that suits a metric; None if none does.
+    """Name and uncorrected p of the test for a metric; None if there is none.
 
     ``a`` and ``b`` have a value for each seed; ``images`` are counts by split.
     """
@@ -190,7 +190,7 @@ def two_proportions(a: float, b: float, images: int) -> float:
 
 
 def holm(p: Mapping[str, float]) -> dict[str, float]:
-    """Holm's correction: the probability that any p is below a level by chance is that level.
+    """Holm's correction: the chance that noise puts any p below a level is at most that level.
 
     >>> holm({"a": 0.01, "b": 0.04, "c": 0.03})
     {'a': 0.03, 'c': 0.06, 'b': 0.06}

@@ -1,4 +1,4 @@
-"""From a study to its runs, each with its data and its identity."""
+"""Studies: their layers and runs, each with its data and its identity."""
 
 import dataclasses
 import functools
@@ -40,7 +40,7 @@ class Job:
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """A layer of a study, and its run, which may have a simpler layer."""
+    """A layer of a study and its run, which may train an equivalent simpler layer."""
 
     study: StudyConfig
     layer: LayerConfig
@@ -48,7 +48,7 @@ class Entry:
 
 
 class Loader:
-    """Loads each data set once.
+    """Makes jobs, and loads each data set once.
 
     ``at_most_train`` limits the number of training images if ``dataset.train_size`` is not set.
     """
@@ -91,13 +91,13 @@ def load_studies(configs: pathlib.Path) -> list[StudyConfig]:
     return found
 
 
-def members(study: StudyConfig, menu: Sequence[StudyConfig]) -> list[StudyConfig]:
-    """The study and its included studies, each once; those without runs of their own are left out.
+def members(study: StudyConfig, studies: Sequence[StudyConfig]) -> list[StudyConfig]:
+    """The study and its included studies, each once, without studies that have no own runs.
 
     Raises:
-        InputError: for a study that is not in the menu, one that includes itself, or no runs.
+        InputError: for an unknown study, one that includes itself, or no runs.
     """
-    known = {other.name: other for other in (*menu, study)}
+    known = {other.name: other for other in (*studies, study)}
     found: dict[str, StudyConfig] = {}
 
     def visit(name: str, path: tuple[str, ...]) -> None:
@@ -119,7 +119,7 @@ def members(study: StudyConfig, menu: Sequence[StudyConfig]) -> list[StudyConfig
 def study_layers(study: StudyConfig, options: Mapping[str, Any]) -> list[LayerConfig]:
     """The layers of a study's own runs, each once.
 
-    ``options`` are settings for layers that have them and whose entry does not give them.
+    ``options`` are values for settings that an entry leaves out; each layer takes its own.
     """
     layers: list[LayerConfig] = []
     for entry in study.runs:
@@ -148,10 +148,10 @@ def _layer(settings: str) -> LayerConfig:
     return layer_config(json.loads(settings))
 
 
-def with_its_data(study: StudyConfig, base: Config, given: Collection[str] = ()) -> Config:
-    """The settings of a command with the data settings that the study fixes.
+def with_study_data(study: StudyConfig, base: Config, given: Collection[str] = ()) -> Config:
+    """The settings of a command with the data settings of the study.
 
-    The command may not contradict the study; ``given`` are the names of settings on its command
+    The command must not contradict the study; ``given`` are the names of settings on its command
     line, such as ``dataset.translate``.
     """
     for name, value in study.dataset.items():
@@ -168,7 +168,7 @@ def with_its_data(study: StudyConfig, base: Config, given: Collection[str] = ())
 def plan(
     study: StudyConfig,
     base: Config,
-    menu: Sequence[StudyConfig] = (),
+    studies: Sequence[StudyConfig] = (),
     given: Collection[str] = (),
 ) -> list[Entry]:
     """The entries of a study and of its included studies; several entries may share a run.
@@ -176,8 +176,8 @@ def plan(
     Args:
         study: the study.
         base: common settings of the runs; of its layer, only the options are used.
-        menu: studies that it may include.
-        given: see :func:`with_its_data`.
+        studies: studies that can be included.
+        given: see :func:`with_study_data`.
 
     Raises:
         InputError: for bad settings of a study, one that contradicts ``base``, or bad data.
@@ -185,8 +185,8 @@ def plan(
     """
     options = dataclasses.asdict(base.layer)
     wanted = [
-        (member, layer, with_its_data(member, base, given))
-        for member in members(study, menu)
+        (member, layer, with_study_data(member, base, given))
+        for member in members(study, studies)
         for layer in study_layers(member, options)
     ]  # all settings are checked before data are loaded
     loader = Loader(study.train_size)

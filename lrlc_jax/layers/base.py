@@ -27,13 +27,13 @@ zeros = nnx.initializers.zeros_init()  # biases
 
 
 def check_count(name: str, value: int) -> None:
-    """Refuse a number of channels or bases below 1 with a ValueError."""
+    """Raise a ValueError unless ``value`` is a whole number of at least 1."""
     if not isinstance(value, int) or value < 1:
         raise ValueError(f"{name} is {value!r}; it must be a whole number of at least 1")
 
 
 def check_word(name: str, value: str, allowed: Sequence[str]) -> None:
-    """Refuse a word that is not allowed with a ValueError."""
+    """Raise a ValueError unless ``value`` is an allowed word."""
     if value not in allowed:
         raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(map(repr, allowed))}")
 
@@ -56,13 +56,13 @@ class PatchLayer(nnx.Module):
         in_features: channels of the input.
         out_features: channels of the output.
         kernel_size: rows and columns of the filters, one number for both or two.
-        strides: steps between positions, likewise.
+        strides: rows and columns between positions, likewise.
         input_size: rows and columns of the input; None: any.
         kernel_dilation: distance between the entries of a filter.
-        padding: ``'VALID'``, ``'SAME'``, ``'REFLECT'``, ``'CIRCULAR'``, or numbers of zeros before
-            and after rows and columns.
+        padding: ``'VALID'``, ``'SAME'``, ``'REFLECT'``, ``'CIRCULAR'``, or widths of zero padding
+            before and after rows and columns.
         use_bias: add a bias per channel.
-        dtype: type of the computation; by default the common type of input and parameters.
+        dtype: type of the computation; by default the promoted type of input and parameters.
         param_dtype: type of the parameters.
         precision: of the products, as in :func:`jax.lax.dot`.
         way: how to compute the product (:data:`lrlc_jax.layers.WAYS`); by default the fastest way
@@ -72,7 +72,7 @@ class PatchLayer(nnx.Module):
         ValueError: for an argument out of its range, or a kernel that does not fit.
     """
 
-    EXTRA_CHANNELS: ClassVar[int] = 0  # that the layer appends to its input
+    EXTRA_CHANNELS: ClassVar[int] = 0  # channels appended to the input
     BIAS_PER_POSITION: ClassVar[bool] = False
 
     def __init__(
@@ -124,7 +124,7 @@ class PatchLayer(nnx.Module):
         return self.window().positions
 
     def check_input(self, x: jax.Array) -> Pair:
-        """Rows and columns of an input; a ValueError if the layer has another size or channels."""
+        """Rows and columns of an input; a ValueError if size or channels are not the layer's."""
         size = x.shape[1:3] if self.input_size is None else self.input_size
         if x.ndim != 4 or x.shape[1:] != (*size, self.in_features):
             rows, cols = ("rows", "cols") if self.input_size is None else self.input_size
@@ -152,7 +152,7 @@ class PatchLayer(nnx.Module):
     def multiply_adds(self) -> int:
         """Multiply-adds of the product for one example; the layer must have an input size.
 
-        Biases and the folding of filters, once per batch, do not count.
+        Biases, and the folding of filters (once per batch), are not counted.
         """
         rows, cols = self.positions()
         channels = self.in_features + self.EXTRA_CHANNELS
@@ -164,11 +164,11 @@ class PatchLayer(nnx.Module):
         Args:
             x: the images.
             preprocess: elementwise function applied to the input first, such as the normalisation
-                and ReLU of the previous layer. Equals a call with ``preprocess(x)``, which is
-                computed per micro-batch instead of as a whole.
+                and ReLU of the previous layer. The result equals a call with ``preprocess(x)``, but
+                it is computed per micro-batch.
 
         Raises:
-            ValueError: if the input has another size or number of channels than the layer.
+            ValueError: if the input does not have the size and channels of the layer.
         """
         return self.add_biases(self.product(x, self.check_input(x), preprocess))
 
@@ -179,7 +179,7 @@ class PatchLayer(nnx.Module):
         return y
 
 
-# Settings by the name of the layer. Every subclass of LayerConfig with a name registers itself.
+# Settings classes by layer name. Every subclass of LayerConfig with a name registers itself.
 LAYERS: "dict[str, type[LayerConfig]]" = {}
 
 
@@ -187,7 +187,7 @@ LAYERS: "dict[str, type[LayerConfig]]" = {}
 class Site:
     """Place of a layer in a network: the arguments that do not depend on the kind of layer.
 
-    ``last`` says whether no layer follows; the others are arguments of :class:`PatchLayer`.
+    ``last`` marks the last layer; the others are arguments of :class:`PatchLayer`.
     """
 
     in_features: int
@@ -203,7 +203,7 @@ class Site:
     last: bool = False
 
     def arguments(self, **changes: Any) -> dict[str, Any]:
-        """Arguments of a layer's constructor, with some of them changed."""
+        """Arguments of a layer's constructor, with ``changes``."""
         values = vars(self) | changes
         del values["last"]
         return values
@@ -215,8 +215,8 @@ class LayerConfig(Schema):
 
     Attributes:
         TITLE: name of the layer in tables.
-        STRUCTURE: settings that a study gives for each of its layers. All others are options that
-            the layers of a table share.
+        STRUCTURE: settings that identify a layer within a study. All others are options, shared by
+            the layers of a table.
     """
 
     SECTION: ClassVar[str] = "layer"
@@ -231,25 +231,25 @@ class LayerConfig(Schema):
 
     @property
     def positions(self) -> tuple[int, ...]:
-        """Positions of the layer, from 1, ascending; the others have a plain convolution."""
+        """Positions of the layer, from 1, ascending; other positions have a plain convolution."""
         return ()
 
     @property
     def row(self) -> str:
-        """Title with all but the rank: the name of a table row."""
+        """Name of the table row: everything but the rank."""
         return self.TITLE
 
     @property
     def label(self) -> str:
-        """Title with all settings that differ from the defaults."""
+        """Name of the layer in text: the row, and the rank if it has one."""
         return self.row
 
     def canonical(self) -> dict[str, Any]:
-        """Settings in one form for all equivalent inputs."""
+        """Settings in canonical form: equal for equivalent settings."""
         return dataclasses.asdict(self)
 
     def simplest(self) -> "LayerConfig":
-        """The simplest layer with the same function; some layers have one at rank 1."""
+        """An equivalent simpler layer if there is one (at rank 1); otherwise this layer."""
         return self
 
     def counterpart(self) -> "LayerConfig | None":
@@ -262,7 +262,7 @@ class LayerConfig(Schema):
 
 
 def as_list(value: Any) -> list[Any]:
-    """A list or tuple as a list; any other value as its only entry."""
+    """A list or tuple as a list; any other value as a list of one."""
     return list(value) if isinstance(value, list | tuple) else [value]
 
 
@@ -291,7 +291,7 @@ class SpecialLayerConfig(LayerConfig):
         return f"{self.TITLE} ({where}){''.join(changed)}"
 
     def canonical(self) -> dict[str, Any]:
-        """Settings with the positions as a list."""
+        """Settings in canonical form, with the positions as a list."""
         return super().canonical() | {"at": list(self.positions)}
 
     def check(self) -> None:
@@ -309,7 +309,7 @@ class SpecialLayerConfig(LayerConfig):
 
 @dataclasses.dataclass
 class RankedLayerConfig(SpecialLayerConfig):
-    """A layer whose rank is chosen by validation accuracy."""
+    """A layer with a rank, which tables choose by validation accuracy."""
 
     at: Any = 3
     rank: int = whole(4)

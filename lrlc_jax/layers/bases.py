@@ -1,7 +1,7 @@
 """Basis filter banks of different kernel sizes and dilations (an extension named in the paper).
 
-All bases lie on one grid, the window of the largest. Taps of the grid outside of all bases cost
-nothing.
+All bases lie on one grid, which spans the largest rows and columns. Taps of the grid that no basis
+uses cost nothing.
 """
 
 import dataclasses
@@ -37,7 +37,7 @@ def pairs_of(value: Any, rank: int, name: str) -> tuple[Pair, ...]:
 
 
 def span(kernel_sizes: Sequence[Pair], dilations: Sequence[Pair]) -> Pair:
-    """Rows and columns of the largest basis, gaps of its dilation included.
+    """Rows and columns of the grid that contains all bases, with the gaps of dilation.
 
     >>> span([(3, 3), (2, 2)], [(1, 1), (3, 1)])
     (4, 3)
@@ -53,7 +53,7 @@ class MixedBases(nnx.Module):
     Parameters: ``kernels``, a list of K arrays ``(kh, kw, in, out)``.
 
     Args:
-        layer: whose bases they are.
+        layer: the layer of the bases.
         kernel_sizes: rows and columns of each basis.
         dilations: distance between the entries of each basis.
         init: initializer of a basis, called with the shape ``(1, kh, kw, in, out)``.
@@ -87,12 +87,12 @@ class MixedBases(nnx.Module):
         )
 
     def window(self, grid: Window) -> Window:
-        """The window of the largest basis, without the taps outside of all bases."""
+        """The window of the grid, without the taps that no basis uses."""
         own = (taps_on_grid(grid, window) for window in self.windows)
         return dataclasses.replace(grid, taps=tuple(sorted(set().union(*own))))
 
     def on(self, window: Window) -> jax.Array:
-        """All bases on the taps of one window ``(K, taps, in, out)``, with zeros in the gaps."""
+        """All bases on the taps of ``window``, zero elsewhere: ``(K, taps, in, out)``."""
         stacked = []
         for kernel, own in zip(self.kernels, self.windows, strict=True):
             values = kernel[...].reshape(-1, *kernel.shape[2:])

@@ -15,7 +15,7 @@ def blur_window(size: Pair, strides: Pair) -> Window:
 
 
 def blur_downsample(x: jax.Array, strides: Pair) -> jax.Array:
-    """Every ``stride``-th row and column of the blurred images, from the first on.
+    """Blur, then keep every ``stride``-th row and column, beginning with the first.
 
     The blur along an axis is a binomial filter of ``2 * stride - 1`` taps with reflected borders;
     with stride 1 there is no blur.

@@ -19,8 +19,8 @@ Normalization: TypeAlias = Literal["softmax", "norm", "none"]
 SHARINGS: tuple[Sharing, ...] = get_args(Sharing)
 NORMALIZATIONS: tuple[Normalization, ...] = get_args(Normalization)
 
-# Maps of the output's size per basis of the network g, rounded up: at most 6 of context, layers of
-# 3, 6 and 1, and their values before and after the activations.
+# Feature maps of the output's size in the network g, per basis, approximately: up to 6 of context,
+# and layers of 3, 6 and 1 maps before and after their activations.
 MAPS_PER_BASIS = 24
 
 
@@ -34,8 +34,8 @@ def normalize(weights: jax.Array, normalization: Normalization) -> jax.Array:
     [0.6000000238418579, 0.800000011920929]
     """
     if normalization == "softmax":
-        # Not jax.nn.softmax, whose gradient divides by a sum: XLA multiplies by the reciprocal in
-        # some programs and divides in others, and the results would depend on the program.
+        # The gradient of jax.nn.softmax divides by a sum. XLA replaces that by a product with the
+        # reciprocal in some programs only, so that results would depend on the program.
         largest = jax.lax.stop_gradient(jnp.max(weights, axis=-1, keepdims=True))
         powers = jnp.exp(weights - largest)
         return powers * jnp.reciprocal(jnp.sum(powers, axis=-1, keepdims=True))
@@ -46,7 +46,7 @@ def normalize(weights: jax.Array, normalization: Normalization) -> jax.Array:
 
 
 def equal_weights(rank: int, sharing: Sharing) -> Initializer:
-    """Initializer with equal combining weights: the layer starts as a convolution (section 3.2.1).
+    """Initializer to equal combining weights: the layer starts as a convolution (section 3.2.1).
 
     The constant is ``1 / sqrt(rank)``, halved if row and column weights are summed.
     """
@@ -57,8 +57,8 @@ def equal_weights(rank: int, sharing: Sharing) -> Initializer:
 class PositionTable(nnx.Module):
     """Trainable values for each output position: combining weights or biases (section 3.2.1).
 
-    With ``sharing`` ``row_column`` the sum of a value per row and a value per column (equations 3
-    and 5), with ``row`` or ``column`` only one of them, with ``full`` one value per position.
+    ``sharing`` is ``row_column`` (the sum of a value per row and a value per column, equations 3
+    and 5), ``row`` or ``column`` (only one of them), or ``full`` (a value per position).
 
     Parameters: ``row`` ``(rows, depth)`` and ``column`` ``(cols, depth)``, or ``full``
     ``(rows, cols, depth)``.
@@ -95,7 +95,7 @@ def resize(x: jax.Array, size: Pair) -> jax.Array:
     """Images ``(batch, rows, cols, channels)`` resized bilinearly with aligned corners.
 
     Position ``i`` reads ``i * (in - 1) / (out - 1)``, so that first and last pixel keep their
-    place; an output of size 1 reads the first pixel.
+    place. An output of size 1 reads the first pixel.
 
     >>> resize(jnp.array([0.0, 1.0, 2.0]).reshape(1, 1, 3, 1), (1, 5)).ravel().tolist()
     [0.0, 0.5, 1.0, 1.5, 2.0]
@@ -145,16 +145,16 @@ class DilatedDepthwise(nnx.Module):
 
 
 class CombiningNetwork(nnx.Module):
-    """The network g: from the input of a layer to its weights before normalisation (section 3.2.2).
+    """The network g: from a layer's input to its unnormalised combining weights (section 3.2.2).
 
     1. ``low``: 1x1 convolution to K channels.
     2. Context, resized to the output's size and concatenated: ``low``, its mean over the positions,
        and for each dilation of 1, 2, 4, 8 that fits a ``depthwise`` 3x3 convolution of ``low``.
     3. 1x1 convolutions: ``squeeze`` to 3K channels with ReLU, ``excite`` to 6K with sigmoid, and
-       ``proj`` to K. The widths do not depend on the number of dilations.
+       ``proj`` to K. These output widths do not depend on the number of dilations.
 
     Args:
-        layer: whose weights it computes.
+        layer: the layer of the weights.
         rank: K.
         init: initializer of every kernel, by default glorot_uniform; biases start at zero.
     """

@@ -18,7 +18,7 @@ from lrlc_jax.schema import word
 FanIn: TypeAlias = Literal["position", "keras"]
 
 # Initializers of the kernel (rows, cols, kh, kw, in, out). Keras counts the positions as part of
-# the receptive field, which makes the range smaller by the root of their number.
+# the receptive field, which divides the range by the square root of their number.
 INITIALIZERS: dict[FanIn, Initializer] = {
     "position": nnx.initializers.he_uniform(batch_axis=(0, 1)),
     "keras": nnx.initializers.he_uniform(),
@@ -32,12 +32,12 @@ class LocallyConnected(PatchLayer):
     rows and columns of the output.
 
     Args:
-        fan_in: of the default initializer: ``'position'`` counts the inputs of one position, as for
-            a convolution; ``'keras'`` also counts the positions, as in the paper's baseline.
+        fan_in: fan-in of the default initializer: ``'position'`` counts the inputs of one position,
+            as for a convolution; ``'keras'`` also counts the positions, as in the paper's baseline.
         kernel_init: initializer of the kernel, instead of he_uniform with ``fan_in``.
         rngs: random keys of the initializer.
 
-    Other arguments and errors as for :class:`.base.PatchLayer`, but with an input size.
+    Other arguments and errors as for :class:`.base.PatchLayer`; ``input_size`` is required.
     """
 
     BIAS_PER_POSITION: ClassVar[bool] = True
@@ -86,15 +86,15 @@ class LocallyConnectedConfig(SpecialLayerConfig):
     fan_in: str = word(*INITIALIZERS, default="keras")
 
     def build(self, site: Site, rngs: nnx.Rngs) -> LocallyConnected:
-        """The layer at a site. Batch normalisation does not cancel its bias per position."""
+        """The layer at a site; it keeps its bias, which batch normalisation does not cancel."""
         return LocallyConnected(**site.arguments(use_bias=True, fan_in=self.fan_in), rngs=rngs)
 
 
 def to_locally_connected(layer: PatchLayer) -> LocallyConnected:
     """The locally connected layer with the same outputs (section 3.2), for inference.
 
-    The filter banks of an LRLC layer are folded once: an image costs the multiply-adds of a
-    convolution, and the parameters need more memory.
+    The filter banks of an LRLC layer are folded once. An image then costs the multiply-adds of a
+    convolution, but the parameters need more memory.
 
     Args:
         layer: LRLC without ``input_dependent``, a convolution with spatial bias, or a convolution,
@@ -102,6 +102,10 @@ def to_locally_connected(layer: PatchLayer) -> LocallyConnected:
 
     Raises:
         ValueError: for another layer, or one without an input size.
+
+    >>> lrlc = LRLC(3, 8, 3, input_size=6, rank=4, rngs=nnx.Rngs(0))
+    >>> to_locally_connected(lrlc).kernel.shape
+    (4, 4, 3, 3, 3, 8)
     """
     if isinstance(layer, CoordConv) or not isinstance(layer, LRLC | Conv | LocallyConnected):
         raise ValueError(

@@ -57,8 +57,8 @@ class LRLC(PatchLayer):
 
     The filter bank of a position is ``sum_k w[position, k] * bases[k]`` (equation 2). Combining
     weights shared by all examples are folded into the filter banks first: an image costs the
-    multiply-adds of a convolution at any rank, where the authors' Algorithm 1 (K convolutions and
-    a weighted sum of their outputs) costs K times as many for the same result.
+    multiply-adds of a convolution at any rank. The authors' Algorithm 1 (K convolutions and a
+    weighted sum of their outputs) costs K times as many for the same result.
 
     With ``input_dependent`` a small network computes the weights from the input of the layer
     (section 3.2.2, :class:`.combining.CombiningNetwork`), and Algorithm 1 runs in micro-batches
@@ -78,9 +78,9 @@ class LRLC(PatchLayer):
         input_dependent: compute the combining weights from the input of the layer.
         sharing: ``'row_column'`` (default) sums a weight per row and a weight per column (equation
             3); ``'row'`` and ``'column'`` have one of the two; ``'full'`` has a weight for each
-            position, the only choice with ``input_dependent``. Applies to the spatial bias, too.
-        normalization: of the weights over the bases: ``'softmax'`` (default, equation 4),
-            ``'norm'`` (l2) or ``'none'``.
+            position, the only choice with ``input_dependent``. Also for the spatial bias.
+        normalization: normalisation of the weights over the bases: ``'softmax'`` (default,
+            equation 4), ``'norm'`` (l2) or ``'none'``.
         use_spatial_bias: add a bias per position (equation 5).
         kernel_init: initializer of the bases, called with the shape ``(K, kh, kw, in, out)``; with
             mixed sizes ``(1, kh, kw, in, out)`` for each.
@@ -90,7 +90,7 @@ class LRLC(PatchLayer):
             glorot_uniform.
         rngs: random keys of the initializers.
 
-    Other arguments and errors as for :class:`.base.PatchLayer`, but with an input size.
+    Other arguments and errors as for :class:`.base.PatchLayer`; ``input_size`` is required.
     """
 
     def __init__(
@@ -175,8 +175,8 @@ class LRLC(PatchLayer):
     def filters(self) -> jax.Array:
         """The filter bank of each position ``(rows or 1, cols or 1, kh, kw, in, out)``.
 
-        Bases of mixed sizes are padded with zeros to the ``kh x kw`` of the largest. A ValueError
-        is raised if the combining weights depend on the input.
+        Bases of mixed sizes are padded with zeros to the size of their common grid. Raises a
+        ValueError if the combining weights depend on the input.
         """
         bases = self.bases_on(self.window())
         bases = bases.reshape(self.rank, *self.kernel_size, *bases.shape[-2:])
@@ -188,7 +188,7 @@ class LRLC(PatchLayer):
         return (*spatial, *super().biases())
 
     def product(self, x: jax.Array, size: Pair, preprocess: Elementwise) -> jax.Array:
-        """Images with the folded filter banks, or with all bases and then combined."""
+        """Product with the folded filter banks, or Algorithm 1 for input-dependent weights."""
         if self.input_dependent:
             return self.algorithm_1(x, preprocess)
         window = self.folded_window(size)
@@ -197,16 +197,16 @@ class LRLC(PatchLayer):
         return folded_product(*operands, window, self.precision, self.way)
 
     def bases_on(self, window: Window) -> jax.Array:
-        """All bases on the taps of a window, with zeros in the gaps of mixed ones."""
+        """All bases on the taps of a window; mixed bases are zero outside of their own taps."""
         return self.bases.on(window) if isinstance(self.bases, MixedBases) else self.bases[...]
 
     def folded_window(self, size: Pair | None = None) -> Window:
-        """The window of the folded filters: the taps of any basis."""
+        """The window of the folded filters: the union of the taps of all bases."""
         window = self.window(size)
         return self.bases.window(window) if isinstance(self.bases, MixedBases) else window
 
     def bases_with_windows(self) -> list[tuple[jax.Array, Window]]:
-        """The bases ``(K, kh, kw, in, out)`` with their window; of mixed sizes, one by one."""
+        """Bases ``(K, kh, kw, in, out)`` with their window; one entry for each mixed basis."""
         if isinstance(self.bases, MixedBases):
             bases = (kernel[...][None] for kernel in self.bases.kernels)
             return list(zip(bases, self.bases.windows, strict=True))
@@ -232,10 +232,7 @@ class LRLC(PatchLayer):
         return in_microbatches(combined, x, rows * cols * values, kept=kept)
 
     def multiply_adds(self) -> int:
-        """Multiply-adds of the product for one example; input dependent, with all bases.
-
-        The network g does not count.
-        """
+        """Multiply-adds of the product for one example, without the network g."""
         if self.input_dependent:
             taps = sum(len(bases) * len(window.taps) for bases, window in self.bases_with_windows())
         else:
@@ -244,18 +241,18 @@ class LRLC(PatchLayer):
         return rows * cols * taps * self.in_features * self.out_features
 
 
-def build(config: Any, site: Site, rngs: nnx.Rngs, **options: Any) -> LRLC:
-    """LRLC of any settings at a site: their common settings, and other ``options``."""
+def build_lrlc(config: Any, site: Site, rngs: nnx.Rngs, **options: Any) -> LRLC:
+    """LRLC at a site, from the settings that all configs of LRLC share and further ``options``."""
     common = ("rank", "normalization", "use_spatial_bias")
     options |= {name: getattr(config, name) for name in common}
     return LRLC(**site.arguments(**options), rngs=rngs)
 
 
-def rank_1(layer: Any, sharing: str) -> LayerConfig:
+def simplest_lrlc(layer: Any, sharing: str) -> LayerConfig:
     """LRLC of rank 1 as a simpler layer.
 
-    The only weight of a softmax is 1: a convolution with the spatial bias remains. Other
-    normalisations leave a weight with an effect.
+    A softmax over one weight is 1, which leaves a convolution with the spatial bias. With another
+    normalisation the weight has an effect, and the layer stays.
 
     >>> LRLCConfig(at=3, rank=1, sharing="full").simplest()
     SpatialBiasConfig(name='spatial_bias', at=3, sharing='full')
@@ -286,13 +283,13 @@ class LRLCConfig(RankedLayerConfig):
     use_spatial_bias: bool = True
 
     def simplest(self) -> LayerConfig:
-        """At rank 1 a convolution with spatial bias (:func:`rank_1`)."""
-        return rank_1(self, self.sharing)
+        """At rank 1 a convolution with spatial bias (:func:`simplest_lrlc`)."""
+        return simplest_lrlc(self, self.sharing)
 
     def build(self, site: Site, rngs: nnx.Rngs) -> LRLC:
         """The layer at a site."""
         init = he_uniform if self.weights_init == "random" else None
-        return build(self, site, rngs, sharing=self.sharing, weights_init=init)
+        return build_lrlc(self, site, rngs, sharing=self.sharing, weights_init=init)
 
 
 @dataclasses.dataclass
@@ -306,20 +303,20 @@ class InputDependentLRLCConfig(RankedLayerConfig):
     use_spatial_bias: bool = True
 
     def simplest(self) -> LayerConfig:
-        """At rank 1 a convolution with a bias per position (:func:`rank_1`)."""
-        return rank_1(self, "full")
+        """At rank 1 a convolution with a bias per position (:func:`simplest_lrlc`)."""
+        return simplest_lrlc(self, "full")
 
     def build(self, site: Site, rngs: nnx.Rngs) -> LRLC:
         """The layer at a site."""
-        return build(self, site, rngs, input_dependent=True)
+        return build_lrlc(self, site, rngs, input_dependent=True)
 
 
 @dataclasses.dataclass
 class MixedLRLCConfig(RankedLayerConfig):
     """Low-rank local connectivity with bases of different kernel sizes or dilations.
 
-    ``kernel_sizes`` and ``dilations`` are one number for all bases, or a list with one entry for
-    each: a number, or rows and columns.
+    ``kernel_sizes`` and ``dilations`` are one number for all bases, or a list with one entry per
+    basis: a number, or rows and columns.
     """
 
     TITLE: ClassVar[str] = "LRLC of mixed bases"
@@ -335,7 +332,7 @@ class MixedLRLCConfig(RankedLayerConfig):
     use_spatial_bias: bool = True
 
     def check(self) -> None:
-        """Also refuse a number of kernel sizes or dilations other than the rank."""
+        """Also check the kernel sizes and dilations against the rank, and ``sharing``."""
         super().check()
         for name in ("kernel_sizes", "dilations"):
             value = getattr(self, name)
@@ -359,7 +356,7 @@ class MixedLRLCConfig(RankedLayerConfig):
             value if isinstance(value, list) else [value] * self.rank
             for value in (self.kernel_sizes, self.dilations)
         )
-        return build(
+        return build_lrlc(
             self,
             site,
             rngs,

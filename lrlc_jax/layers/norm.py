@@ -23,8 +23,8 @@ class BatchNorm(nnx.Module):
         num_features: channels.
         momentum: weight of the old moving statistics in an update.
         epsilon: added to the variance.
-        axis_name: of the devices that share a batch in equal parts, under :func:`jax.shard_map`.
-            All normalise by the statistics of the whole batch.
+        axis_name: axis of the devices that share a batch in equal parts, under
+            :func:`jax.shard_map`. All normalise by the statistics of the whole batch.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class BatchNorm(nnx.Module):
     def normalizer(
         self, x: jax.Array, *, use_running_average: bool
     ) -> Callable[[jax.Array], jax.Array]:
-        """A function that normalises any examples of ``x``; updates the moving statistics."""
+        """A function that normalises examples of ``x``; training updates the moving statistics."""
         axes = tuple(range(x.ndim - 1))
         if use_running_average:
             mean, var = self.mean[...], self.var[...]
@@ -66,8 +66,8 @@ class BatchNorm(nnx.Module):
             if self.axis_name is not None:
                 mean, square = jax.lax.pmean((mean, square), self.axis_name)
                 count *= jax.lax.axis_size(self.axis_name)
-            # From the two moments: the backward pass would have to keep differences from the mean,
-            # which took longer than all the rest.
+            # Variance from the two moments. The mean of squared differences would store the
+            # differences for the backward pass, which took longer than all the rest.
             var = jnp.maximum(square - jnp.square(mean), 0)
             unbiased = var * (count / max(count - 1, 1))
             keep = self.momentum
@@ -83,7 +83,7 @@ class BatchNorm(nnx.Module):
 
 
 def fold_batch_norm(layer: PatchLayer, norm: BatchNorm) -> PatchLayer:
-    """One layer with the outputs of a layer followed by batch normalisation, in inference.
+    """One layer in place of a layer and its batch normalisation, for inference.
 
     Args:
         layer: a convolution or a locally connected layer; it is not changed.

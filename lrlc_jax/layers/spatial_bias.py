@@ -17,15 +17,15 @@ from lrlc_jax.schema import word
 class SpatialBiasConv(Conv):
     """A convolution followed by a bias that varies over the positions (equation 5).
 
-    An LRLC layer of rank 1 without its combining weights, which have no effect there: the paper's
-    test of relaxed spatial invariance in the biases alone.
+    Equals LRLC of rank 1 with softmax weights, which are always 1. The paper uses it to relax
+    spatial invariance in the biases alone.
 
     Parameters: those of :class:`Conv`, and ``spatial_bias`` (a :class:`.combining.PositionTable`).
 
     Args:
-        sharing: of the spatial bias: ``'row_column'``, ``'row'``, ``'column'``, ``'full'``.
+        sharing: sharing of the spatial bias: ``'row_column'``, ``'row'``, ``'column'``, ``'full'``.
 
-    Other arguments and errors as for :class:`Conv`, but with an input size.
+    Other arguments and errors as for :class:`Conv`; ``input_size`` is required.
     """
 
     def __init__(

@@ -13,9 +13,9 @@ from lrlc_jax.layers.lrlc import LRLCConfig
 def matched_width(in_features: int, features: int, rank: int, *, last: bool = False) -> int:
     """Channels of a convolution with the parameter count of LRLC of ``rank`` with ``features``.
 
-    LRLC has K filter banks, a convolution one. A wider convolution has more filters, and the next
-    layer has more input channels; the width divides the parameters between the two. Only the
-    classifier follows the last layer, which becomes K times as wide.
+    LRLC has K filter banks, a convolution has one. A wider convolution has more filters, and the
+    next layer has more input channels; the width counts the parameters of both. The last layer
+    becomes K times as wide, since only the classifier follows.
 
     >>> matched_width(64, 64, rank=4), matched_width(64, 64, rank=4, last=True)
     (160, 256)

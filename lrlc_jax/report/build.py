@@ -1,4 +1,4 @@
-"""Reports of a command: the tables and figures of a results folder, and the plan of a dry run."""
+"""Write the tables and figures of a results folder, and print the plan of a dry run."""
 
 import dataclasses
 import pathlib
@@ -30,8 +30,8 @@ class Report:
     """Tables and figures of a results folder.
 
     Attributes:
-        tables: by file name without ending.
-        requested: those of the command's own runs.
+        tables: by file name without extension.
+        requested: tables of the command's own runs.
         files: all written files.
         problems: a line for each missing or failed run of a table.
         conflicts: a line for each run with conflicting records.
@@ -45,7 +45,7 @@ class Report:
 
 
 def check(studies: Iterable[StudyConfig]) -> None:
-    """Refuse unknown tables and figures."""
+    """Raise an InputError for an unknown table or figure of a study."""
     for study in studies:
         for name in study.tables:
             one_of(f"table (in study {study.name})", name, tables.TABLES)
@@ -62,7 +62,7 @@ def build(
     their own tables are always shown.
 
     Raises:
-        InputError: for an unknown table or figure, or a damaged record, or without any record.
+        InputError: for an unknown table or figure, a damaged record, or no records.
         RunError: if a file cannot be written.
     """
     check(studies)
@@ -86,11 +86,11 @@ def build(
             report.tables[name] = table
             if one.runs.keys() == requested.get(one.study.name):
                 report.requested[name] = table
-            for ending, text in tables.forms(table).items():
+            for ending, text in tables.formats(table).items():
                 contents[root / "tables" / f"{name}.{ending}"] = text
         for function in one.study.figures:
             if figure := figures.FIGURES[function](one):
-                for ending, image in figures.forms(figure).items():
+                for ending, image in figures.formats(figure).items():
                     contents[root / "figures" / f"{one.name}-{function}.{ending}"] = image
     for path, content in contents.items():
         write_atomically(path, content)
@@ -103,7 +103,7 @@ def overview(
 ) -> list[str]:
     """Lines of a study's plan: protocol, data, and the status of each row of its tables.
 
-    ``records`` are those of its runs, by identity.
+    ``records`` are the records of its runs, by identity.
     """
     lines = [f"{study.name}: {study.title}" if study.title else study.name]
     lines += protocol_sentences(canonical(entries[0].job.config, "", 0))

@@ -33,7 +33,7 @@ FIGURES: dict[str, StudyFigure] = {}
 
 
 def study_figure(function: StudyFigure) -> StudyFigure:
-    """Register a figure under the name of its function; it returns None if it has no content."""
+    """Register a function under its name; it returns None if there is nothing to plot."""
     FIGURES[function.__name__] = function
     return function
 
@@ -45,7 +45,7 @@ def accuracy_against_rank(results: StudyResults) -> Figure | None:
 
     Error bars are standard errors; the rank with the best validation accuracy is black. Rows
     without ranks are horizontal lines, with a band of one standard error: dotted for the
-    convolution, dashed for others. A row that is rank 1 of a curve has no line.
+    convolution, dashed for others. A row that equals rank 1 of a curve has no line.
     """
     curves = [row for row in results.rows if row.ranked]
     on_curves = {cell.identity for row in curves for cell in row.cells}
@@ -126,7 +126,7 @@ def draw_line(axes: Axes, row: Row, color: str) -> None:
 
 
 def saved(figure: Figure, form: str, **metadata: None) -> bytes:
-    """The figure in a form, without this metadata: the same bytes for the same content."""
+    """The figure in a file format; without ``metadata`` equal figures have equal bytes."""
     out = io.BytesIO()
     figure.savefig(out, format=form, metadata=metadata)
     return out.getvalue()
@@ -137,7 +137,7 @@ def png(figure: Figure) -> bytes:
     return saved(figure, "png", Software=None)
 
 
-def forms(figure: Figure) -> dict[str, bytes]:
-    """Content of each form of a figure, by the ending of its file."""
+def formats(figure: Figure) -> dict[str, bytes]:
+    """The figure in each file format, by file extension."""
     pdf = saved(figure, "pdf", Creator=None, Producer=None, CreationDate=None)
     return {"png": png(figure), "pdf": pdf}

@@ -14,7 +14,7 @@ from lrlc_jax.report.figures import STYLE, png
 
 COLUMNS = 12  # of a contact sheet
 ROWS = 4  # of each class in a contact sheet of few classes
-CLAIM = 0.8  # the paper: "adjacent pixels often have correlation > 0.8"
+CLAIM = 0.8  # a common claim on adjacent pixels of natural images
 
 
 def class_name(dataset: Dataset, label: int) -> str:
@@ -89,7 +89,7 @@ def statistics_values(dataset: Dataset, statistics: ImageStatistics) -> dict[str
 
 
 def plots(dataset: Dataset, statistics: ImageStatistics) -> dict[str, bytes]:
-    """All pictures by file name. Git ignores ``.local`` files, which must not be published."""
+    """All pictures by file name; ``.local`` files must not be published, and git ignores them."""
     private = ".local" if SOURCES[dataset.name].private else ""
     return {
         "correlation.png": png(correlation_plot(dataset, statistics)),
@@ -99,7 +99,7 @@ def plots(dataset: Dataset, statistics: ImageStatistics) -> dict[str, bytes]:
 
 
 def title(dataset: Dataset, *rest: str) -> str:
-    """A line for each phrase of the data set's title, and further text."""
+    """The data set's title, a line for each phrase, and a line with ``rest``."""
     return dataset.title.replace("; ", "\n") + "\n" + "; ".join(rest)
 
 

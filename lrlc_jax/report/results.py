@@ -1,4 +1,4 @@
-"""Results of a study, from records: rows and cells, and the choice of tables to show."""
+"""Results of a study from records: rows, cells, and the tables to show."""
 
 import dataclasses
 import functools
@@ -21,9 +21,9 @@ class Cell:
     """A layer of a study, and the record of its run if there is one.
 
     Attributes:
-        layer: as the study asks for it; its run may have a simpler one.
-        identity, record: of the run.
-        conflicts: number of conflicting records of the run; none of them is used.
+        layer: the layer in the study; the run may train an equivalent simpler one.
+        identity, record: identity of the run, and its record.
+        conflicts: number of conflicting records of the run, which are all ignored.
     """
 
     layer: LayerConfig
@@ -38,7 +38,7 @@ class Cell:
 
     @property
     def problem(self) -> str:
-        """Reason why there is no value; empty if there is one."""
+        """Reason for a missing value; empty if there is a value."""
         if self.conflicts:
             return f"CONFLICT ({self.conflicts} different records)"
         if self.record is None:
@@ -51,7 +51,7 @@ class Cell:
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """A layer at some positions, at every rank of the study."""
+    """A row of a table: a layer at some positions, with all of its ranks in the study."""
 
     name: str
     cells: tuple[Cell, ...]
@@ -78,7 +78,7 @@ class Row:
 
 
 def rows_of(cells: Iterable[Cell]) -> list[Row]:
-    """Cells by row."""
+    """Group cells by row."""
     rows: dict[str, list[Cell]] = {}
     for cell in cells:
         rows.setdefault(cell.layer.row, []).append(cell)
@@ -92,7 +92,7 @@ class StudyResults:
     Attributes:
         study: the study.
         setting: canonical settings of the runs, without the layer.
-        options: options of the layers that are not the default and not set by the study.
+        options: options of the layers other than the defaults and those of the study.
         cells: one for each layer of the study; cells may share a run.
     """
 
@@ -194,9 +194,9 @@ def shown(
 ) -> list[StudyResults]:
     """The results to show: an incomplete table is hidden if fuller tables contain all of its runs.
 
-    Studies share runs, so the records of one study look like a part of others. Of equally full
-    tables, those of default options count as fuller. A command's own tables are always shown;
-    ``requested`` are the identities of its runs, by study.
+    Studies share runs, so the records of one study also fill parts of other tables. At equal
+    fullness, tables with default options take precedence. A command's own tables are always shown;
+    ``requested`` has the identities of its runs by study.
     """
 
     def gaps(one: StudyResults) -> tuple[int, bool]:

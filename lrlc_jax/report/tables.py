@@ -71,7 +71,7 @@ def accuracy(results: StudyResults) -> Table:
 
 
 def row_text(row: Row) -> list[str]:
-    """Cells of a row. A row with missing or failed runs has a note."""
+    """Text of a row, with a note on missing and failed runs."""
     if row.chosen is None or row.chosen.record is None:
         return [row.name, *[EMPTY] * 5, row.note]
     record, rank = row.chosen.record, str(row.chosen.rank or EMPTY)
@@ -158,7 +158,7 @@ def accuracies(record: Record) -> list[str]:
 
 
 def parameters(record: Record) -> str:
-    """Number of parameters; for a wide convolution, also that of LRLC, which it matches."""
+    """Number of parameters; for a wide convolution, also that of the matching LRLC network."""
     matched = record.matched_parameters
     return f"{record.parameters:,}" + (f" (LRLC: {matched:,})" if matched else "")
 
@@ -208,6 +208,6 @@ def latex(table: Table) -> str:
     return "\n".join(lines) + "\n"
 
 
-def forms(table: Table) -> dict[str, str]:
-    """Content of each form of a table, by the ending of its file."""
+def formats(table: Table) -> dict[str, str]:
+    """The table in each file format, by file extension."""
     return {"md": markdown(table), "csv": comma_separated(table), "tex": latex(table)}

@@ -1,7 +1,7 @@
-"""Checkpoints: a run between two epochs, in one file ``EPOCHS-SHA256.npz``.
+"""Checkpoints: the state of a run between two epochs, in one file ``EPOCHS-SHA256.npz``.
 
-The file holds plain arrays by name and a text in JSON; nothing is unpickled. Learning rate, batches
-and places in noise follow from seed and epoch, so that a resumed run computes the same values.
+The file contains arrays by name and a JSON text; nothing is unpickled. Learning rate, batches and
+places in noise follow from seed and epoch, so that a resumed run computes the same values.
 """
 
 import contextlib
@@ -31,7 +31,7 @@ FILE_NAME = re.compile(r"(\d+)-([0-9a-f]{64})\.npz")
 
 @dataclasses.dataclass
 class CheckpointConfig(Schema):
-    """Time between two checkpoints; a signal or the end of the time box saves one as well."""
+    """Time between two checkpoints; a signal or the end of the time limit saves one as well."""
 
     SECTION = "checkpoint"
 
@@ -91,13 +91,13 @@ class Checkpoints:
             return dict(json.loads(str(file[ABOUT]))) if file else {}
 
     def load(self, states: TrainState) -> Snapshot | None:
-        """Load the newest checkpoint, its checksum verified; None if there is none.
+        """Verify and load the newest checkpoint; None if there is none.
 
         Args:
-            states: shapes and types of the states, with the values of the seeds.
+            states: shapes and types of the expected states; ``states.seed`` has values.
 
         Raises:
-            InputError: if it is damaged, or of another network, optimiser, metric or seed.
+            InputError: if it is damaged, or has another network, optimiser, metrics or seeds.
         """
         with self._newest() as (count, file):
             if not file:
@@ -126,7 +126,7 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def _newest(self) -> Iterator[tuple[int, Any]]:
-        """Open the newest undamaged checkpoint; its number of epochs, and its arrays or None.
+        """Open the newest undamaged checkpoint: number of epochs, and arrays or None.
 
         Raises:
             InputError: if all are damaged, or for a ValueError within the context.
@@ -155,7 +155,7 @@ class Checkpoints:
         return bool(by_epochs) or (self.every_minutes is not None and minutes >= self.every_minutes)
 
     def save(self, snapshot: Snapshot) -> None:
-        """Save a snapshot, whole or not at all; then remove the checkpoint before it."""
+        """Save a snapshot atomically, then remove the previous checkpoint."""
         count = len(snapshot.epochs)
         if count == self.saved_epochs:
             return
@@ -171,7 +171,7 @@ class Checkpoints:
             return
         self.saved_epochs = count
         with contextlib.suppress(OSError):
-            for path in self.folder.iterdir():  # with the remains of writes that were killed
+            for path in self.folder.iterdir():  # also leftovers of killed writes
                 if path != new and path.is_file():
                     path.unlink()
 

@@ -1,4 +1,4 @@
-"""Devices: the seeds on each, how many of them share a step, and the cache of compiled programs."""
+"""Devices: seeds per device and per step, free memory, and the cache of compiled programs."""
 
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
@@ -49,8 +49,8 @@ class Layout:
         """
         if self.mesh.size == 1:
             return program(states, *shared)
-        # JAX's check of varying axes does not know our own primitive (layers/ops/pallas.py).
-        # Without it, a derivative is that of the sum over the devices (step.update).
+        # JAX's check of varying axes does not support our own primitive (layers/ops/pallas.py).
+        # Without the check, gradients are those of the sum over the devices (step.update).
         on_each = jax.shard_map(
             program,
             mesh=self.mesh,
@@ -76,14 +76,14 @@ class Layout:
         return self.run(own_seeds, states, *shared)
 
     def replicate(self, tree: Tree) -> Tree:
-        """The same arrays on every device; an array that is there already is not copied."""
+        """The same arrays on every device; present arrays are not copied again."""
         if self.mesh.size == 1:
             return tree
         replicated: Tree = jax.device_put(tree, NamedSharding(self.mesh, Spec()))
         return replicated
 
     def put(self, tree: Tree) -> Tree:
-        """Arrays on the host, with a leading axis of all seeds, to the devices of their seeds."""
+        """Copy host arrays with a leading axis of seeds to the devices of their seeds."""
         if self.mesh.size == 1:
             on_one: Tree = jax.device_put(tree)
             return on_one
@@ -94,7 +94,7 @@ class Layout:
         return spread
 
     def get(self, tree: Tree) -> Tree:
-        """Arrays on the devices to the host, without padding; the inverse of :meth:`put`."""
+        """Copy arrays to the host, without padding; the inverse of :meth:`put`."""
         own: Tree = jax.tree.map(lambda leaf: leaf[: self.seeds], jax.device_get(tree))
         return own
 
@@ -102,7 +102,7 @@ class Layout:
 def lay_out(
     seeds: int, data_parallel: int = 1, devices: Sequence[jax.Device] | None = None
 ) -> Layout:
-    """Spread seeds over the fewest devices with the smallest possible load of the fullest.
+    """Spread seeds evenly: minimal number of seeds per device, then minimal number of devices.
 
     Args:
         seeds: number of seeds of the run.
@@ -151,7 +151,7 @@ def free_memory(devices: Iterable[jax.Device]) -> int | None:
 
 
 def memory_of(compiled: jax.stages.Compiled) -> int:
-    """Bytes that a program needs on a device besides its arguments, by its compiler's analysis."""
+    """The compiler's estimate of a program's memory on a device without arguments, in bytes."""
     analysis: Any = compiled.memory_analysis()
     if analysis is None:
         return 0
@@ -164,7 +164,7 @@ def largest_group(count: int, needed: Callable[[int], int], free: int | None) ->
 
     Args:
         count: seeds on a device.
-        needed: bytes that a number of seeds at once needs; not called for 1, the last resort.
+        needed: bytes for a number of seeds at once; not called for 1, which is always allowed.
         free: free bytes; None if unknown, then all seeds go at once.
 
     >>> [largest_group(10, lambda seeds: seeds, free) for free in (10, 9, 4, 3, 1)]
@@ -175,7 +175,7 @@ def largest_group(count: int, needed: Callable[[int], int], free: int | None) ->
 
 
 class CompileClock:
-    """Programs compiled or read from the cache since its creation, and seconds that this took.
+    """Counts programs compiled or read from the cache since its creation, and the seconds.
 
     The seconds include tracing and lowering.
     """
@@ -191,7 +191,7 @@ class CompileClock:
 
 
 def enable_cache(*, write: bool = True) -> None:
-    """Cache compiled programs on disk, in JAX's configured folder or else in the user's cache.
+    """Cache compiled programs on disk, in the folder configured for JAX or the user's cache.
 
     Without ``write`` cached programs are used, and new ones are not added.
     """

@@ -40,22 +40,22 @@ def accuracy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     return jnp.argmax(logits, axis=-1).astype(labels.dtype) == labels
 
 
-def counted(values: jax.Array) -> bool:
-    """Whether a metric's values are summed exactly: booleans and integers."""
+def is_exact(values: jax.Array) -> bool:
+    """Whether sums of a metric's values are exact: booleans and integers."""
     return not jnp.issubdtype(values.dtype, jnp.floating)
 
 
 def of_batch(
     logits: jax.Array, labels: jax.Array, batch_axis: str | None = None
 ) -> dict[str, jax.Array]:
-    """Each metric of one training batch: sums of counted values, means of floats.
+    """Each metric of one training batch: sums of exact values, means of floats.
 
     ``logits`` and ``labels`` are this device's part, if devices share the batch along
     ``batch_axis``.
     """
 
     def reduce(values: jax.Array) -> jax.Array:
-        if counted(values):
+        if is_exact(values):
             total = jnp.sum(values)
             return total if batch_axis is None else jax.lax.psum(total, batch_axis)
         mean = jnp.mean(values)
@@ -67,7 +67,7 @@ def of_batch(
 def of_epoch(batches: Mapping[str, jax.Array], examples: int) -> dict[str, jax.Array]:
     """Each metric of one training epoch, from the ``(batches,)`` of :func:`of_batch`."""
     return {
-        name: jnp.sum(values) / examples if counted(values) else jnp.mean(values)
+        name: jnp.sum(values) / examples if is_exact(values) else jnp.mean(values)
         for name, values in batches.items()
     }
 

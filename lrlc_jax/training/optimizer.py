@@ -8,7 +8,7 @@ import optax
 
 
 class Schedule(NamedTuple):
-    """Parameters of the learning rate; as arrays, other values need no other program."""
+    """Parameters of the learning rate; arrays, so that other values do not recompile."""
 
     peak: jax.Array | float = 0.0
     warmup_steps: jax.Array | float = 0.0
@@ -30,7 +30,7 @@ def learning_rate(schedule: Schedule, step: jax.Array) -> jax.Array:
 
 
 def make_optimizer(schedule: Schedule) -> optax.GradientTransformation:
-    """Adam. Any other chain of optax may stand here; its state is part of each checkpoint."""
+    """Adam. It may be any optax chain; the state of the chain is part of each checkpoint."""
     return optax.chain(
         optax.scale_by_adam(),
         optax.scale_by_learning_rate(

@@ -13,14 +13,14 @@ from lrlc_jax.training.devices import own_part
 from lrlc_jax.training.metrics import METRICS, loss, of_batch, of_epoch
 from lrlc_jax.training.optimizer import Schedule, make_optimizer
 
-# Purposes of random keys. Every key is derived from the seed by its purpose, then by the epoch.
+# Purposes of random keys. A key is derived from the seed, the purpose and the epoch.
 INIT, SHUFFLE, PLACE = 0, 1, 2
 
 EVALUATION_BATCH = 512
 
 
 class TrainState(NamedTuple):
-    """The state of training, of one seed or, with a leading axis, of several."""
+    """State of training of one seed, or of several with a leading axis."""
 
     seed: jax.Array
     params: State
@@ -61,7 +61,7 @@ def to_input(images: jax.Array, scaling: tuple[jax.Array, jax.Array]) -> jax.Arr
 
 
 def place_in_noise(key: jax.Array, images: jax.Array, noise: Noise) -> jax.Array:
-    """Put each image ``(rows, cols, channels)`` at a uniformly random place on a canvas of its own.
+    """Put each image ``(rows, cols, channels)`` at a uniformly random place on its own canvas.
 
     Returns ``(n, size, size, channels)``.
     """
@@ -109,7 +109,7 @@ def update(
 
     (value, (logits, stats)), grads = jax.value_and_grad(objective, has_aux=True)(state.params)
     if batch_axis is not None:
-        # Each device has the gradient of the sum of all devices' losses by its own parameters.
+        # Each device has the gradient of the sum of all devices' losses (Layout.run).
         value, grads = jax.lax.pmean((value, grads), batch_axis)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)

@@ -38,8 +38,8 @@ Build = Callable[[nnx.Rngs], Network]
 class ProtocolConfig(Schema):
     """Hyperparameters of training (section 4 of the paper).
 
-    Two are not part of a run's identity: ``name``, a label, and ``data_parallel``, the number of
-    devices that share a batch, which changes results by rounding only.
+    Two are not part of a run's identity: ``name`` is a label; ``data_parallel``, the number of
+    devices that share a batch, changes results by rounding only.
     """
 
     SECTION = "protocol"
@@ -83,7 +83,7 @@ class DeviceData:
     Attributes:
         train: images and labels; likewise ``validation`` and ``test``.
         scaling: factor and offset from pixels to the network's input.
-        noise: canvas for training images that get new places in each epoch, or None.
+        noise: canvas for training images with new places in each epoch, or None.
     """
 
     train: Examples
@@ -104,17 +104,13 @@ class DeviceData:
         fresh = Noise(dataset.canvas, dataset.levels) if dataset.canvas and dataset.fresh else None
         return cls(train, validation, test, (factor, offset), fresh)
 
-    def on(self, layout: Layout) -> "DeviceData":
-        """The data on every device of a layout; arrays that are there already are not copied."""
-        return layout.replicate(self)
-
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _init_seeds(build: Build, layout: Layout, seeds: jax.Array) -> TrainState:
     return layout.run(jax.vmap(functools.partial(init, build)), seeds)  # type: ignore[no-any-return]
 
 
-# The states are not donated: if an epoch is interrupted, those before it are saved.
+# The states are not donated: after an interrupted epoch, the states before it are saved.
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
 def _epoch(
     graphdef: nnx.GraphDef[Network],
@@ -168,7 +164,7 @@ def train(
         build: builds the network; a hashable function, such as a :class:`NetworkFactory`.
         data: the data set on the device.
         protocol: hyperparameters; its number of seeds is not used.
-        seeds: each determines the initial parameters and the order of the batches.
+        seeds: a seed determines initial parameters, batches, and places in noise.
         seeds_at_once: number of seeds in a step, on each device; it changes speed, memory and
             rounding only. By default one on CPU; elsewhere all, or the largest groups that fit in
             memory.
@@ -195,7 +191,7 @@ def train(
 
     # Devices, network, learning rate.
     layout = lay_out(len(seeds), protocol.data_parallel)
-    data = data.on(layout)
+    data = layout.replicate(data)
     graphdef, params, _ = split(nnx.eval_shape(lambda: build(nnx.Rngs(0))))
     steps = len(data.train.labels) // protocol.batch_size
     numbers = protocol.learning_rate, steps * protocol.warmup_epochs, steps * protocol.epochs

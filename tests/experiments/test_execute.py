@@ -16,7 +16,7 @@ from lrlc_jax.experiments.execute import execute
 from lrlc_jax.experiments.study import Loader
 from lrlc_jax.layers import ConvConfig, LRLCConfig
 from lrlc_jax.networks import NetworkConfig
-from lrlc_jax.signals import Stopped, TimeBox
+from lrlc_jax.signals import Stopped, TimeLimit
 from lrlc_jax.tracking import Tracker
 from lrlc_jax.training.train import ProtocolConfig
 from tests.commands import quick_compilation
@@ -54,7 +54,7 @@ def metrics(outcome):
 
 
 class Box:
-    """A time box that is used up when it is asked for the nth time."""
+    """A time limit that is used up when it is asked for the nth time."""
 
     def __init__(self, asked):
         self.left = asked
@@ -70,7 +70,7 @@ class Box:
 def test_a_study_trained_in_time_boxes_ends_as_an_undisturbed_one(
     tmp_path, monkeypatch, undisturbed, asked
 ):
-    monkeypatch.setattr(execution, "TimeBox", lambda minutes: Box(asked))  # noqa: ARG005
+    monkeypatch.setattr(execution, "TimeLimit", lambda minutes: Box(asked))  # noqa: ARG005
     pieces = 1
     while (outcome := execute(study(tmp_path), Tracker())).stopped:
         assert outcome.pending
@@ -83,7 +83,7 @@ def test_a_study_trained_in_time_boxes_ends_as_an_undisturbed_one(
 
 
 def test_the_ending_names_the_run_and_the_epoch_that_are_kept(tmp_path, monkeypatch):
-    monkeypatch.setattr(execution, "TimeBox", lambda minutes: Box(2))  # noqa: ARG005
+    monkeypatch.setattr(execution, "TimeLimit", lambda minutes: Box(2))  # noqa: ARG005
     ending = execute(study(tmp_path), Tracker()).ending
     for part in ("0 of 3 runs", "3 left", "Convolution", "epoch 2 of 4"):
         assert part in ending
@@ -92,21 +92,21 @@ def test_the_ending_names_the_run_and_the_epoch_that_are_kept(tmp_path, monkeypa
 def test_nothing_starts_that_would_not_end_in_time(monkeypatch):
     monkeypatch.setattr(signals, "STARTED", 1000.0)
     monkeypatch.setattr(signals.time, "monotonic", lambda: 1000.0 + 60 * 8.5)
-    TimeBox(9).require(29)
-    TimeBox(None).require(1e9)
+    TimeLimit(9).require(29)
+    TimeLimit(None).require(1e9)
     for minutes, seconds in ((9, 31), (8.5, 0), (0, 0)):
         with pytest.raises(Stopped, match=f"budget_minutes={minutes}"):
-            TimeBox(minutes).require(seconds)
+            TimeLimit(minutes).require(seconds)
 
 
 def test_a_run_needs_the_time_that_the_runs_before_took_to_their_first_epoch(tmp_path, monkeypatch):
     asked = []
 
-    class Remembers(TimeBox):
+    class Remembers(TimeLimit):
         def require(self, seconds):
             asked.append(seconds)
 
-    monkeypatch.setattr(execution, "TimeBox", Remembers)
+    monkeypatch.setattr(execution, "TimeLimit", Remembers)
     jobs = study(tmp_path)
     execute(jobs[:1], Tracker())
     assert asked[0] == 0  # nothing is known yet

@@ -174,7 +174,7 @@ def test_metrics_that_this_version_does_not_know_are_carried_along(tmp_path):
 def test_a_folder_that_cannot_be_made_is_refused_before_any_work(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot be written to"):
-        records.prepare(str(tmp_path / "file"))
+        records.require_writable(str(tmp_path / "file"))
 
 
 def test_a_mean_never_drops_a_failed_seed():

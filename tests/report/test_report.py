@@ -22,7 +22,7 @@ from lrlc_jax.networks import NetworkConfig
 from lrlc_jax.report.build import build, overview
 from lrlc_jax.report.figures import FIGURES, accuracy_against_rank, study_figure
 from lrlc_jax.report.results import shown, study_results
-from lrlc_jax.report.tables import TABLES, Table, accuracy, all_runs, forms, markdown, study_table
+from lrlc_jax.report.tables import TABLES, Table, accuracy, all_runs, formats, markdown, study_table
 from tests.conftest import ROOT
 from tests.experiments.examples import example
 
@@ -68,7 +68,7 @@ def line(results, start):
 
 
 def csv_lines(results):
-    return list(csv.DictReader(io.StringIO(forms(accuracy(results))["csv"])))
+    return list(csv.DictReader(io.StringIO(formats(accuracy(results))["csv"])))
 
 
 def test_the_table_holds_mean_and_standard_error_at_the_chosen_rank():
@@ -126,7 +126,7 @@ def test_every_run_has_a_value_or_is_labelled_in_every_form(count):
             status = "ok" if row["identity"] in known else "MISSING"
             assert row["status"] == status
             assert bool(row["test_mean"]) == (status == "ok")
-        for text in forms(accuracy(results)).values():
+        for text in formats(accuracy(results)).values():
             assert "MISSING" in text
         assert f"{4 - count} OF 4 RUNS" in accuracy_against_rank(results).axes[0].get_title()
         for row, text in zip(results.rows, accuracy(results).rows, strict=True):
@@ -186,7 +186,7 @@ def test_differences_from_the_paper_and_from_the_published_data_are_labelled_eve
     results = only(found)
     figure_title = accuracy_against_rank(results).axes[0].get_title()
     network_words = ["padding same instead of valid", "blur True instead of False"]
-    table = forms(accuracy(results))
+    table = formats(accuracy(results))
     for text in (table["md"], table["tex"], markdown(all_runs(Records(found, {}))), figure_title):
         for words in (*notes, *network_words, "SUBSET"):
             assert words in text
@@ -202,7 +202,7 @@ def test_a_wide_convolution_also_has_the_parameter_count_that_it_matches():
 
 def test_latex_has_the_columns_of_its_header_in_every_row():
     study = dataclasses.replace(STUDY, title="A & B_c at 5 %")
-    text = forms(accuracy(only(complete(), study)))["tex"]
+    text = formats(accuracy(only(complete(), study)))["tex"]
     rows = [row for row in text.splitlines() if row.endswith(r"\\")]
     assert {row.count(" & ") for row in rows} == {6}
     assert r"60.00 $\pm$ 5.77" in text

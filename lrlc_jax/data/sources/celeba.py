@@ -30,8 +30,8 @@ ATTRIBUTES, PARTITION, PERSONS = LISTS = (
     "list_eval_partition.txt",
     "identity_CelebA.txt",
 )
-# MD5 of the published lists. The list of attributes has none: only one column is read, and other
-# forms of the file have the same column.
+# MD5 of the published lists. The list of attributes is not checked: only one column is read, which
+# all forms of the file share.
 PUBLISHED_MD5 = {
     PARTITION: "d32c9cbf5e040fd4025c592c306e6668",
     PERSONS: "32bd1bd63d3c78cd57e08160ec5ed1e2",
@@ -149,7 +149,7 @@ def find(path: pathlib.Path) -> list[tuple[Place, Row]]:
 def walk(path: pathlib.Path) -> Iterator[tuple[str, Place]]:
     """All files in a folder and its zips, or in a zip, by name."""
     if path.is_file():
-        archive = zipfile.ZipFile(path)  # open as long as a place in it
+        archive = zipfile.ZipFile(path)  # stays open while a Place refers to it
         for member in archive.namelist():
             check_inside(member, path)
             yield pathlib.PurePosixPath(member).name, Place(archive, member)
@@ -185,7 +185,7 @@ def readable(file: pathlib.Path | str) -> Iterator[None]:
 
 
 def largest(places: Sequence[Place]) -> Place:
-    """Of several photographs with one name, the one at full size, or else at half size."""
+    """The largest of several photographs with one name."""
     if len(places) == 1:
         return places[0]
     sizes = [size[::-1] for size in (FULL, HALF)]  # columns and rows, as in Pillow

@@ -33,8 +33,8 @@ PYTHON_MD5 = {
     "test_batch": "40351d587109b95175f43aff81a1287e",
 }
 
-# The only globals in the Python form, under the module names of its time. Numbers, bytes, lists
-# and dictionaries need none.
+# All globals in the Python form, with the module names of 2009. Numbers, bytes, lists and
+# dictionaries need no globals.
 PICKLED: dict[tuple[str, str], Any] = {
     ("numpy.core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],
     ("numpy", "ndarray"): np.ndarray,
@@ -82,7 +82,7 @@ def read_binary(name: str, content: bytes, what: str) -> tuple[NDArray[Any], NDA
 
 
 def read_python(name: str, content: bytes, what: str) -> tuple[NDArray[Any], NDArray[Any]]:
-    """The same from a batch of the Python form, a pickled dictionary."""
+    """Like :func:`read_binary`, from a batch of the Python form, a pickled dictionary."""
     check_published(content, "md5", PYTHON_MD5[name], what)
     values = unpickle(content, what)
     return values[b"data"], np.asarray(values[b"labels"])
@@ -92,7 +92,7 @@ class ArrayUnpickler(pickle.Unpickler):
     """An unpickler for plain arrays."""
 
     def find_class(self, module: str, name: str) -> Any:
-        """A global of an array.
+        """A global that arrays need.
 
         Raises:
             pickle.UnpicklingError: for any other, before it is imported.

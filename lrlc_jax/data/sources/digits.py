@@ -1,8 +1,8 @@
-"""1,797 handwritten digits of 8x8 pixels, which scikit-learn includes.
+"""1,797 handwritten digits of 8x8 pixels, included in scikit-learn.
 
 The test set of "Optical Recognition of Handwritten Digits" (E. Alpaydin and C. Kaynak, UCI, 1998).
-It has no official splits: 900 images are held out for testing and 497 for validation. The small
-training set of 400 keeps the error rates of networks apart.
+It has no official splits: 900 images are held out for testing and 497 for validation. With only 400
+training images networks still make errors to compare.
 """
 
 import numpy as np

@@ -43,9 +43,9 @@ def read_idx(folder: pathlib.Path, name: str, shape: tuple[int, ...]) -> NDArray
     """The array in the idx file ``name`` or ``name.gz``.
 
     The format: two zero bytes, a type code, the number of dimensions, each dimension as a 32-bit
-    integer, the data. The header needs no check beside the checksum.
+    integer, the data. The checksum also covers the header.
     """
-    unpacked = name.replace("-idx", ".idx")  # the name that some programs give to unpacked files
+    unpacked = name.replace("-idx", ".idx")  # name from some unpacking programs
     names = (f"{name}.gz", name, f"{unpacked}.gz", unpacked)
     path = next((folder / n for n in names if (folder / n).is_file()), None)
     if path is None:

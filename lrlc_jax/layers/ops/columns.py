@@ -1,9 +1,9 @@
 """The product of image patches with filter banks, one kernel row at a time.
 
-A patch contains only the columns of the kernel. It is multiplied with the filters of all kernel
-rows at once; each of these products belongs to another output row, and the products of one output
-row are summed. The sum is that over whole patches in another order. It moves ``kw * in + kh * out``
-values per position instead of ``kh * kw * in``.
+A patch here covers one kernel row: ``kw`` pixels of one image row. One matrix product multiplies it
+with the filters of all kernel rows. Each of these products belongs to another output row, and those
+of one output row are summed. Only the order of summation differs from that over whole patches. This
+moves ``kw * in + kh * out`` values per position instead of ``kh * kw * in``.
 """
 
 import functools
@@ -36,8 +36,8 @@ def matrix_product(
 ) -> jax.Array:
     """Patches ``(..., n)`` with one filter bank ``(n, out)``.
 
-    Flattened to one matrix: over several axes XLA would transpose a copy of the output's gradient
-    to compute the gradient of the filters.
+    The patches are flattened to one matrix. With several axes XLA would copy and transpose the
+    gradient of the output to compute the gradient of the filters.
     """
     rows = patches.reshape(-1, patches.shape[-1])
     products = jnp.matmul(rows, bank, precision=precision)
@@ -78,8 +78,8 @@ def by_position(
     assert window.grid is not None
     rows = window.grid[0]
     height = rows[-1] + 1  # output rows that use one input row
-    # For each kernel row, the row of the banks that meets an input row. Beyond the border the
-    # banks are zero, and the outputs there are dropped.
+    # For each kernel row, the row of the banks that applies to an input row. Beyond the border the
+    # banks are zero, and the outputs are dropped.
     met = [jnp.pad(banks, ((row, height - 1 - row), *((0, 0),) * (banks.ndim - 1))) for row in rows]
     images = window.pad(x).transpose(1, 2, 0, 3)[: len(met[0])]
     features = jax.eval_shape(lambda bank: fold(bank, 0), banks[0]).shape[-1]
@@ -103,6 +103,6 @@ def by_position(
 
     sums = (empty,) * (height - 1)
     _, y = jax.lax.scan(jax.checkpoint(step, prevent_cse=False), sums, (images, met))
-    # The barrier makes XLA transpose once; every reader would do it otherwise (5 % of a step).
+    # The barrier makes XLA transpose once instead of once per use (5 % of a step).
     batch_first: jax.Array = jax.lax.optimization_barrier(y[height - 1 :].transpose(2, 0, 1, 3))
     return batch_first

@@ -12,7 +12,7 @@ these kernels. Together they are one JAX primitive with rules for batching and t
 
 One program of a kernel computes one tile of the result. It reads its pixels from the images: no
 patches are in memory. Triton compiles the kernels. Mosaic GPU, the other compiler of Pallas, has no
-exact float32 product, and copies in units that 3 channels do not fill.
+exact float32 product, and its copy units do not fit 3 channels.
 """
 
 import functools

@@ -1,4 +1,4 @@
-"""The product of image patches with filter banks, from which every layer is made.
+"""The product of image patches with filter banks, the operation of every layer.
 
 Filter banks have the shape ``(rows, cols, kh, kw, in, out)``: one bank for each output position.
 An axis along which they are shared has size 1: ``(1, 1, kh, kw, in, out)`` is a convolution,
@@ -26,22 +26,22 @@ Elementwise: TypeAlias = Callable[[jax.Array], jax.Array]
 
 # Ways to compute a product. ``patches``: one matrix product over whole patches. ``columns``: one
 # kernel row at a time (:mod:`.columns`). ``lax_conv``: XLA's convolution, if all positions share a
-# filter bank. ``pallas``: GPU kernels (:mod:`.pallas`), if they do not. A product to which the way
-# does not apply takes patches.
+# filter bank. ``pallas``: GPU kernels (:mod:`.pallas`), if they do not. Where a way does not apply,
+# patches is used.
 Way: TypeAlias = Literal["patches", "columns", "lax_conv", "pallas"]
 WAYS: tuple[Way, ...] = get_args(Way)
 
-# The fastest way in `make benchmark`. Backends without measurements take patches: XLA's convolution
-# becomes a grouped one under vmap over the filters, and pallas has not run on a GPU yet.
+# The fastest way in `make benchmark`. Backends without measurements use patches: under vmap over
+# the filters XLA's convolution becomes a grouped one, and pallas has not run on a GPU yet.
 DEFAULT_WAY: dict[str, Way] = {"cpu": "columns"}
 
-# Most values in the intermediates of one micro-batch. On CPU they then stay in the caches, which
-# was faster than any larger size; an accelerator needs enough work at once.
+# Limit of values in the intermediates of one micro-batch. On CPU they then fit in the caches, which
+# was faster than any larger size; an accelerator needs more work at once.
 MICROBATCH_SIZES = {"cpu": 2**21}
 DEFAULT_MICROBATCH_SIZE = 2**27
 
-# The backward pass needs the products with all bases again. They are kept for it up to this many
-# values: a quarter less arithmetic, for memory that grows with the rank.
+# The backward pass needs the products with all bases. Up to this number of values they are stored
+# instead of recomputed: a quarter less arithmetic, for memory that grows with the rank.
 BASIS_PRODUCTS = "products with all bases"
 MOST_KEPT = 2**28
 
@@ -76,11 +76,11 @@ def window_product(
 
     Args:
         x: images ``(batch, rows, cols, in)``.
-        filters: ``(rows_out or 1, cols_out or 1, ..., out)``, with the taps of the window and the
-            channels in between. So are all filter banks and bases of this module.
+        filters: ``(rows_out or 1, cols_out or 1, ..., out)``; the axes between are the taps of the
+            window and the channels, as in all filter banks and bases of this module.
 
     Returns:
-        ``(batch, rows_out, cols_out, out)``, as all products of this module.
+        ``(batch, rows_out, cols_out, out)``, like all products of this module.
     """
     rows, cols, *_, features = filters.shape
     banks = filters.reshape(rows, cols, -1, features)
@@ -140,7 +140,7 @@ def folded_product(
 ) -> jax.Array:
     """``window_product(x, fold(weights, bases), window)``.
 
-    If that is computed one row at a time (``columns``), so is the folding: the filter banks of all
+    With ``columns`` the filter banks are also folded one row at a time, so that those of all
     positions are never in memory at once.
 
     Args:
@@ -164,7 +164,7 @@ def folded_product(
 def choose_way(
     asked: Way | None, shape: tuple[int, ...], features: int, window: Window, *, shared: bool
 ) -> Way:
-    """The way to compute a product: as asked if the way applies, otherwise patches.
+    """The way to compute a product: ``asked`` if it applies, otherwise patches.
 
     Args:
         asked: a way, or None for the default of the backend.
@@ -215,7 +215,7 @@ def combined_product(
 ) -> jax.Array:
     """The products with all bases, weighted and summed at each position (Algorithm 1).
 
-    For combining weights that depend on the example, with which filter banks cannot be folded. The
+    For combining weights that differ between examples, where filter banks cannot be folded. The
     products with all K bases are in memory at once: call it in micro-batches.
 
     Args:
@@ -244,7 +244,7 @@ def depthwise(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
 
 
 def microbatch_size() -> int:
-    """Most values in the intermediates of one micro-batch on the default backend."""
+    """Limit of values in the intermediates of one micro-batch on the default backend."""
     return MICROBATCH_SIZES.get(jax.default_backend(), DEFAULT_MICROBATCH_SIZE)
 
 
@@ -253,8 +253,8 @@ def in_microbatches(
 ) -> jax.Array:
     """Apply ``function`` in micro-batches whose intermediates fit in cache.
 
-    The backward pass recomputes each micro-batch. Only ``x`` is kept for it, and the products with
-    all bases (:func:`combined_product`) if they have at most ``MOST_KEPT`` values.
+    The backward pass recomputes each micro-batch. Only ``x`` is stored, and the products with all
+    bases (:func:`combined_product`) if they have at most ``MOST_KEPT`` values.
 
     Args:
         function: of images ``(batch, rows, cols, channels)``, independent for each image.
@@ -266,9 +266,9 @@ def in_microbatches(
     even = next((d for d in range(limit, 0, -1) if len(x) % d == 0), limit)
     names = [BASIS_PRODUCTS] if kept * len(x) <= MOST_KEPT else []
     policy = jax.checkpoint_policies.save_only_these_names(*names)
-    # Inside of a loop XLA does not merge the two computations (prevent_cse).
+    # In a loop XLA cannot merge the forward computation with its repetition: no prevent_cse.
     step = jax.checkpoint(function, prevent_cse=False, policy=policy)
-    # Micro-batches of equal size, if that is not too small: a remainder is a second program.
+    # Equal micro-batches unless they are too small: a remainder compiles the function twice.
     size = even if 2 * even > limit else limit
     looped = len(x) - len(x) % size
     y: jax.Array = jax.lax.map(step, x[:looped].reshape(looped // size, size, *x.shape[1:]))

@@ -80,7 +80,7 @@ class Window:
 
     @property
     def grid(self) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
-        """Rows and columns of the taps, if the taps are all their crossings in C order."""
+        """Rows and columns of the taps, if the taps are their Cartesian product in C order."""
         rows = tuple(sorted({row for row, _ in self.taps}))
         cols = tuple(sorted({col for _, col in self.taps}))
         return (rows, cols) if tuple(itertools.product(rows, cols)) == self.taps else None
@@ -106,7 +106,7 @@ class Window:
         return jnp.pad(x, widths, mode=self.mode) if any(map(any, widths)) else x
 
     def views(self, x: jax.Array, spatial_axes: Pair = (1, 2)) -> list[jax.Array]:
-        """For each tap its pixels at all positions, a strided slice of padded ``x``."""
+        """For each tap, its pixels at all positions: a strided slice of padded ``x``."""
         x = self.pad(x, spatial_axes)
 
         def view(tap: Pair) -> jax.Array:
