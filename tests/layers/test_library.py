@@ -203,7 +203,7 @@ def test_dilations_that_do_not_fit_have_no_weights():
         g = layer.weights
         return [each.dilation for each in g.depthwise], g.squeeze.kernel.shape[0]
 
-    assert dilations((17, 30)) == ([1, 2, 4, 8], 12)
+    assert dilations((40, 40)) == dilations((17, 30)) == ([1, 2, 4, 8], 12)
     assert dilations((16, 30)) == ([1, 2, 4], 10)
     assert dilations((2, 30)) == ([], 4)
 
