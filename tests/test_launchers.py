@@ -170,7 +170,7 @@ def test_ray_repeats_the_job_of_a_dead_worker(configs):
     jobs = "job=bad,succeeds,dies once"
     status, said, errors = ended(launched(configs, launcher("ray"), jobs))
     assert status == 2
-    assert said == "a table\n"
+    assert said.count("a table\n") == 1  # beside lines of Ray
     assert [line for line in errors if "error:" in line] == ["error: job is bad."]
     results = configs.parent / "work" / "results"
     assert (results / "dies once None").read_text().startswith("again")
