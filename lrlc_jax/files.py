@@ -1,5 +1,6 @@
 """Atomic writes, readable JSON, locks."""
 
+import contextlib
 import fcntl
 import hashlib
 import json
@@ -11,6 +12,7 @@ from typing import Any
 
 from lrlc_jax.errors import InputError, RunError
 
+TEMPORARY = ".tmp"  # ending of unfinished files
 LOCK_ATTEMPTS = 100  # another process may remove the folder between two calls
 
 
@@ -21,22 +23,46 @@ def write_atomically(path: pathlib.Path, content: str | bytes) -> None:
         RunError: if it cannot be written.
     """
     data = content.encode() if isinstance(content, str) else content
-    temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(
-            dir=path.parent, prefix=".", suffix=".tmp", delete=False
-        ) as file:
-            temporary = pathlib.Path(file.name)
+        remove_leftovers(path.parent)
+        # A worker on another machine, which does not see our lock, may remove the new file.
+        for last in (False, False, True):
+            try:
+                write_and_rename(path, data)
+                return
+            except FileNotFoundError:
+                if last:
+                    raise
+    except OSError as error:
+        raise RunError(f"{path} could not be written ({error.strerror or error}).") from None
+
+
+def write_and_rename(path: pathlib.Path, data: bytes) -> None:
+    """Write a new file under another name, locked while it has that name."""
+    with tempfile.NamedTemporaryFile(
+        dir=path.parent, prefix=".", suffix=TEMPORARY, delete=False
+    ) as file:
+        temporary = pathlib.Path(file.name)
+        try:
+            with contextlib.suppress(OSError):  # a file system without locks
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    except OSError as error:
-        if temporary is not None:
+            temporary.chmod(0o644)
+            temporary.replace(path)
+        except OSError:
             temporary.unlink(missing_ok=True)
-        raise RunError(f"{path} could not be written ({error.strerror or error}).") from None
+            raise
+
+
+def remove_leftovers(folder: pathlib.Path) -> None:
+    """Remove the unfinished files of killed processes, recognisable by their free locks."""
+    for path in folder.glob(f".*{TEMPORARY}"):
+        with contextlib.suppress(OSError), path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink()
 
 
 def as_json(values: dict[str, Any]) -> str:

@@ -14,7 +14,7 @@ from lrlc_jax.data.dataset import data_slug, data_title
 from lrlc_jax.errors import InputError
 from lrlc_jax.experiments.config import layer_config
 from lrlc_jax.experiments.identity import identity
-from lrlc_jax.files import as_json, read_values, write_atomically
+from lrlc_jax.files import as_json, read_values, remove_leftovers, write_atomically
 
 SCHEMA = 1
 # Metrics that reports need; records may have others.
@@ -111,8 +111,8 @@ def require_writable(results_dir: str) -> None:
     path = folder(results_dir)
     try:
         path.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path, prefix=".", suffix=".tmp"):
-            pass
+        with tempfile.TemporaryFile(dir=path):
+            remove_leftovers(path)
     except OSError as error:
         raise InputError(
             f"results_dir {results_dir} cannot be written to ({error.strerror or error}); "
