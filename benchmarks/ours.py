@@ -15,7 +15,7 @@ from benchmarks.cases import INFERENCE, Case
 from benchmarks.worker import Timed, timed
 from lrlc_jax.networks import NetworkConfig, NetworkFactory, State, for_inference, split
 from lrlc_jax.training.devices import default_seeds_at_once, lay_out
-from lrlc_jax.training.optimizer import Schedule
+from lrlc_jax.training.optimizer import Hyperparameters
 from lrlc_jax.training.step import Examples, TrainState, init, train_one_epoch
 
 CLASSES = 10
@@ -78,7 +78,7 @@ def training(case: Case, factory: NetworkFactory, block_seconds: float) -> Timed
     arguments = (
         Examples(*map(jnp.asarray, examples(case, EPOCH_STEPS * case.batch_size))),
         (jnp.float32(1 / 255), jnp.float32(0)),
-        Schedule(jnp.float32(0.01), jnp.float32(1), jnp.float32(1000)),
+        Hyperparameters(jnp.float32(0.01), jnp.float32(1), jnp.float32(1000)),
         jnp.int32(0),
     )
     clock = time.perf_counter()

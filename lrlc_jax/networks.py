@@ -59,6 +59,10 @@ class NetworkConfig(Schema):
         sizes = self.kernel_size
         return list(sizes) if isinstance(sizes, list | tuple) else [sizes] * DEPTH
 
+    def canonical(self) -> dict[str, Any]:
+        """Settings in canonical form, with the kernel size of each layer."""
+        return super().canonical() | {"kernel_size": self.kernel_sizes()}
+
     def check(self) -> None:
         """Also require one kernel size and one stride of at least 1 for each layer."""
         super().check()

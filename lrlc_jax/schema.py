@@ -19,9 +19,18 @@ def whole(default: int | None, *, low: int = 1) -> Any:
 
 @dataclasses.dataclass
 class Schema:
-    """Base of all settings; a subclass is a dataclass and names its section of a configuration."""
+    """Base of all settings; a subclass is a dataclass and names its section of a configuration.
+
+    Settings in ``NOT_IN_IDENTITY`` are not part of a run's identity.
+    """
 
     SECTION: ClassVar[str] = ""
+    NOT_IN_IDENTITY: ClassVar[tuple[str, ...]] = ()
+
+    def canonical(self) -> dict[str, Any]:
+        """Settings that determine results, in canonical form: equal for equivalent settings."""
+        values = dataclasses.asdict(self)
+        return {name: value for name, value in values.items() if name not in self.NOT_IN_IDENTITY}
 
     def check(self) -> None:
         """Raise an :class:`InputError` with the name of the first field with an invalid value."""

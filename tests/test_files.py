@@ -45,6 +45,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
     write_atomically(tmp_path / "a", "old")
 
     def fails(number):
+        del number
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", fails)

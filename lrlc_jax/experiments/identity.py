@@ -1,45 +1,133 @@
-"""Identity of a run: a hash of all settings that determine its results."""
+"""Identity of a run: a hash of the settings that determine its results.
+
+Only settings that differ from their defaults are hashed. A new setting whose default changes
+nothing leaves every identity as it is.
+"""
 
 import dataclasses
+import functools
 import hashlib
 import json
 from collections.abc import Mapping
 from typing import Any
 
-from lrlc_jax.experiments.config import Config
-from lrlc_jax.networks import PAPER_NETWORK
+from lrlc_jax.experiments.config import SECTIONS, Config
+from lrlc_jax.layers import LAYERS, LayerConfig
+from lrlc_jax.schema import Schema
 
-# Part of every identity. Raise it with a change of the code that changes results, so that older
-# records no longer count as done.
+# Part of every identity. Raise it with a change of the code or of a default that changes results,
+# so that older records no longer count as done.
 TRAINING_VERSION = 4
 
 
 def canonical(config: Config, fingerprint: str, train_size: int) -> dict[str, Any]:
-    """Everything that determines a run's results: settings, fingerprint and size of the data.
+    """Everything that determines the results of a seed: settings, fingerprint and size of the data.
 
-    Source of the data, seeds per step, devices and trackers are not included, since they do not.
-    Network and translation are included only if they are not the default; the fingerprint covers
-    the split.
+    Seeds, source of the data, seeds per step, devices and trackers are not included. The
+    fingerprint covers the split. Equivalent layers have the same form.
     """
-    data, protocol = config.dataset, dataclasses.asdict(config.protocol)
-    run: dict[str, Any] = {
+    data = config.dataset
+    translated = ("translate", "translate_train") if data.translate is not None else ()
+    return {
         "training": TRAINING_VERSION,
-        "dataset": {"name": data.name, "fingerprint": fingerprint, "train_size": train_size},
-        "layer": config.layer.canonical(),
-        "protocol": {k: v for k, v in protocol.items() if k not in config.protocol.NOT_IN_IDENTITY},
+        "dataset": {
+            "name": data.name,
+            "fingerprint": fingerprint,
+            "train_size": train_size,
+            **untranslated(),
+            **{name: getattr(data, name) for name in translated},
+        },
+        "layer": config.layer.simplest().canonical(),
+        "network": config.network.canonical(),
+        "protocol": config.protocol.canonical(),
     }
-    if data.translate is not None:
-        run["dataset"] |= {"translate": data.translate, "translate_train": data.translate_train}
-    if config.network != PAPER_NETWORK:
-        run["network"] = dataclasses.asdict(config.network)
-    return run
+
+
+def untranslated() -> dict[str, Any]:
+    """The settings of data without translation."""
+    default = SECTIONS["dataset"]()
+    return {name: getattr(default, name) for name in ("translate", "translate_train")}
 
 
 def identity(run: Mapping[str, Any]) -> str:
-    """Hash of canonical settings, the same for every order of the keys.
+    """Hash of the canonical settings of a run that differ from their defaults."""
+    return hashed(changed(run))
 
-    >>> identity({"a": 1, "b": 2}) == identity({"b": 2, "a": 1})
+
+def changed(run: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a run, or of a part of its sections, without those equal to their defaults.
+
+    Names and data are always included.
+    """
+    defaults: dict[str, Mapping[str, Any]] = {
+        "dataset": untranslated(),
+        "network": SECTIONS["network"]().canonical(),
+        "protocol": SECTIONS["protocol"]().canonical(),
+    }
+    layer = run.get("layer", {}).get("name")
+    if layer in LAYERS:
+        defaults["layer"] = {k: v for k, v in LAYERS[layer]().canonical().items() if k != "name"}
+    return {
+        section: {
+            name: value
+            for name, value in values.items()
+            if name not in defaults[section] or value != defaults[section][name]
+        }
+        if section in defaults
+        else values
+        for section, values in run.items()
+    }
+
+
+def hashed(values: Mapping[str, Any]) -> str:
+    """Hash of values for JSON, the same for every order of the keys.
+
+    >>> hashed({"a": 1, "b": 2}) == hashed({"b": 2, "a": 1})
     True
     """
-    text = json.dumps(run, sort_keys=True, separators=(",", ":"))
+    text = json.dumps(values, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def completed(run: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a record of any version: canonical, with defaults for missing ones.
+
+    Settings that this version does not know are kept.
+    """
+    return json.loads(_completed(json.dumps(run)))  # type: ignore[no-any-return]
+
+
+@functools.cache  # records share settings
+def _completed(run: str) -> str:
+    found = json.loads(run)
+    layer = layer_of(found["layer"])
+    sections = {name: SECTIONS[name] for name in ("network", "protocol")}
+    return json.dumps(
+        found
+        | {
+            "dataset": untranslated() | found["dataset"],
+            "layer": layer.simplest().canonical() | unknown(type(layer), found["layer"]),
+        }
+        | {
+            name: schema(**known(schema, found.get(name, {}))).canonical()
+            | unknown(schema, found.get(name, {}))
+            for name, schema in sections.items()
+        }
+    )
+
+
+def layer_of(values: Mapping[str, Any]) -> LayerConfig:
+    """The layer of a record, from the settings that this version knows."""
+    layer = LAYERS[values["name"]]
+    return layer(**known(layer, values))
+
+
+def known(schema: type[Schema], values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a schema's settings."""
+    names = {field.name for field in dataclasses.fields(schema)}
+    return {name: value for name, value in values.items() if name in names}
+
+
+def unknown(schema: type[Schema], values: Mapping[str, Any]) -> dict[str, Any]:
+    """The other values."""
+    return {name: values[name] for name in values.keys() - known(schema, values).keys()}

@@ -244,10 +244,6 @@ class LayerConfig(Schema):
         """Name of the layer in text: the row, and the rank if it has one."""
         return self.row
 
-    def canonical(self) -> dict[str, Any]:
-        """Settings in canonical form: equal for equivalent settings."""
-        return dataclasses.asdict(self)
-
     def simplest(self) -> "LayerConfig":
         """An equivalent simpler layer if there is one (at rank 1); otherwise this layer."""
         return self
@@ -283,10 +279,11 @@ class SpecialLayerConfig(LayerConfig):
         names = [ORDINALS[position - 1] for position in self.positions]
         where = f"{' and '.join(names)} layer{'s' * (len(names) > 1)}"
         where = "all layers" if len(names) == DEPTH else where
+        default, own = type(self)().canonical(), self.canonical()
         changed = [
             f", {name} {value}"
             for name, value in vars(self).items()
-            if name not in LayerConfig.STRUCTURE and value != getattr(type(self)(), name)
+            if name not in LayerConfig.STRUCTURE and own[name] != default[name]
         ]
         return f"{self.TITLE} ({where}){''.join(changed)}"
 

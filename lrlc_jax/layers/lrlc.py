@@ -350,18 +350,25 @@ class MixedLRLCConfig(RankedLayerConfig):
                 "weights from the input are not shared: set layer.sharing=full."
             )
 
+    def pairs(self, name: str) -> list[Pair]:
+        """``kernel_sizes`` or ``dilations``: rows and columns of each basis."""
+        value = getattr(self, name)
+        values = list(value) if isinstance(value, list | tuple) else [value] * self.rank
+        return [as_pair(each, name) for each in values]
+
+    def canonical(self) -> dict[str, Any]:
+        """Settings in canonical form, with a pair of sizes and dilations for each basis."""
+        pairs = {n: [list(pair) for pair in self.pairs(n)] for n in ("kernel_sizes", "dilations")}
+        return super().canonical() | pairs
+
     def build(self, site: Site, rngs: nnx.Rngs) -> LRLC:
         """The layer at a site, with padding that keeps the size of the image."""
-        sizes, dilations = (
-            value if isinstance(value, list) else [value] * self.rank
-            for value in (self.kernel_sizes, self.dilations)
-        )
         return build_lrlc(
             self,
             site,
             rngs,
-            kernel_size=[as_pair(size, "kernel_sizes") for size in sizes],
-            kernel_dilation=[as_pair(dilation, "dilations") for dilation in dilations],
+            kernel_size=self.pairs("kernel_sizes"),
+            kernel_dilation=self.pairs("dilations"),
             padding="SAME" if site.padding == "VALID" else site.padding,
             input_dependent=self.input_dependent,
             sharing=self.sharing,

@@ -11,7 +11,7 @@ from flax import nnx
 from lrlc_jax.networks import Network, State, apply, split
 from lrlc_jax.training.devices import own_part
 from lrlc_jax.training.metrics import METRICS, loss, of_batch, of_epoch
-from lrlc_jax.training.optimizer import Schedule, make_optimizer
+from lrlc_jax.training.optimizer import Hyperparameters, make_optimizer
 
 # Purposes of random keys. A key is derived from the seed, the purpose and the epoch.
 INIT, SHUFFLE, PLACE = 0, 1, 2
@@ -51,7 +51,7 @@ def init(build: Callable[[nnx.Rngs], Network], seed: jax.Array) -> TrainState:
     """The state of training before the first step."""
     _, params, stats = split(build(nnx.Rngs(purpose_key(seed, INIT))))
     # The learning rate does not enter an optimiser's initial state.
-    return TrainState(seed, params, stats, make_optimizer(Schedule()).init(params))
+    return TrainState(seed, params, stats, make_optimizer(Hyperparameters()).init(params))
 
 
 def to_input(images: jax.Array, scaling: tuple[jax.Array, jax.Array]) -> jax.Array:
@@ -123,7 +123,7 @@ def train_one_epoch(
     state: TrainState,
     examples: Examples,
     scaling: tuple[jax.Array, jax.Array],
-    schedule: Schedule,
+    hyper: Hyperparameters,
     epoch: jax.Array,
     noise: Noise | None = None,
     batch_axis: str | None = None,
@@ -152,7 +152,7 @@ def train_one_epoch(
             images = place_in_noise(jax.random.fold_in(place_key, number), images, noise)
             images = own_part(images, batch_axis)
         inputs, labels = to_input(images, scaling), examples.labels[own_index]
-        return update(graphdef, make_optimizer(schedule), state, inputs, labels, batch_axis)
+        return update(graphdef, make_optimizer(hyper), state, inputs, labels, batch_axis)
 
     state, metrics = jax.lax.scan(step, state, (jnp.arange(steps), batches))
     return state, of_epoch(metrics, steps * batch_size)

@@ -5,7 +5,7 @@ import functools
 import math
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, TypeVar
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ import numpy as np
 from flax import nnx
 
 from lrlc_jax.data import Dataset, Split
-from lrlc_jax.errors import InputError
+from lrlc_jax.errors import InputError, not_negative
 from lrlc_jax.networks import Network, count_parameters, split
 from lrlc_jax.schema import Schema, whole
 from lrlc_jax.signals import Stopped, wait
@@ -27,23 +27,25 @@ from lrlc_jax.training.devices import (
     memory_of,
 )
 from lrlc_jax.training.metrics import Array, History, first_failures, named
-from lrlc_jax.training.optimizer import Schedule
+from lrlc_jax.training.optimizer import Hyperparameters
 from lrlc_jax.training.step import Examples, Noise, TrainState, evaluate, init, train_one_epoch
 
 T = TypeVar("T")
 Build = Callable[[nnx.Rngs], Network]
+SEED_LIMIT = 2**32  # seeds are 32-bit numbers
 
 
 @dataclasses.dataclass
 class ProtocolConfig(Schema):
     """Hyperparameters of training (section 4 of the paper).
 
-    Two are not part of a run's identity: ``name`` is a label; ``data_parallel``, the number of
-    devices that share a batch, changes results by rounding only.
+    The results of a seed depend on all but ``name``, a label; ``seeds`` and ``first_seed``; and
+    ``data_parallel``, the number of devices that share a batch, which changes rounding only.
+    ``weight_decay`` is decoupled from the gradient (AdamW) and applies to all parameters.
     """
 
     SECTION = "protocol"
-    NOT_IN_IDENTITY: ClassVar[tuple[str, ...]] = ("name", "data_parallel")
+    NOT_IN_IDENTITY = ("name", "seeds", "first_seed", "data_parallel")
 
     name: str = "quick"
     epochs: int = whole(40)
@@ -51,7 +53,15 @@ class ProtocolConfig(Schema):
     batch_size: int = whole(50)
     learning_rate: float = 0.01
     seeds: int = whole(10)
+    first_seed: int = whole(0, low=0)
     data_parallel: int = whole(1)
+    adam_epsilon: float = 1e-8
+    weight_decay: float = 0.0
+
+    @property
+    def seed_numbers(self) -> tuple[int, ...]:
+        """The seeds, from ``first_seed``."""
+        return tuple(range(self.first_seed, self.first_seed + self.seeds))
 
     def check(self) -> None:
         """Refuse values that are not allowed, or contradict each other."""
@@ -66,9 +76,14 @@ class ProtocolConfig(Schema):
                 f"protocol.warmup_epochs is {self.warmup_epochs}, more than protocol.epochs, "
                 f"which is {self.epochs}."
             )
-        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
+        for name in ("learning_rate", "adam_epsilon"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value > 0):
+                raise InputError(f"protocol.{name} is {value}; it must be a positive number.")
+        not_negative("protocol.weight_decay", self.weight_decay)
+        if self.first_seed + self.seeds > SEED_LIMIT:
             raise InputError(
-                f"protocol.learning_rate is {self.learning_rate}; it must be a positive number."
+                f"protocol.first_seed is {self.first_seed}; seeds must be below {SEED_LIMIT}."
             )
 
 
@@ -119,20 +134,20 @@ def _epoch(
     batch_size: int,
     states: TrainState,
     data: DeviceData,
-    schedule: Schedule,
+    hyper: Hyperparameters,
     epoch: jax.Array,
 ) -> Any:
     """One epoch of training and an evaluation on validation data, for all seeds."""
     axis = layout.batch_axis
 
-    def one_seed(state: TrainState, data: DeviceData, schedule: Schedule, epoch: jax.Array) -> Any:
+    def one_seed(state: TrainState, data: DeviceData, hyper: Hyperparameters, epoch: jax.Array) -> Any:
         train, scaling, noise = data.train, data.scaling, data.noise
         state, metrics = train_one_epoch(
-            graphdef, batch_size, state, train, scaling, schedule, epoch, noise, axis
+            graphdef, batch_size, state, train, scaling, hyper, epoch, noise, axis
         )
         return state, metrics, evaluate(graphdef, state, data.validation, scaling, axis)
 
-    return layout.over_seeds(one_seed, seeds_at_once, states, data, schedule, epoch)
+    return layout.over_seeds(one_seed, seeds_at_once, states, data, hyper, epoch)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
@@ -194,8 +209,14 @@ def train(
     data = layout.replicate(data)
     graphdef, params, _ = split(nnx.eval_shape(lambda: build(nnx.Rngs(0))))
     steps = len(data.train.labels) // protocol.batch_size
-    numbers = protocol.learning_rate, steps * protocol.warmup_epochs, steps * protocol.epochs
-    schedule = Schedule(*map(jnp.float32, numbers))
+    numbers = Hyperparameters(
+        learning_rate=protocol.learning_rate,
+        warmup_steps=steps * protocol.warmup_epochs,
+        total_steps=steps * protocol.epochs,
+        adam_epsilon=protocol.adam_epsilon,
+        weight_decay=protocol.weight_decay,
+    )
+    hyper = jax.tree.map(jnp.float32, numbers)
 
     # Initial state, from the newest checkpoint or from the seeds.
     start = np.asarray(seeds, np.uint32)
@@ -210,7 +231,7 @@ def train(
     # Number of seeds at once. A resumed run keeps it, for equal rounding.
     def arguments(at_once: int) -> tuple[Any, ...]:
         static = graphdef, layout, at_once, protocol.batch_size
-        return *static, now.states, data, schedule, jnp.int32(len(now.epochs))
+        return *static, now.states, data, hyper, jnp.int32(len(now.epochs))
 
     def needed(at_once: int) -> int:
         return memory_of(_epoch.lower(*arguments(at_once)).compile())  # the first epoch reuses it

@@ -16,7 +16,7 @@ from benchmarks.cases import Case
 from benchmarks.driver import environment, interpreters
 from benchmarks.peers import LAYERS, PEERS
 from lrlc_jax.networks import NetworkFactory, split
-from lrlc_jax.training.optimizer import Schedule
+from lrlc_jax.training.optimizer import Hyperparameters
 from lrlc_jax.training.step import Examples, init, train_one_epoch
 from tests.benchmarks.test_benchmark import settings
 
@@ -55,7 +55,7 @@ def our_training(name):
     graphdef, _, _ = split(nnx.eval_shape(lambda: factory(nnx.Rngs(0))))
     examples = Examples(*map(jnp.asarray, ours.examples(case, BATCH)))
     scaling = jnp.float32(1 / 255), jnp.float32(0)
-    constant = Schedule(jnp.float32(0.001), jnp.float32(0), jnp.float32(1e9))
+    constant = Hyperparameters(jnp.float32(0.001), jnp.float32(0), jnp.float32(1e9))
     epoch = jax.jit(train_one_epoch, static_argnums=(0, 1))
     losses = []
     for step in range(STEPS):  # each an epoch of one batch

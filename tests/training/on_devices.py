@@ -23,7 +23,7 @@ from lrlc_jax.training import devices
 from lrlc_jax.training import train as loop
 from lrlc_jax.training.checkpoint import Checkpoints
 from lrlc_jax.training.devices import CompileClock, lay_out, own_part
-from lrlc_jax.training.optimizer import Schedule, make_optimizer
+from lrlc_jax.training.optimizer import Hyperparameters, make_optimizer
 from lrlc_jax.training.step import init, to_input, update
 from lrlc_jax.training.train import DeviceData, ProtocolConfig, train
 
@@ -112,7 +112,7 @@ def first_step(data_parallel):
     layout = lay_out(1, data_parallel)
     axis = layout.batch_axis
     inputs, labels = to_input(data.train.images[:40], data.scaling), data.train.labels[:40]
-    optimizer = make_optimizer(Schedule(*map(jnp.float32, (0.01, 0, 3))))
+    optimizer = make_optimizer(Hyperparameters(*map(jnp.float32, (0.01, 0, 3))))
 
     def one(state):
         mine = own_part(inputs, axis), own_part(labels, axis)

@@ -10,7 +10,7 @@ from lrlc_jax.data import load
 from lrlc_jax.data.dataset import DatasetConfig
 from lrlc_jax.layers import ConvConfig
 from lrlc_jax.networks import NetworkConfig, NetworkFactory, split
-from lrlc_jax.training.optimizer import Schedule
+from lrlc_jax.training.optimizer import Hyperparameters
 from lrlc_jax.training.step import Examples, Noise, init, place_in_noise, train_one_epoch
 from lrlc_jax.training.train import DeviceData, ProtocolConfig, train
 
@@ -60,7 +60,7 @@ def loss_of_copies(count, epoch):
     factory = NetworkFactory((9, 9, 1), 3, ConvConfig(), NetworkConfig(channels=4))
     graphdef, _, _ = split(nnx.eval_shape(lambda: factory(nnx.Rngs(0))))
     state = jax.jit(init, static_argnums=0)(factory, jnp.uint32(0))
-    standing_still = Schedule(*map(jnp.float32, (0, 0, 10)))
+    standing_still = Hyperparameters(*map(jnp.float32, (0, 0, 10)))
     scaling = jnp.float32(1 / 255), jnp.float32(0)
     program = jax.jit(train_one_epoch, static_argnums=(0, 1, 7))
     _, metrics = program(

@@ -20,7 +20,7 @@ from lrlc_jax.training import train as loop
 from lrlc_jax.training.checkpoint import Checkpoints
 from lrlc_jax.training.devices import CompileClock
 from lrlc_jax.training.metrics import METRICS
-from lrlc_jax.training.optimizer import Schedule, make_optimizer
+from lrlc_jax.training.optimizer import Hyperparameters, make_optimizer
 from lrlc_jax.training.step import Examples, evaluate, to_input, train_one_epoch
 from lrlc_jax.training.train import DeviceData, ProtocolConfig, train
 from tests.commands import quick_compilation
@@ -67,7 +67,7 @@ def values(history):
 
 @pytest.mark.parametrize("warmup", [0, 20])
 def test_the_optimizer_is_adam_with_linear_warmup_and_cosine_decay(warmup):
-    schedule = Schedule(*map(jnp.float32, (0.01, warmup, 60)))
+    schedule = Hyperparameters(*map(jnp.float32, (0.01, warmup, 60)))
     rate = optax.warmup_cosine_decay_schedule(0.0 if warmup else 0.01, 0.01, warmup, 60)
     ours, theirs = make_optimizer(schedule), optax.adam(rate)
     params = jnp.array([1.0, -2.0, 3.0])
@@ -157,7 +157,7 @@ def test_it_learns(data, dataset):
 
 def test_an_epoch_has_an_order_of_its_own_and_drops_the_incomplete_last_batch(start, data):
     graphdef, state = start
-    schedule = Schedule(*map(jnp.float32, (0, 0, 10)))  # learns nothing
+    schedule = Hyperparameters(*map(jnp.float32, (0, 0, 10)))  # learns nothing
     program = jax.jit(train_one_epoch, static_argnums=(0, 1))
     examples = Examples(data.train.images[:100], data.train.labels[:100])
     losses = []
