@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Iterable
 from typing import Self
 
 from rich.console import Console
@@ -32,6 +33,21 @@ def counted(number: int, thing: str) -> str:
     ('1 run', '1,200 runs')
     """
     return f"{number:,} {thing}{'s' * (number != 1)}"
+
+
+def in_ranges(numbers: Iterable[int]) -> str:
+    """Numbers as ranges, without spaces.
+
+    >>> in_ranges([0, 1, 2, 3, 7])
+    '0-3+7'
+    """
+    found: list[list[int]] = []
+    for number in sorted(numbers):
+        if found and number == found[-1][-1] + 1:
+            found[-1].append(number)
+        else:
+            found.append([number])
+    return "+".join(str(r[0]) if len(r) == 1 else f"{r[0]}-{r[-1]}" for r in found)
 
 
 class Progress:

@@ -36,13 +36,19 @@ class TrackerConfig(Schema):
 class Tracker:
     """Callbacks of runs, epochs and studies; this base class does nothing."""
 
-    def start_run(self, config: "Config", identity: str) -> None:
+    def start_run(
+        self,
+        config: "Config",
+        run_id: str,
+        seeds: Sequence[int],
+        earlier: Sequence[Mapping[str, Any]] = (),
+    ) -> None:
         """Start of a run, or its continuation."""
 
     def epoch(self, epoch: int, metrics: Mapping[str, Any]) -> None:
         """End of an epoch, counted from 1; each metric is an array over seeds."""
 
-    def finish_run(self, record: "Record", path: pathlib.Path) -> None:
+    def finish_run(self, record: "Record", files: Sequence[pathlib.Path]) -> None:
         """End of a run, after its record is on disk."""
 
     def stop(self) -> None:

@@ -1,5 +1,6 @@
 """Train the runs of a study without a record, then write its tables and figures (``--help``)."""
 
+import dataclasses
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -9,8 +10,7 @@ from lrlc_jax.cli import run_command
 from lrlc_jax.errors import InputError
 from lrlc_jax.experiments.config import StudyConfig, parse, typed
 from lrlc_jax.experiments.estimate import time_left
-from lrlc_jax.experiments.execute import execute
-from lrlc_jax.experiments.record import find
+from lrlc_jax.experiments.execute import Outcome, execute
 from lrlc_jax.experiments.study import Entry, jobs, load_studies, plan
 from lrlc_jax.report.build import build, check, overview
 from lrlc_jax.report.tables import markdown
@@ -45,7 +45,7 @@ def sweep(values: dict[str, Any], overrides: list[str]) -> None:
         print(outcome.ending)
     if outcome.stopped:
         return
-    if outcome.records:
+    if outcome.runs:
         planned = {entry.study.name: entry.study for entry in entries}
         others = [other for other in studies if other.name not in planned]
         report = build([*planned.values(), *others], config.results_dir, entries)
@@ -55,20 +55,23 @@ def sweep(values: dict[str, Any], overrides: list[str]) -> None:
         print("\n".join(str(path) for path in report.files))
         for conflict in report.conflicts:
             print(conflict, file=sys.stderr)
-        known = len(outcome.records) - outcome.trained
+        known = len(outcome.done) - len(outcome.trained)
         # Equal outputs of several workers are printed once; this line differs between them.
         count = sys.stdout if worker is None else sys.stderr
-        print(f"{outcome.trained} runs trained now, {known} were on record.", file=count)
+        print(f"{len(outcome.trained)} runs trained now, {known} were on record.", file=count)
     outcome.refuse_failures()
 
 
 def show(study: StudyConfig, entries: Sequence[Entry]) -> None:
     """Print the plan of a study and the time of the remaining runs. Nothing is written."""
     runs = jobs(entries)
-    found = [find(job.identity, job.config.results_dir) for job in runs]
-    known = {record.identity: record for record in found if record}
-    print("\n".join(overview(study, entries, known)), flush=True)
-    if left := [job for job in runs if job.identity not in known]:
+    outcome = Outcome(runs)
+    outcome.look_up()
+    print("\n".join(overview(study, entries, outcome.runs)), flush=True)
+    left = [
+        dataclasses.replace(job, seeds=tuple(outcome.missing(job))) for job in outcome.pending
+    ]
+    if left:
         print(time_left(left))
 
 

@@ -6,9 +6,9 @@ from typing import Any
 from lrlc_jax.cli import run_command
 from lrlc_jax.experiments.config import parse
 from lrlc_jax.experiments.execute import execute
-from lrlc_jax.experiments.record import files_of
 from lrlc_jax.experiments.statistics import describe
 from lrlc_jax.experiments.study import Loader
+from lrlc_jax.progress import counted
 from lrlc_jax.report.tables import parameters
 from lrlc_jax.tracking import make_tracker
 
@@ -20,11 +20,11 @@ def train(values: dict[str, Any], overrides: list[str]) -> None:
     del overrides
     config = parse(values)
     outcome = execute([Loader().job(config)], make_tracker(config))
-    for record in outcome.records:
+    for run in outcome.runs.values():
         known = "" if outcome.trained else " (already on record)"
-        print(f"{record.label} on {record.data_title}{known}:")
-        print(f"  {describe(record)}; {parameters(record)} parameters")
-        print(f"  {files_of(record.identity, config.results_dir)[0]}")
+        print(f"{run.label} on {run.data_title}, {counted(len(run.seeds), 'seed')}{known}:")
+        print(f"  {describe(run)}; {parameters(run)} parameters")
+        print("\n".join(f"  {path}" for path in run.paths))
     if outcome.ending:
         print(outcome.ending)
     if not outcome.stopped:

@@ -1,34 +1,93 @@
-"""Claims: each run is trained by one worker of a shared results folder.
+"""Claims: each seed of a run is trained by one worker of a shared results folder.
 
-A worker locks a file in the run's folder under ``unfinished/``; the kernel releases the lock when
-the worker ends or dies. Some network file systems do not show locks to other machines, so there is
-also a heartbeat: a worker regularly touches a file with its name, and workers on *other* machines
-respect a recent heartbeat. On the same machine only the lock counts, so that the run of a dead
-worker is free at once.
+A worker chooses seeds of a run, its *part*, while it holds the lock of the whole folder
+(:func:`choosing`), and locks a file in the part's folder under ``unfinished/``; the kernel releases
+a lock when the worker ends or dies. Some network file systems do not show locks to other machines,
+so there is also a heartbeat: a worker regularly touches a file with its name, and workers on
+*other* machines respect a recent heartbeat. On the same machine only the lock counts, so that the
+part of a dead worker is free at once.
 """
 
 import contextlib
+import fcntl
 import functools
 import json
 import os
 import pathlib
 import platform
+import re
 import shutil
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 
 from lrlc_jax.errors import RunError
 from lrlc_jax.files import locked
+from lrlc_jax.progress import in_ranges
 
 BEAT = 10.0  # seconds between two heartbeats
 DEAD_AFTER = 90.0  # seconds without one, after which a worker on another machine counts as dead
 
-LOCK, OWNER, CHECKPOINTS = "lock", "owner.json", "checkpoints"
+CHOOSE_SECONDS, CHOOSE_AGAIN = 60.0, 0.02  # limit and interval of the wait for other workers
+
+UNFINISHED, LOCK, OWNER, CHECKPOINTS = "unfinished", "lock", "owner.json", "checkpoints"
+NAME = re.compile(r"seeds\d+(-\d+)?(\+\d+(-\d+)?)*")
 
 
 def unfinished(results_dir: str | pathlib.Path, identity: str) -> pathlib.Path:
-    """Folder of a run without a record: its claim and checkpoints."""
-    return pathlib.Path(results_dir).expanduser() / "unfinished" / identity
+    """Folder of a run with seeds that are in training: a folder for each part."""
+    return pathlib.Path(results_dir).expanduser() / UNFINISHED / identity
+
+
+def part_folder(
+    results_dir: str | pathlib.Path, identity: str, seeds: Sequence[int]
+) -> pathlib.Path:
+    """Folder of a part: its claim and checkpoints."""
+    return unfinished(results_dir, identity) / f"seeds{in_ranges(seeds)}"
+
+
+def parts(results_dir: str | pathlib.Path, identity: str) -> dict[pathlib.Path, tuple[int, ...]]:
+    """Seeds of each part of a run, by folder."""
+    found = {}
+    for folder in sorted(unfinished(results_dir, identity).glob("seeds*")):
+        if NAME.fullmatch(folder.name):
+            ranges = [list(map(int, r.split("-"))) for r in folder.name[5:].split("+")]
+            found[folder] = tuple(n for r in ranges for n in range(r[0], r[-1] + 1))
+    return found
+
+
+@contextlib.contextmanager
+def choosing(results_dir: str | pathlib.Path) -> Iterator[bool]:
+    """Context in which no other worker of the results folder chooses its next part.
+
+    Yields False if another worker has not finished choosing within ``CHOOSE_SECONDS``.
+
+    Raises:
+        RunError: if the file system refuses to write or lock.
+    """
+    path = unfinished(results_dir, LOCK)
+    deadline = time.monotonic() + CHOOSE_SECONDS
+    while True:
+        with writable(path.parent):
+            lock = locked(path)
+        if lock is not None or time.monotonic() > deadline:
+            break
+        time.sleep(CHOOSE_AGAIN)
+    try:
+        yield lock is not None
+    finally:
+        if lock is not None:
+            path.unlink(missing_ok=True)
+            remove_empty(path.parent)
+            os.close(lock)
+
+
+def remove_empty(folder: pathlib.Path) -> None:
+    """Remove a folder of unfinished work and its parents, as far as they are empty."""
+    with contextlib.suppress(OSError):
+        while UNFINISHED in folder.parts:
+            folder.rmdir()
+            folder = folder.parent
 
 
 @functools.cache
@@ -41,7 +100,7 @@ def machine() -> str:
 
 @contextlib.contextmanager
 def claim(folder: pathlib.Path) -> Iterator[bool]:
-    """Claim the run of a folder for the duration of the context, if it is free.
+    """Claim the part of a folder for the duration of the context, if it is free.
 
     Yields True if it was free; otherwise another worker has it. At the end lock and heartbeat are
     removed, and the folder if it has no checkpoints.
@@ -69,9 +128,7 @@ def claim(folder: pathlib.Path) -> Iterator[bool]:
             stop.set()
             for name in (OWNER, LOCK):  # while the lock is held: its next holder checks the file
                 (folder / name).unlink(missing_ok=True)
-            with contextlib.suppress(OSError):
-                folder.rmdir()
-                folder.parent.rmdir()
+            remove_empty(folder)
     finally:
         os.close(lock)
 
@@ -89,7 +146,7 @@ def writable(folder: pathlib.Path) -> Iterator[None]:
 
 
 def owner(folder: pathlib.Path) -> dict[str, str | int]:
-    """The worker of a run; empty if its file cannot be read."""
+    """The worker of a part; empty if its file cannot be read."""
     with contextlib.suppress(OSError, ValueError):
         found = json.loads((folder / OWNER).read_text())
         if isinstance(found, dict):
@@ -98,7 +155,7 @@ def owner(folder: pathlib.Path) -> dict[str, str | int]:
 
 
 def alive_elsewhere(folder: pathlib.Path) -> bool:
-    """Whether a worker on another machine has the run, and a recent heartbeat."""
+    """Whether a worker on another machine has the part, and a recent heartbeat."""
     other = owner(folder)
     if not other or other.get("machine") == machine():
         return False
@@ -110,6 +167,18 @@ def alive_elsewhere(folder: pathlib.Path) -> bool:
     return now - last < DEAD_AFTER
 
 
+def busy(folder: pathlib.Path) -> bool:
+    """Whether a living worker has a part."""
+    try:
+        with (folder / LOCK).open("rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return alive_elsewhere(folder)
+
+
 def beat(path: pathlib.Path, stop: threading.Event) -> None:
     """Touch a file every ``BEAT`` seconds until ``stop`` is set."""
     while not stop.wait(BEAT):
@@ -118,5 +187,6 @@ def beat(path: pathlib.Path, stop: threading.Event) -> None:
 
 
 def clear(folder: pathlib.Path) -> None:
-    """Remove the checkpoints of a run that has a record."""
-    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+    """Remove a part that nobody needs: its seeds have a record, or it has no checkpoints."""
+    shutil.rmtree(folder, ignore_errors=True)
+    remove_empty(folder.parent)

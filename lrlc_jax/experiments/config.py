@@ -38,6 +38,10 @@ class RunConfig(Schema):
         seeds_at_once: seeds that share a step on each device; by default one on CPU, elsewhere all
             or as many as fit.
         product_way: implementation of the products; by default the fastest measured on the backend.
+        seeds_per_visit: train this many seeds of a run, then go on with the run that has the fewest
+            seeds; by default all seeds of a run before the next one.
+        keep: what to keep of trained networks: ``predictions``, or ``weights`` too; by default the
+            weights of runs below 32 MiB.
     """
 
     results_dir: str = "results"
@@ -45,6 +49,8 @@ class RunConfig(Schema):
     wait_for_others: bool = True
     seeds_at_once: int | None = whole(None)
     product_way: str | None = word(*WAYS, default="")
+    seeds_per_visit: int | None = whole(None)
+    keep: str | None = word("predictions", "weights", default="")
 
     def check(self) -> None:
         """Refuse values that a field does not allow, an empty folder name, a negative time."""

@@ -18,7 +18,6 @@ from jax.errors import JaxRuntimeError
 
 from lrlc_jax.errors import RunError
 from lrlc_jax.experiments import provenance
-from lrlc_jax.experiments.config import Config
 from lrlc_jax.experiments.runner import network_of
 from lrlc_jax.experiments.study import Job
 from lrlc_jax.layers import ConvConfig
@@ -120,7 +119,7 @@ def representative(runs: Sequence[Run]) -> Run:
     short = [
         (job, work)
         for job, work in runs
-        if seeds_in_a_step(job.config) * rough_step(job, work) <= LONG_STEP
+        if seeds_in_a_step(job) * rough_step(job, work) <= LONG_STEP
     ] or [min(runs, key=lambda run: rough_step(*run))]
     most = max(work.special for _, work in short)
     largest = [run for run in short if run[1].special == most]
@@ -128,10 +127,10 @@ def representative(runs: Sequence[Run]) -> Run:
     return largest[len(largest) // 2]
 
 
-def seeds_in_a_step(config: Config) -> int:
+def seeds_in_a_step(job: Job) -> int:
     """Seeds that share a step if they fit in memory."""
-    count = config.protocol.seeds
-    return min(config.seeds_at_once or default_seeds_at_once(count), count)
+    count = min(len(job.seeds), job.config.seeds_per_visit or len(job.seeds))
+    return min(job.config.seeds_at_once or default_seeds_at_once(count), count)
 
 
 def rough_step(job: Job, work: Work) -> float:
@@ -148,16 +147,15 @@ def part_to_measure(job: Job, work: Work) -> tuple[Job, float]:
     protocol, dataset = job.config.protocol, job.dataset
     steps = len(dataset.train) // protocol.batch_size
     step = rough_step(job, work)
-    if protocol.seeds * steps * step <= LONG_EPOCH:
+    if len(job.seeds) * steps * step <= LONG_EPOCH:
         return job, 1.0
-    seeds = seeds_in_a_step(job.config)
+    seeds = seeds_in_a_step(job)
     share = min(1.0, max(FEWEST_STEPS, math.ceil(SHORT_EPOCH / (seeds * step))) / steps)
     splits = {
         name: getattr(dataset, name).take(slice(math.ceil(share * len(getattr(dataset, name)))))
         for name in ("train", "validation", "test")
     }
-    config = dataclasses.replace(job.config, protocol=dataclasses.replace(protocol, seeds=seeds))
-    return Job(config, dataclasses.replace(dataset, **splits)), share
+    return Job(job.config, dataclasses.replace(dataset, **splits), job.seeds[:seeds]), share
 
 
 def measure(job: Job, work: Work) -> Cost:
@@ -165,7 +163,7 @@ def measure(job: Job, work: Work) -> Cost:
     part, share = part_to_measure(job, work)
     protocol = part.config.protocol
     steps = len(part.dataset.train) // protocol.batch_size
-    rough_epoch = protocol.seeds * steps * rough_step(job, work)
+    rough_epoch = len(part.seeds) * steps * rough_step(job, work)
     epochs = max(FEWEST_EPOCHS, min(MOST_EPOCHS, int(ALL_EPOCHS / rough_epoch)))
     times = [time.perf_counter()]
     try:
@@ -173,7 +171,7 @@ def measure(job: Job, work: Work) -> Cost:
             network_of(part),
             DeviceData.put(part.dataset),
             dataclasses.replace(protocol, epochs=epochs, warmup_epochs=0),
-            seeds=range(protocol.seeds),
+            seeds=part.seeds,
             seeds_at_once=part.config.seeds_at_once,
             on_epoch=lambda *_: times.append(time.perf_counter()),
         )
@@ -183,4 +181,4 @@ def measure(job: Job, work: Work) -> Cost:
     first, *later = np.diff(times)
     epoch = float(np.median(later or [first]))
     once = time.perf_counter() - times[0] - (len(times) - 1) * epoch
-    return Cost(max(0.0, once), epoch * job.config.protocol.seeds / protocol.seeds / share)
+    return Cost(max(0.0, once), epoch * len(job.seeds) / len(part.seeds) / share)

@@ -1,4 +1,7 @@
-"""Records: one JSON file per run, written atomically; reports have no other source."""
+"""Records: JSON files with some seeds of a run each, written atomically; reports read only these.
+
+The records of a run are pooled (:class:`Run`), so that seeds can be added later.
+"""
 
 import dataclasses
 import functools
@@ -8,15 +11,15 @@ import re
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from types import NoneType
-from typing import Any
+from typing import Any, TypeAlias
 
 from lrlc_jax.data.dataset import data_slug, data_title
 from lrlc_jax.errors import InputError
-from lrlc_jax.experiments.config import layer_config
-from lrlc_jax.experiments.identity import identity
+from lrlc_jax.experiments.identity import completed, hashed, identity, layer_of
 from lrlc_jax.files import as_json, read_values, remove_leftovers, write_atomically
+from lrlc_jax.progress import in_ranges
 
-SCHEMA = 1
+SCHEMA = 2
 # Metrics that reports need; records may have others.
 EPOCH_METRICS = ("train_loss", "train_accuracy", "validation_loss", "validation_accuracy")
 FINAL_METRICS = (*EPOCH_METRICS, "test_loss", "test_accuracy")
@@ -25,15 +28,19 @@ COUNTS = ("train", "train_available", "validation", "test")
 # Records that agree in these fields are equal, for any code and machine.
 MEASURED = ("seeds", "failed", "parameters", "matched_parameters", "epochs", "final")
 COMPARED = ("run", "data", *MEASURED)
-DIGEST_LENGTH = 12  # not 16 as an identity: older file names end with the identity
+DIGEST_LENGTH = 12
+MANY_SEEDS = 40  # characters of seeds in a file name
+NAME = re.compile(rf"-([0-9a-f]{{16}})-seeds[0-9+-]+-[0-9a-f]{{{DIGEST_LENGTH}}}\.json")
+OPTIONAL = {"matched_parameters", "files"}
+
+ByEpoch: TypeAlias = list[list[float | None]]  # [epoch][seed]
 
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """A run: its settings, its provenance (:mod:`~.provenance`), and its metrics.
+    """Some seeds of a run: its settings, their provenance (:mod:`~.provenance`), their metrics.
 
     Attributes:
-        identity: hash of ``run``.
         run: settings that determine the results (:func:`~.identity.canonical`).
         config: labels and other settings: protocol name, data source, seeds at once, devices.
         data: classes, image shape, number of images in each split, and notes on any difference
@@ -46,9 +53,9 @@ class Record:
         epochs: metrics per epoch and seed, ``{name: [epoch][seed]}``; null where not finite.
         final: metrics at the end per seed, ``{name: [seed]}``; null for a failed seed.
         matched_parameters: for a wide convolution, parameters of the matching LRLC network.
+        files: checksums of the files beside the record (:mod:`~.trained`), by their kind.
     """
 
-    identity: str
     run: dict[str, Any]
     config: dict[str, Any]
     data: dict[str, Any]
@@ -59,20 +66,25 @@ class Record:
     seeds: list[int]
     failed: dict[str, int]
     parameters: int
-    epochs: dict[str, list[list[float | None]]]
+    epochs: dict[str, ByEpoch]
     final: dict[str, list[float | None]]
-    schema: int = SCHEMA
     matched_parameters: int | None = None
+    files: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
+
+    @functools.cached_property
+    def identity(self) -> str:
+        """Identity of the run, the same for all of its seeds."""
+        return identity(self.run)
 
     @functools.cached_property
     def digest(self) -> str:
         """Hash of settings, data and results: equal for equal records."""
-        return identity({name: getattr(self, name) for name in COMPARED})[:DIGEST_LENGTH]
+        return hashed({name: getattr(self, name) for name in COMPARED})[:DIGEST_LENGTH]
 
     @functools.cached_property
     def label(self) -> str:
         """The layer in words."""
-        return layer_config(self.run["layer"]).label
+        return layer_of(self.run["layer"]).label
 
     @property
     def notes(self) -> list[str]:
@@ -87,12 +99,124 @@ class Record:
 
     @property
     def file_name(self) -> str:
-        """Readable name with identity and digest: copying never overwrites another record."""
+        """Readable name with identity, seeds and digest: copying never overwrites another record."""
         layer, data = self.run["layer"], self.run["dataset"]
         at = ["at" + "".join(map(str, layer["at"]))] if "at" in layer else []
         rank = [f"rank{layer['rank']}"] if "rank" in layer else []
         name = [data_slug(data["name"], data.get("translate")), layer["name"], *at, *rank]
-        return "-".join([*name, self.identity, self.digest]) + ".json"
+        seeds = in_ranges(self.seeds)
+        seeds = seeds if len(seeds) <= MANY_SEEDS else f"{min(self.seeds)}+{len(self.seeds) - 1}"
+        return "-".join([*name, self.identity, f"seeds{seeds}", self.digest]) + ".json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """All records of a run, with each seed once; its metrics have the form of a record's.
+
+    Attributes:
+        records: at least one; equal where they share a seed.
+        paths: their files.
+        only: seeds to include; None: all.
+    """
+
+    records: tuple[Record, ...]
+    paths: tuple[pathlib.Path, ...] = ()
+    only: frozenset[int] | None = None
+
+    @functools.cached_property
+    def places(self) -> dict[int, list[tuple[Record, int]]]:
+        """Records of each seed, ascending, with its position in their lists."""
+        found: dict[int, list[tuple[Record, int]]] = {}
+        for record in self.records:
+            for position, seed in enumerate(record.seeds):
+                if self.only is None or seed in self.only:
+                    found.setdefault(seed, []).append((record, position))
+        return dict(sorted(found.items()))
+
+    @functools.cached_property
+    def seeds(self) -> list[int]:
+        """The seeds, ascending."""
+        return list(self.places)
+
+    @functools.cached_property
+    def failed(self) -> dict[str, int]:
+        """First epoch with a loss that was not finite, by seed."""
+        first = {str(seed): places[0][0] for seed, places in self.places.items()}
+        return {seed: r.failed[seed] for seed, r in first.items() if seed in r.failed}
+
+    @functools.cached_property
+    def final(self) -> dict[str, list[float | None]]:
+        """Metrics at the end; None for a failed seed, or a seed whose records lack the metric."""
+        names = dict.fromkeys(name for record in self.records for name in record.final)
+        return {
+            name: [
+                next((r.final[name][i] for r, i in places if name in r.final), None)
+                for places in self.places.values()
+            ]
+            for name in names
+        }
+
+    @functools.cached_property
+    def epochs(self) -> dict[str, ByEpoch]:
+        """Metrics per epoch and seed; None after the failure of all seeds of a record."""
+        names = dict.fromkeys(name for record in self.records for name in record.epochs)
+        found = {}
+        for name in names:
+            by_seed = [
+                next(([row[i] for row in r.epochs[name]] for r, i in places if name in r.epochs), [])
+                for places in self.places.values()
+            ]
+            found[name] = list(map(list, itertools.zip_longest(*by_seed)))
+        return found
+
+    @property
+    def first(self) -> Record:
+        """A record, for what all have in common."""
+        return self.records[0]
+
+    @property
+    def identity(self) -> str:
+        """Identity of the run."""
+        return self.first.identity
+
+    @property
+    def run(self) -> dict[str, Any]:
+        """Settings that determine the results."""
+        return self.first.run
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """Description of the data."""
+        return self.first.data
+
+    @property
+    def parameters(self) -> int:
+        """Trainable parameters of the network."""
+        return self.first.parameters
+
+    @property
+    def matched_parameters(self) -> int | None:
+        """For a wide convolution, parameters of the matching LRLC network."""
+        return self.first.matched_parameters
+
+    @property
+    def label(self) -> str:
+        """The layer in words."""
+        return self.first.label
+
+    @property
+    def notes(self) -> list[str]:
+        """Differences of the data from the published data set."""
+        return self.first.notes
+
+    @property
+    def data_title(self) -> str:
+        """The data in words, with ``notes``."""
+        return self.first.data_title
+
+    def has(self, seeds: Iterable[int]) -> bool:
+        """Whether all of these seeds are on record."""
+        return self.places.keys() >= set(seeds)
 
 
 def title_of(dataset: Mapping[str, Any], notes: Sequence[str] = ()) -> str:
@@ -130,35 +254,60 @@ def write(record: Record, results_dir: str | pathlib.Path) -> pathlib.Path:
 
 def dumps(record: Record) -> str:
     """The record as JSON."""
-    values = dataclasses.asdict(record)
-    values = {"schema": values.pop("schema"), **values}
-    if record.matched_parameters is None:
-        del values["matched_parameters"]
-    return as_json(values)
+    names = {"schema": SCHEMA, "identity": record.identity, "digest": record.digest}
+    values = {
+        name: value
+        for name, value in dataclasses.asdict(record).items()
+        if value or name not in OPTIONAL
+    }
+    return as_json(names | values)
 
 
 def read(path: pathlib.Path) -> Record:
     """A record from disk.
 
     Raises:
-        InputError: if it is not a record, has a newer schema, or does not match its identity or
-            its file name.
+        InputError: if it is not a record, has a newer schema, or does not match its digest.
     """
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise InputError(f"Record {path} cannot be read ({error.strerror or error}).") from None
+    return _read(path, status.st_mtime_ns, status.st_size)
+
+
+@functools.lru_cache(maxsize=None)  # workers look for new records again and again
+def _read(path: pathlib.Path, *version: int) -> Record:
+    del version
     hint = "move it out of the records folder, or restore it"
     values = read_values(path, "Record", SCHEMA, hint)
+    schema, stored = values.pop("schema"), values.pop("identity", None)
+    digest = values.pop("digest", None)
     names = {field.name for field in dataclasses.fields(Record)}
-    if odd := (set(values) ^ names) - {"matched_parameters"}:
+    if odd := (set(values) ^ names) - OPTIONAL:
         odd_names = ", ".join(sorted(odd))
         raise InputError(f"Record {path} lacks fields or has unknown ones ({odd_names}); {hint}.")
     record = Record(**values)
-    if not isinstance(record.run, dict) or identity(record.run) != record.identity:
-        raise InputError(f"Record {path} does not have the identity of its settings; {hint}.")
     if not complete(record):
         raise InputError(f"Record {path} lacks metrics or has invalid ones; {hint}.")
-    named = re.search(rf"-([0-9a-f]{{16}})-([0-9a-f]{{{DIGEST_LENGTH}}})$", path.stem)
-    if named and named.groups() != (record.identity, record.digest):
-        raise InputError(f"Record {path} does not match the digest in its name; {hint}.")
-    return record
+    if schema == 1:
+        named = re.search(rf"-[0-9a-f]{{16}}-([0-9a-f]{{{DIGEST_LENGTH}}})$", path.stem)
+        digest = named[1] if named else record.digest
+        intact = hashed(record.run) == stored
+    else:
+        intact = True
+    if not intact or digest != record.digest:
+        raise InputError(f"Record {path} does not match its digest: it was changed; {hint}.")
+    try:
+        return dataclasses.replace(record, run=completed(upgraded(record.run)))
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise InputError(f"Record {path} has settings that cannot be read; {hint}.") from None
+
+
+def upgraded(run: dict[str, Any]) -> dict[str, Any]:
+    """Settings of schema 1, which included the number of seeds, in the form of schema 2."""
+    protocol = {name: value for name, value in run["protocol"].items() if name != "seeds"}
+    return run | {"protocol": protocol}
 
 
 def complete(record: Record) -> bool:
@@ -170,11 +319,14 @@ def complete(record: Record) -> bool:
         by_seed = [*final, *itertools.chain(*record.epochs.values())]
         return (
             bool(failed)
+            and len({*record.seeds}) == len(failed)
+            and all(type(seed) is int for seed in record.seeds)
             and isinstance(record.machine["device"], str)
             and type(record.matched_parameters) in (int, NoneType)
             and type(record.notes) is list
             and all(isinstance(note, str) for note in record.notes)
             and all(isinstance(count, int) for count in counts)
+            and all(isinstance(file["sha256"], str) for file in record.files.values())
             and {*FINAL_METRICS} <= {*record.final}
             and {*EPOCH_METRICS} <= {*record.epochs}
             and all([value is None for value in values] == failed for values in final)
@@ -185,39 +337,77 @@ def complete(record: Record) -> bool:
         return False
 
 
+def agree(one: Record, other: Record) -> bool:
+    """Whether two records of a run are equal where they share seeds, metrics and other values."""
+    if one.parameters != other.parameters or any(
+        one.data[name] != other.data[name] for name in one.data.keys() & other.data.keys()
+    ):
+        return False
+    where = {seed: position for position, seed in enumerate(other.seeds)}
+    shared = [(i, where[seed]) for i, seed in enumerate(one.seeds) if seed in where]
+
+    def values(record: Record, position: int, metrics: Iterable[str]) -> list[Any]:
+        epochs = (record.epochs.get(name, []) for name in metrics)
+        by_epoch = [[row[position] for row in rows] for rows in epochs]
+        # A seed that failed is trained on as long as others of its record.
+        lost = record.failed.get(str(record.seeds[position]))
+        return [lost, [rows[: lost or None] for rows in by_epoch]] + [
+            record.final[name][position] for name in metrics
+        ]
+
+    metrics = sorted(one.final.keys() & other.final.keys())
+    return all(values(one, i, metrics) == values(other, j, metrics) for i, j in shared)
+
+
 @dataclasses.dataclass(frozen=True)
 class Records:
     """The content of record files.
 
     Attributes:
-        records: one for each run, in the order of file names.
-        conflicts: files of each run with different records, by identity; none is in ``records``.
+        runs: by identity, in the order of file names.
+        conflicts: files of each run that disagree on a seed, by identity; it is not in ``runs``.
     """
 
-    records: list[Record]
-    conflicts: dict[str, list[pathlib.Path]]
+    runs: dict[str, Run]
+    conflicts: dict[str, list[pathlib.Path]] = dataclasses.field(default_factory=dict)
 
     @property
     def sentences(self) -> list[str]:
         """A sentence for each conflict: where the files are, and how to resolve it."""
         return [
-            f"{' and '.join(path.name for path in paths)} in {paths[0].parent} are different "
-            "records of one run, and are ignored; move all but one out of the folder "
-            "(`python scripts/reproduce.py RECORD` says which one holds here)."
+            f"{' and '.join(path.name for path in paths)} in {paths[0].parent} have different "
+            "values for the same seeds of one run, which is ignored; move all but one out of the "
+            "folder (`python scripts/reproduce.py RECORD` says which one holds here)."
             for paths in self.conflicts.values()
         ]
 
 
+def group(files: Iterable[tuple[pathlib.Path, Record]]) -> Records:
+    """Pool the records of each run; leave out runs whose records disagree."""
+    runs: dict[str, list[tuple[pathlib.Path, Record]]] = {}
+    for path, record in files:
+        runs.setdefault(record.identity, []).append((path, record))
+    conflicts = {}
+    for name, same in runs.items():
+        odd = {
+            path: None
+            for (a, one), (b, other) in itertools.combinations(same, 2)
+            if not agree(one, other)
+            for path in (a, b)
+        }
+        if odd:
+            conflicts[name] = sorted(odd)
+    pools = {
+        name: Run(tuple(record for _, record in same), tuple(path for path, _ in same))
+        for name, same in runs.items()
+        if name not in conflicts
+    }
+    return Records(pools, conflicts)
+
+
 def read_files(paths: Iterable[pathlib.Path]) -> Records:
-    """Read record files. One of several equal records is kept; conflicting ones are left out."""
-    runs: dict[str, dict[str, tuple[pathlib.Path, Record]]] = {}
-    for path in paths:
-        record = read(path)
-        runs.setdefault(record.identity, {}).setdefault(record.digest, (path, record))
-    return Records(
-        [record for same in runs.values() if len(same) == 1 for _, record in same.values()],
-        {run: [path for path, _ in same.values()] for run, same in runs.items() if len(same) > 1},
-    )
+    """Read and pool record files."""
+    return group((path, read(path)) for path in paths)
 
 
 def read_records(results_dir: str | pathlib.Path) -> Records:
@@ -226,18 +416,19 @@ def read_records(results_dir: str | pathlib.Path) -> Records:
 
 
 def files_of(run_identity: str, results_dir: str | pathlib.Path) -> list[pathlib.Path]:
-    """Files with a run's records; names of older files end with the identity."""
-    names = f"*-{run_identity}.json", f"*-{run_identity}-{'[0-9a-f]' * DIGEST_LENGTH}.json"
-    return sorted(path for name in names for path in folder(results_dir).glob(name))
+    """Files that may have records of a run: all without another identity in their names."""
+    files = sorted(folder(results_dir).glob("*.json"))
+    names = [(NAME.search(path.name), path) for path in files]
+    return [path for name, path in names if name is None or name[1] == run_identity]
 
 
-def find(run_identity: str, results_dir: str | pathlib.Path) -> Record | None:
-    """The record of a run, if there is one.
+def find(run_identity: str, results_dir: str | pathlib.Path) -> Run | None:
+    """The run with this identity, if it has a record.
 
     Raises:
-        InputError: if it cannot be read, or there are different ones.
+        InputError: if a record cannot be read, or records of the run disagree.
     """
     found = read_files(files_of(run_identity, results_dir))
-    if found.conflicts:
-        raise InputError(found.sentences[0])
-    return found.records[0] if found.records else None
+    if run_identity in found.conflicts:
+        raise InputError(found.sentences[list(found.conflicts).index(run_identity)])
+    return found.runs.get(run_identity)

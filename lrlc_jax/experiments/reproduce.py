@@ -1,6 +1,7 @@
 """Repeat the run of a record, and compare the metrics."""
 
 import contextlib
+import dataclasses
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -13,7 +14,7 @@ from lrlc_jax.experiments.config import SECTIONS, Config, parse
 from lrlc_jax.experiments.execute import execute
 from lrlc_jax.experiments.identity import TRAINING_VERSION, canonical
 from lrlc_jax.experiments.provenance import machine
-from lrlc_jax.experiments.record import Record, files_of, find, read
+from lrlc_jax.experiments.record import Record, Run, find, read
 from lrlc_jax.experiments.statistics import (
     Comparison,
     compare,
@@ -22,6 +23,7 @@ from lrlc_jax.experiments.statistics import (
     largest_difference,
 )
 from lrlc_jax.experiments.study import Loader
+from lrlc_jax.progress import counted
 from lrlc_jax.tracking import make_tracker
 
 # Settings in ``Record.config`` that may change the last digits of metrics.
@@ -48,7 +50,7 @@ def reproduce(path: pathlib.Path, overrides: Sequence[str] = ()) -> tuple[Compar
     beside = parent.parent if parent.name == "records" else parent
     settings["results_dir"] = str(beside / "reproductions")
     config = override(settings, overrides)
-    job = Loader().job(config)
+    job = dataclasses.replace(Loader().job(config), seeds=tuple(record.seeds))
     found, recorded = job.dataset.fingerprint, record.run["dataset"]["fingerprint"]
     if found != recorded:
         raise InputError(
@@ -56,22 +58,23 @@ def reproduce(path: pathlib.Path, overrides: Sequence[str] = ()) -> tuple[Compar
             f"fingerprint {recorded}, not {found}); set dataset.source and dataset.path, or "
             "dataset.cache_dir for prepared data."
         )
-    if find(job.identity, config.results_dir) == record:
+    before = find(job.identity, config.results_dir)
+    if before and record in before.records:
         raise InputError(
             f"results_dir {config.results_dir} contains the record itself; choose another folder "
             "for its repetition."
         )
     outcome = execute([job], make_tracker(config, group="reproduce", prefix="again-"))
-    if not outcome.records:
+    if not outcome.done:
         why = "; ".join(outcome.problems.values()) or outcome.ending
         raise RunError(f"No verdict yet: {why.rstrip('.')}.")
-    (again,) = outcome.records
+    again = dataclasses.replace(outcome.done[0], only=frozenset(record.seeds))
     comparison = compare(record, again)
     return comparison, [
-        f"{record.label} on {record.data_title}, {len(record.seeds)} seeds",
+        f"{record.label} on {record.data_title}, {counted(len(record.seeds), 'seed')}",
         f"  record: {path}, {record.time.get('started', 'of unknown date')}",
         f"    {describe(record)}",
-        f"  again: {files_of(again.identity, config.results_dir)[0]}, {again.time['started']}",
+        *(f"  again: {path}" for path in again.paths),
         f"    {describe(again)}",
         *details(record, again, comparison),
         f"{comparison.verdict}: {comparison.reason}",
@@ -97,19 +100,27 @@ def settings_of(record: Record, device: str | None = None) -> dict[str, Any]:
     return {
         "dataset": dataset,
         "layer": dict(run["layer"]),
-        "network": dict(run.get("network", {})),
-        "protocol": {"name": others.get("protocol", "recorded"), **run["protocol"]},
+        "network": dict(run["network"]),
+        "protocol": {
+            "name": others.get("protocol", "recorded"),
+            "seeds": len(record.seeds),
+            "first_seed": min(record.seeds),
+            **run["protocol"],
+        },
         "product_way": others.get("product_way"),
         "seeds_at_once": others.get("seeds_at_once") if same_device else None,
     }
 
 
-def override(settings: dict[str, Any], overrides: Sequence[str]) -> Config:
+def override(
+    settings: dict[str, Any], overrides: Sequence[str], free: Sequence[str] = ()
+) -> Config:
     """The configuration with changed settings; those in the run's identity cannot change.
 
     Args:
         settings: from :func:`settings_of`.
         overrides: ``name=value``, with the value in YAML.
+        free: sections that may change all the same.
 
     Raises:
         InputError: for an unknown setting, a bad value, or a setting that determines the metrics.
@@ -129,7 +140,7 @@ def override(settings: dict[str, Any], overrides: Sequence[str]) -> Config:
         else:
             settings = settings | {name: value}
         changed = parse(settings)
-        if identifying(changed) != identifying(config):
+        if section not in free and identifying(changed) != identifying(config):
             raise InputError(f"{name} is fixed by the record: it determines the metrics.")
         config = changed
     return config
@@ -137,10 +148,11 @@ def override(settings: dict[str, Any], overrides: Sequence[str]) -> Config:
 
 def identifying(config: Config) -> dict[str, Any]:
     """The settings that determine the metrics, as far as known without the data."""
-    return canonical(config, f"split {config.dataset.split}", config.dataset.train_size or 0)
+    data, seeds = config.dataset, config.protocol.seed_numbers
+    return {**canonical(config, f"split {data.split}", data.train_size or 0), "seeds": seeds}
 
 
-def details(record: Record, again: Record, comparison: Comparison) -> list[str]:
+def details(record: Record, again: Run, comparison: Comparison) -> list[str]:
     """Lines with the statistical tests, the largest difference, and possible causes of it."""
     lines = [
         f"Corrected p of {in_words(name)}: {p:.2g} ({comparison.tests[name]})"
@@ -152,7 +164,7 @@ def details(record: Record, again: Record, comparison: Comparison) -> list[str]:
         )
     largest, name = largest_difference(record, again)
     lines.append(f"Largest difference: {f'{largest:.3g} ({in_words(name)})' if largest else 0}")
-    origins = [f"{name} ({' | '.join(v)})" for name, v in differences([record, again]).items()]
+    origins = [f"{name} ({' | '.join(v)})" for name, v in differences([record, *again.records]).items()]
     lines.append(f"Code, versions, machine: {', '.join(origins) or 'the same'}")
     if record.run["training"] != TRAINING_VERSION:
         version = f"version {record.run['training']} of the training, this code {TRAINING_VERSION}"

@@ -13,11 +13,12 @@ from jax.errors import JaxRuntimeError
 from lrlc_jax.data import Dataset
 from lrlc_jax.errors import InputError, RunError
 from lrlc_jax.experiments import provenance
-from lrlc_jax.experiments.record import Record, folder
+from lrlc_jax.experiments.record import Record, Run, folder
 from lrlc_jax.experiments.statistics import describe
 from lrlc_jax.experiments.study import Job
 from lrlc_jax.networks import NetworkFactory, check_precision
-from lrlc_jax.progress import Progress, counted, duration
+from lrlc_jax.experiments.trained import keeps_weights
+from lrlc_jax.progress import Progress, counted, duration, in_ranges
 from lrlc_jax.signals import Stopped, TimeLimit
 from lrlc_jax.tracking import Tracker
 from lrlc_jax.training.checkpoint import Checkpoints
@@ -38,7 +39,7 @@ class Runner:
         tracker: is notified of runs and epochs.
         progress: counts epochs of all pending runs.
         limit: the time limit of this process.
-        known: records of other runs of the study, to estimate the time of compilation and epoch.
+        known: runs of the study on record, to estimate the time of compilation and epoch.
     """
 
     def __init__(
@@ -47,25 +48,31 @@ class Runner:
         tracker: Tracker,
         progress: Progress,
         limit: TimeLimit,
-        known: Iterable[Record],
+        known: Iterable[Run],
     ) -> None:
         for job in pending:
             check_precision(job.config.network.precision)
-            lay_out(job.config.protocol.seeds, job.config.protocol.data_parallel)
+            lay_out(len(job.seeds), job.config.protocol.data_parallel)
         enable_cache()
         self.pending, self.tracker, self.progress, self.limit = pending, tracker, progress, limit
         self.clock = CompileClock()
         self.on_device: tuple[Dataset, DeviceData] | None = None
         here = provenance.machine()
-        times = [record.time for record in known if record.machine == here]
+        times = [r.time for run in known for r in run.records if r.machine == here]
         self.to_first_epoch = max(
             (each["compile_seconds"] + each["median_epoch_seconds"] for each in times), default=0.0
         )
-        self.started = 0  # runs
+        self.started = self.total = 0  # visits of runs
+        self.label = ""
         self.kept: str | None = None  # the stopped run and the epoch of its checkpoint, in words
 
-    def run(self, job: Job, checkpoint_folder: pathlib.Path) -> Record:
-        """Train every seed of a run, from its checkpoint if there is one.
+    def run(
+        self, job: Job, checkpoint_folder: pathlib.Path, left: int
+    ) -> tuple[Record, History]:
+        """Train the seeds of a job, from its checkpoint if there is one.
+
+        ``left`` is the number of visits that pending runs need, this one included. Returns the
+        record, without its files, and the history.
 
         Raises:
             InputError: if the images are too small for the network, or the checkpoint is damaged.
@@ -74,7 +81,8 @@ class Runner:
         """
         # Network, checkpoint, data on the device.
         self.limit.require(self.to_first_epoch)
-        config, protocol, label = job.config, job.config.protocol, job.config.layer.label
+        config, protocol, label = job.config, job.config.protocol, job.label
+        self.label = label
         factory = network_of(job)
         checkpoints = Checkpoints(
             checkpoint_folder, **vars(config.checkpoint), warn=self.progress.say
@@ -83,16 +91,20 @@ class Runner:
         data = self.put(job)
 
         # Announcement.
+        self.total = self.started + left
         self.started += 1
         done = len(session.epoch_seconds)
         self.skip(done)
         resumed = f", going on after epoch {done}" if done else ""
         self.progress.describe(
-            f"run {self.started}/{len(self.pending)}: {label}: {protocol.epochs} epochs{resumed}"
+            f"run {self.started}/{self.total}: {label}: {counted(protocol.epochs, 'epoch')}{resumed}"
         )
-        self.tracker.start_run(config, job.identity)
+        run_id = f"{job.identity}-{in_ranges(job.seeds)}"
 
         # Training.
+        def on_resume(earlier: Sequence[dict[str, np.ndarray]]) -> None:
+            self.tracker.start_run(config, run_id, job.seeds, earlier)
+
         def on_epoch(epoch: int, metrics: dict[str, np.ndarray]) -> None:
             session.epoch_ended()
             first, *later = session.epoch_seconds[done:]
@@ -108,10 +120,12 @@ class Runner:
                 factory,
                 data,
                 protocol,
-                seeds=range(protocol.seeds),
+                seeds=job.seeds,
                 seeds_at_once=config.seeds_at_once,
                 on_epoch=on_epoch,
+                on_resume=on_resume,
                 checkpoints=checkpoints,
+                keep_weights=keeps_weights(factory, protocol.seeds, config.keep),
             )
         except Stopped:
             if saved := checkpoints.saved_epochs:
@@ -121,14 +135,14 @@ class Runner:
             reason = " ".join(str(error).split())[:300]
             raise RunError(f"{label} could not be trained: {reason}.") from error
 
-        return record_of(job, factory, history, session)
+        return record_of(job, factory, history, session), history
 
     def put(self, job: Job) -> DeviceData:
         """The data of a run on the device; the next run with the same data reuses them."""
         if self.on_device is None or self.on_device[0] is not job.dataset:
             self.on_device = None  # frees the memory first
             protocol = job.config.protocol
-            layout = lay_out(protocol.seeds, protocol.data_parallel)
+            layout = lay_out(len(job.seeds), protocol.data_parallel)
             self.on_device = job.dataset, layout.replicate(DeviceData.put(job.dataset))
             same = sum(other.dataset is job.dataset for other in self.pending)
             self.progress.say(
@@ -142,17 +156,17 @@ class Runner:
         """Remove epochs that need no training from the progress bar."""
         self.progress.expect(self.progress.total - epochs)
 
-    def finish(self, record: Record, path: pathlib.Path) -> None:
-        """Announce a record that is on disk."""
-        self.tracker.finish_run(record, path)
+    def finish(self, record: Record, files: Sequence[pathlib.Path]) -> None:
+        """Announce a record that is on disk, with the files beside it."""
+        self.tracker.finish_run(record, files)
         self.skip(record.run["protocol"]["epochs"] - len(record.epochs["train_loss"]))
         devices, seconds = record.config.get("devices", 1), duration(record.time["wall_seconds"])
         spread = f"; on {devices} devices" if devices > 1 else ""
-        self.say(f"{record.label}: {describe(record)}; {seconds}{spread}")
+        self.say(f"{self.label}: {describe(record)}; {seconds}{spread}")
 
     def say(self, text: str) -> None:
         """Write a line on the current run."""
-        self.progress.say(f"run {self.started}/{len(self.pending)}: {text}")
+        self.progress.say(f"run {self.started}/{self.total}: {text}")
 
 
 def network_of(job: Job) -> NetworkFactory:
@@ -228,7 +242,6 @@ def record_of(job: Job, factory: NetworkFactory, history: History, session: Sess
     outside = 1 - history.computing_seconds / (time.perf_counter() - session.began)
     moved = any({**part, **session.origin} != part for part in earlier)
     return Record(
-        identity=job.identity,
         run=job.run,
         config={
             "protocol": config.protocol.name,

@@ -5,11 +5,14 @@ import itertools
 import math
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from fractions import Fraction
+from typing import Any, TypeAlias
 
 from scipy import stats
 
-from lrlc_jax.experiments.record import Record
+from lrlc_jax.experiments.record import Record, Run
+
+Results: TypeAlias = Record | Run  # some seeds of a run, or all on record
 
 EQUAL, WITHIN_NOISE, DIFFERENT = "equal", "within noise", "different"
 
@@ -63,27 +66,41 @@ def known(values: Iterable[float | None]) -> list[float]:
     return [value for value in values if value is not None]
 
 
-def best(candidates: Iterable[Record]) -> Record | None:
-    """The record with the highest mean validation accuracy; among equals, the smallest network.
+def best(candidates: Iterable[Run]) -> Run | None:
+    """The run with the most correct validation images; among equals, the smallest network.
 
-    Records with failed seeds have no mean and are never chosen. Test accuracy is not used.
+    The share of correct images over all seeds is compared exactly, as a fraction: means of rounded
+    accuracies differ where the counts are equal. Runs with failed seeds are never chosen. Test
+    accuracy is not used.
     """
-    rated = [
-        (mean.value, -record.parameters, record)
-        for record in candidates
-        if (mean := mean_over_seeds(record.final["validation_accuracy"])) is not None
-    ]
+    rated = [(correct(run), -run.parameters, run) for run in candidates if not run.failed]
     return max(rated, key=lambda item: item[:2])[2] if rated else None
 
 
-def describe(record: Record) -> str:
+def correct(run: Run) -> Fraction:
+    """Share of correct validation images over all seeds."""
+    images, accuracies = run.data["validation"], known(run.final["validation_accuracy"])
+    return Fraction(sum(round(a * images) for a in accuracies), images * len(accuracies))
+
+
+def describe(record: Results) -> str:
     """Result of a run in a phrase: accuracies, or the failed seeds."""
     if record.failed:
         seeds = ", ".join(f"seed {s} in epoch {e}" for s, e in record.failed.items())
         return f"FAILED: the loss was not finite ({seeds})"
     names = ("validation", "test")
     means = {name: mean_over_seeds(record.final[f"{name}_accuracy"]) for name in names}
-    return ", ".join(f"{name} {mean.percent()} %" for name, mean in means.items() if mean)
+    return ", ".join(f"{name} {in_percent(mean)}" for name, mean in means.items() if mean)
+
+
+def in_percent(mean: Mean) -> str:
+    """As a percentage, with the sign.
+
+    >>> in_percent(Mean(0.98765, 0.00123)), in_percent(Mean(0.98765, None))
+    ('98.77 ± 0.12 %', '98.77 % (one seed)')
+    """
+    value, _, rest = mean.percent().partition(" (")
+    return f"{value} %" + (f" ({rest}" if rest else "")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +123,7 @@ class Comparison:
     detectable: float | None = None
 
 
-def compare(one: Record, other: Record) -> Comparison:
+def compare(one: Results, other: Results) -> Comparison:
     """Compare the metrics of two records with the same settings.
 
     Bitwise equal metrics need no test; metrics of one record only are not compared. Otherwise each
@@ -200,7 +217,7 @@ def holm(p: Mapping[str, float]) -> dict[str, float]:
     return dict(zip(names, itertools.accumulate(raised, max), strict=True))
 
 
-def largest_difference(one: Record, other: Record) -> tuple[float, str]:
+def largest_difference(one: Results, other: Results) -> tuple[float, str]:
     """The largest difference of a value of one seed and epoch, and its metric."""
     differences = [
         (abs(a - b), name)
@@ -212,7 +229,7 @@ def largest_difference(one: Record, other: Record) -> tuple[float, str]:
     return max(differences, default=(0.0, ""))
 
 
-def values_of(record: Record, metric: str) -> list[list[float | None]]:
+def values_of(record: Results, metric: str) -> list[list[float | None]]:
     """A metric by seed at the end, and in each epoch."""
     return [record.final[metric], *record.epochs.get(metric, [])]
 

@@ -18,14 +18,16 @@ from lrlc_jax.errors import InputError, unknown_name
 from lrlc_jax.experiments.config import Config, StudyConfig, layer_config, typed
 from lrlc_jax.experiments.identity import canonical, identity
 from lrlc_jax.layers import LAYERS, LayerConfig
+from lrlc_jax.progress import in_ranges
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """One run, with its data."""
+    """Some seeds of a run, with its data."""
 
     config: Config
     dataset: Dataset
+    seeds: tuple[int, ...]
 
     @functools.cached_property
     def run(self) -> dict[str, Any]:
@@ -36,6 +38,13 @@ class Job:
     def identity(self) -> str:
         """The hash of these settings."""
         return identity(self.run)
+
+    @property
+    def label(self) -> str:
+        """The layer, and the seeds if they are a part of those asked for."""
+        whole = self.seeds == self.config.protocol.seed_numbers
+        seeds = "" if whole else f", seed{'s' * (len(self.seeds) > 1)} {in_ranges(self.seeds)}"
+        return f"{self.config.layer.label}{seeds}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +81,7 @@ class Loader:
                 f"protocol.batch_size is {batch}, more than the {size} training images of "
                 f"{dataset.name}; set it to at most {size}."
             )
-        return Job(config, dataset)
+        return Job(config, dataset, config.protocol.seed_numbers)
 
 
 def load_studies(configs: pathlib.Path) -> list[StudyConfig]:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from lrlc_jax.errors import InputError, one_of
 from lrlc_jax.experiments.config import StudyConfig
 from lrlc_jax.experiments.identity import canonical
-from lrlc_jax.experiments.record import Record, read_records
+from lrlc_jax.experiments.record import Run, read_records
 from lrlc_jax.experiments.study import Entry
 from lrlc_jax.files import write_atomically
 from lrlc_jax.progress import counted
@@ -67,7 +67,7 @@ def build(
     """
     check(studies)
     records, root = read_records(results_dir), pathlib.Path(results_dir).expanduser()
-    if not records.records:
+    if not records.runs:
         none = f"There are no records in {root / 'records'}; `make run-sweep` makes some."
         raise InputError(next(iter(records.sentences), none))
     requested: dict[str, set[str]] = {}
@@ -84,7 +84,7 @@ def build(
         for function in one.study.tables:
             table, name = tables.TABLES[function](one), f"{one.name}-{function}"
             report.tables[name] = table
-            if one.runs.keys() == requested.get(one.study.name):
+            if one.cell_of_run.keys() == requested.get(one.study.name):
                 report.requested[name] = table
             for ending, text in tables.formats(table).items():
                 contents[root / "tables" / f"{name}.{ending}"] = text
@@ -98,43 +98,49 @@ def build(
     return report
 
 
-def overview(
-    study: StudyConfig, entries: Sequence[Entry], records: Mapping[str, Record]
-) -> list[str]:
+def overview(study: StudyConfig, entries: Sequence[Entry], runs: Mapping[str, Run]) -> list[str]:
     """Lines of a study's plan: protocol, data, and the status of each row of its tables.
 
-    ``records`` are the records of its runs, by identity.
+    ``runs`` are its runs on record, by identity.
     """
     lines = [f"{study.name}: {study.title}" if study.title else study.name]
-    lines += protocol_sentences(canonical(entries[0].job.config, "", 0))
-    runs: dict[str, str] = {}
+    config, seeds = entries[0].job.config, entries[0].job.seeds
+    lines += protocol_sentences(canonical(config, "", 0), len(seeds))
+    of_run: dict[str, str] = {}
     for dataset in {id(entry.job.dataset): entry.job.dataset for entry in entries}.values():
         cells = [
-            Cell(entry.layer, entry.job.identity, records.get(entry.job.identity))
+            Cell(entry.layer, entry.job.identity, runs.get(entry.job.identity))
             for entry in entries
             if entry.job.dataset is dataset
         ]
-        runs |= {cell.identity: status(cell) for cell in cells}
+        of_run |= {cell.identity: status(cell, seeds) for cell in cells}
         # Studies share cells.
         rows = rows_of({(cell.layer.row, cell.rank): cell for cell in cells}.values())
         width = max(len(row.name) for row in rows)
         lines += ["", f"Data: {dataset.description}."]
-        lines += [f"  {row.name.ljust(width)}  {ranks_by_status(row)}" for row in rows]
-    counts = [f"{list(runs.values()).count(word)} {word.lower()}" for word in (DONE, FAILED, LEFT)]
-    return [*lines, "", f"{counted(len(runs), 'run')}: {', '.join(counts)}."]
+        lines += [f"  {row.name.ljust(width)}  {ranks_by_status(row, seeds)}" for row in rows]
+    done, failed = (list(of_run.values()).count(word) for word in (DONE, FAILED))
+    left = len(of_run) - done - failed
+    counts = f"{done} done, {failed} failed, {left} left"
+    return [*lines, "", f"{counted(len(of_run), 'run')} of {counted(len(seeds), 'seed')}: {counts}."]
 
 
-def status(cell: Cell) -> str:
-    """``done``, ``FAILED`` (on record, with failed seeds), or ``left``."""
-    return LEFT if cell.record is None else FAILED if cell.record.failed else DONE
+def status(cell: Cell, seeds: Sequence[int]) -> str:
+    """``done``, ``FAILED`` (on record, with failed seeds), ``4 of 10 seeds``, or ``left``."""
+    if cell.run is None:
+        return LEFT
+    if cell.run.failed:
+        return FAILED
+    known = sum(seed in cell.run.places for seed in seeds)
+    return DONE if known == len(seeds) else f"{known} of {len(seeds)} seeds" if known else LEFT
 
 
-def ranks_by_status(row: Row) -> str:
+def ranks_by_status(row: Row, seeds: Sequence[int]) -> str:
     """Ranks of a row by status, such as ``rank 1 done; 4 FAILED; 2, 8 left``."""
     if not row.ranked:
-        return status(row.cells[0])
-    groups = []
-    for word in (DONE, FAILED, LEFT):
-        if ranks := [str(cell.rank) for cell in row.cells if status(cell) == word]:
-            groups.append(f"{', '.join(ranks)} {word}")
-    return f"rank {'; '.join(groups)}"
+        return status(row.cells[0], seeds)
+    groups: dict[str, list[str]] = {DONE: [], FAILED: []}
+    for cell in row.cells:
+        groups.setdefault(status(cell, seeds), []).append(str(cell.rank))
+    groups[LEFT] = groups.pop(LEFT, [])
+    return f"rank {'; '.join(f'{", ".join(ranks)} {word}' for word, ranks in groups.items() if ranks)}"

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from lrlc_jax.experiments.statistics import mean_over_seeds
+from lrlc_jax.progress import counted
 from lrlc_jax.report.results import Row, StudyResults, network_differences
 
 COLORS = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#7F7F7F", "#8C6D31"]
@@ -84,7 +85,7 @@ def title(results: StudyResults) -> list[str]:
     return [
         f"{results.data_title}: {data['train']:,}"
         f"{subset if data['train'] != data['train_available'] else ''} training images, "
-        f"{protocol['epochs']} epochs, {protocol['seeds']} seeds",
+        f"{counted(protocol['epochs'], 'epoch')}, {results.seeds}",
         *results.records[0].notes,
         *([f"NOT THE PAPER'S NETWORK: {', '.join(changes)}"] if changes else []),
         *([results.incomplete] if results.problems else []),
@@ -101,7 +102,7 @@ def draw_curve(axes: Axes, row: Row, number: int, shift: float) -> None:
     color, marker = COLORS[number % len(COLORS)], MARKERS[number % len(MARKERS)]
     points = []
     for cell in row.cells:
-        test = mean_over_seeds(cell.record.final["test_accuracy"]) if cell.record else None
+        test = mean_over_seeds(cell.run.final["test_accuracy"]) if cell.run else None
         if cell.rank and test:
             x = cell.rank * 2 ** (0.05 * shift)
             points.append((x, 100 * test.value, 100 * (test.standard_error or 0)))
@@ -115,8 +116,8 @@ def draw_curve(axes: Axes, row: Row, number: int, shift: float) -> None:
 
 def draw_line(axes: Axes, row: Row, color: str) -> None:
     """Draw a row without ranks."""
-    record = row.cells[0].record
-    test = mean_over_seeds(record.final["test_accuracy"]) if record else None
+    run = row.cells[0].run
+    test = mean_over_seeds(run.final["test_accuracy"]) if run else None
     if test is None:
         return
     mean, error = 100 * test.value, 100 * (test.standard_error or 0)

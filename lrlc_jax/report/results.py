@@ -7,28 +7,32 @@ from typing import Any
 
 from lrlc_jax.data.dataset import data_slug
 from lrlc_jax.experiments.config import StudyConfig
-from lrlc_jax.experiments.identity import identity
-from lrlc_jax.experiments.record import Record, Records, title_of
+from lrlc_jax.experiments.identity import changed, hashed, identity
+from lrlc_jax.experiments.record import Record, Records, Run, title_of
 from lrlc_jax.experiments.statistics import best
 from lrlc_jax.experiments.study import study_layers
 from lrlc_jax.layers import LAYERS, LayerConfig, RankedLayerConfig
 from lrlc_jax.networks import PAPER_NETWORK
+from lrlc_jax.progress import counted
 from lrlc_jax.training.train import PAPER_PROTOCOL
+
+# Settings of the protocol that captions always name; others only if changed.
+SHOWN = ("epochs", "warmup_epochs", "batch_size", "learning_rate")
 
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """A layer of a study, and the record of its run if there is one.
+    """A layer of a study, and its run if there is a record.
 
     Attributes:
         layer: the layer in the study; the run may train an equivalent simpler one.
-        identity, record: identity of the run, and its record.
+        identity, run: identity of the run, and its records.
         conflicts: number of conflicting records of the run, which are all ignored.
     """
 
     layer: LayerConfig
     identity: str
-    record: Record | None = None
+    run: Run | None = None
     conflicts: int = 0
 
     @property
@@ -41,10 +45,10 @@ class Cell:
         """Reason for a missing value; empty if there is a value."""
         if self.conflicts:
             return f"CONFLICT ({self.conflicts} different records)"
-        if self.record is None:
+        if self.run is None:
             return "MISSING"
-        if failed := self.record.failed:
-            seeds = f"{len(failed)} of {len(self.record.seeds)} seeds"
+        if failed := self.run.failed:
+            seeds = f"{len(failed)} of {len(self.run.seeds)} seeds"
             return f"FAILED ({seeds}: {', '.join(failed)})"
         return ""
 
@@ -59,8 +63,8 @@ class Row:
     @functools.cached_property
     def chosen(self) -> Cell | None:
         """The cell of the best rank by validation accuracy, or the only cell."""
-        record = best(cell.record for cell in self.cells if cell.record)
-        return next((cell for cell in self.cells if record and cell.record is record), None)
+        run = best(cell.run for cell in self.cells if cell.run)
+        return next((cell for cell in self.cells if run and cell.run is run), None)
 
     @property
     def ranked(self) -> bool:
@@ -105,11 +109,10 @@ class StudyResults:
     def name(self) -> str:
         """Readable name for files, made unique by a hash."""
         data, protocol = self.setting["dataset"], self.setting["protocol"]
-        settings_hash = identity({**self.setting, "options": self.options})[:6]
+        settings_hash = hashed({**changed(self.setting), "options": self.options})[:6]
         return (
             f"{self.study.name}-{data_slug(data['name'], data.get('translate'))}"
-            f"-n{data['train_size']}-{protocol['epochs']}epochs-{protocol['seeds']}seeds"
-            f"-{settings_hash}"
+            f"-n{data['train_size']}-{protocol['epochs']}epochs-{settings_hash}"
         )
 
     @property
@@ -123,28 +126,47 @@ class StudyResults:
         return rows_of(self.cells)
 
     @functools.cached_property
-    def runs(self) -> dict[str, Cell]:
+    def cell_of_run(self) -> dict[str, Cell]:
         """One cell for each run, by identity."""
         return {cell.identity: cell for cell in self.cells}
 
     @functools.cached_property
     def records(self) -> list[Record]:
-        """Record of each run that has one."""
-        return [cell.record for cell in self.runs.values() if cell.record]
+        """All records of the runs."""
+        return [record for run in self.known.values() for record in run.records]
+
+    @functools.cached_property
+    def known(self) -> dict[str, Run]:
+        """The runs with records, by identity."""
+        return {name: cell.run for name, cell in self.cell_of_run.items() if cell.run}
+
+    @property
+    def seeds_differ(self) -> bool:
+        """Whether runs have different seeds."""
+        return len({tuple(run.seeds) for run in self.known.values()}) > 1
+
+    @property
+    def seeds(self) -> str:
+        """Number of seeds of a run; in capitals if runs have different seeds."""
+        counts = [len(run.seeds) for run in self.known.values()]
+        if not self.seeds_differ:
+            return counted(counts[0], "seed")
+        return f"{min(counts)} TO {max(counts)} SEEDS" if min(counts) < max(counts) else (
+            f"{counts[0]} SEEDS, NOT THE SAME ONES")
 
     @functools.cached_property
     def problems(self) -> list[str]:
         """A phrase for each run that is missing, failed or in conflict."""
         return [
             f"{cell.layer.simplest().label}: {cell.problem}"
-            for cell in self.runs.values()
+            for cell in self.cell_of_run.values()
             if cell.problem
         ]
 
     @property
     def incomplete(self) -> str:
         """Number of runs without a value, in capitals."""
-        count = f"{len(self.problems)} OF {len(self.runs)}"
+        count = f"{len(self.problems)} OF {len(self.cell_of_run)}"
         return f"{count} RUNS ARE MISSING, FAILED OR IN CONFLICT"
 
 
@@ -154,37 +176,36 @@ def study_results(study: StudyConfig, records: Records) -> list[StudyResults]:
     Runs with different data, protocols or networks never share a table. Runs with different options
     share one only if the study asks for both; runs without these options belong to each table.
     """
-    by_setting: dict[str, list[Record]] = {}
-    for record in records.records:
-        setting = setting_of(record)
+    by_setting: dict[str, list[Run]] = {}
+    for run in records.runs.values():
+        setting = setting_of(run)
         if study.runs and study.dataset.items() <= setting["dataset"].items():
-            by_setting.setdefault(identity(setting), []).append(record)
-    known = {record.identity: record for record in records.records}
+            by_setting.setdefault(hashed(setting), []).append(run)
     found: dict[tuple[str, ...], StudyResults] = {}
     for group in by_setting.values():
         setting = setting_of(group[0])
-        choices = {identity(options): options for options in ({}, *map(options_of, group))}
+        choices = {hashed(options): options for options in ({}, *map(options_of, group))}
         for options in choices.values():
             cells = tuple(
-                Cell(layer, run, known.get(run), len(records.conflicts.get(run, ())))
+                Cell(layer, name, records.runs.get(name), len(records.conflicts.get(name, ())))
                 for layer in study_layers(study, options)
-                for run in [identity({**setting, "layer": layer.simplest().canonical()})]
+                for name in [identity({**setting, "layer": layer.simplest().canonical()})]
             )
             results = StudyResults(study, setting, options, cells)
-            if results.records:
+            if results.known:
                 found.setdefault(tuple(cell.identity for cell in cells), results)
     return list(found.values())
 
 
-def setting_of(record: Record) -> dict[str, Any]:
+def setting_of(run: Run) -> dict[str, Any]:
     """Settings of a run without those of its layer."""
-    return {name: values for name, values in record.run.items() if name != "layer"}
+    return {name: values for name, values in run.run.items() if name != "layer"}
 
 
-def options_of(record: Record) -> dict[str, Any]:
-    """Options of a record's layer that are not the default."""
-    layer = record.run["layer"]
-    defaults = dataclasses.asdict(LAYERS[layer["name"]]())
+def options_of(run: Run) -> dict[str, Any]:
+    """Options of a run's layer that are not the default."""
+    layer = run.run["layer"]
+    defaults = LAYERS[layer["name"]]().canonical()
     structure = LAYERS[layer["name"]].STRUCTURE
     return {k: v for k, v in layer.items() if k not in structure and v != defaults.get(k)}
 
@@ -200,24 +221,32 @@ def shown(
     """
 
     def gaps(one: StudyResults) -> tuple[int, bool]:
-        return len(one.runs) - len(one.records), bool(one.options)
+        return len(one.cell_of_run) - len(one.known), bool(one.options)
 
     kept = []
     for one in results:
-        only_here = {record.identity for record in one.records}
+        only_here = {*one.known}
         for other in results:
             if gaps(other) < gaps(one):
-                only_here -= other.runs.keys()
-        if only_here or one.runs.keys() == (requested or {}).get(one.study.name):
+                only_here -= other.cell_of_run.keys()
+        if only_here or one.cell_of_run.keys() == (requested or {}).get(one.study.name):
             kept.append(one)
     return kept
 
 
-def protocol_sentences(setting: Mapping[str, Any]) -> list[str]:
-    """The protocol of a run, and its differences from the protocol and network of the paper."""
-    protocol = [f"{name.replace('_', ' ')} {value}" for name, value in setting["protocol"].items()]
+def protocol_sentences(setting: Mapping[str, Any], seeds: int) -> list[str]:
+    """The protocol of a run, and its differences from the protocol and network of the paper.
+
+    ``seeds`` is the smallest number of seeds of a run.
+    """
+    values = setting["protocol"]
+    named = {*SHOWN, *changed({"protocol": values})["protocol"]}
+    protocol = [f"{n.replace('_', ' ')} {value}" for n, value in values.items() if n in named]
     lines = [f"Protocol: {', '.join(protocol)}."]
-    if different := differences(setting["protocol"], PAPER_PROTOCOL):
+    different = differences(values, PAPER_PROTOCOL.canonical())
+    if seeds < PAPER_PROTOCOL.seeds:
+        different.append(f"{counted(seeds, 'seed')} instead of {PAPER_PROTOCOL.seeds}")
+    if different:
         lines.append(f"NOT THE PAPER'S PROTOCOL: {', '.join(different)}.")
     if different := network_differences(setting):
         lines.append(f"NOT THE PAPER'S NETWORK: {', '.join(different)}.")
@@ -226,13 +255,13 @@ def protocol_sentences(setting: Mapping[str, Any]) -> list[str]:
 
 def network_differences(setting: Mapping[str, Any]) -> list[str]:
     """A phrase for each setting of the network that is not the paper's; layers do not count."""
-    return differences(setting.get("network", {}), PAPER_NETWORK)
+    return differences(setting["network"], PAPER_NETWORK.canonical())
 
 
-def differences(settings: Mapping[str, Any], paper: object) -> list[str]:
+def differences(settings: Mapping[str, Any], paper: Mapping[str, Any]) -> list[str]:
     """A phrase for each setting that is not the paper's."""
     return [
-        f"{name.replace('_', ' ')} {value} instead of {getattr(paper, name)}"
+        f"{name.replace('_', ' ')} {value} instead of {paper.get(name)}"
         for name, value in settings.items()
-        if value != getattr(paper, name, None)
+        if value != paper.get(name)
     ]

@@ -10,7 +10,7 @@ import io
 from collections.abc import Callable, Mapping, Sequence
 
 from lrlc_jax.experiments.provenance import device_name
-from lrlc_jax.experiments.record import Record, Records
+from lrlc_jax.experiments.record import Records, Run
 from lrlc_jax.experiments.statistics import mean_over_seeds
 from lrlc_jax.report.results import (
     Cell,
@@ -22,8 +22,13 @@ from lrlc_jax.report.results import (
 )
 
 EMPTY = "-"
-SPLITS = ("train", "validation", "test")
-ACCURACIES = ("Train, %", "Validation, %", "Test, %")
+# Accuracies at the end of training, by column.
+ACCURACIES = {
+    "Running, %": "train_accuracy",
+    "Train, %": "train_at_end_accuracy",
+    "Validation, %": "validation_accuracy",
+    "Test, %": "test_accuracy",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,25 +68,35 @@ def accuracy(results: StudyResults) -> Table:
     return Table(
         title=f"{results.study.title or results.study.name}: {results.data_title}",
         caption=caption(results),
-        header=("Layer", "Rank", "Parameters", *ACCURACIES, "Note"),
-        rows=[row_text(row) for row in results.rows],
+        header=("Layer", "Rank", "Parameters", "Seeds", *ACCURACIES, "Note"),
+        rows=[row_text(row, most_seeds(results)) for row in results.rows],
         values=[run_values(row, cell) for row in results.rows for cell in row.cells],
-        alignment="lrrrrrl",
+        alignment="lrrrrrrrl",
     )
 
 
-def row_text(row: Row) -> list[str]:
-    """Text of a row, with a note on missing and failed runs."""
-    if row.chosen is None or row.chosen.record is None:
-        return [row.name, *[EMPTY] * 5, row.note]
-    record, rank = row.chosen.record, str(row.chosen.rank or EMPTY)
-    note = f"INCOMPLETE: {row.note}" if row.note else ""
-    return [row.name, rank, parameters(record), *accuracies(record), note]
+def most_seeds(results: StudyResults) -> int:
+    """The largest number of seeds of a run."""
+    return max(len(run.seeds) for run in results.known.values())
+
+
+def row_text(row: Row, most: int) -> list[str]:
+    """Text of a row, with a note on missing and failed runs, and on fewer seeds than ``most``."""
+    if row.chosen is None or row.chosen.run is None:
+        return [row.name, *[EMPTY] * (3 + len(ACCURACIES)), row.note]
+    run, rank = row.chosen.run, str(row.chosen.rank or EMPTY)
+    seeds = sorted({len(cell.run.seeds) for cell in row.cells if cell.run})
+    notes = [f"INCOMPLETE: {row.note}"] if row.note else []
+    if seeds[0] < most:
+        ranks = f", BY RANK {seeds[0]} TO {seeds[-1]}" if len(seeds) > 1 else ""
+        notes.append(f"{len(run.seeds)} OF {most} SEEDS{ranks}")
+    numbers = [parameters(run), str(len(run.seeds)), *accuracies(run)]
+    return [row.name, rank, *numbers, "; ".join(notes)]
 
 
 def run_values(row: Row, cell: Cell) -> dict[str, object]:
     """Every metric of a run at the end of training, as mean and standard error over seeds."""
-    record = cell.record
+    run = cell.run
     values: dict[str, object] = {
         "row": row.name,
         "rank": cell.rank,
@@ -89,16 +104,16 @@ def run_values(row: Row, cell: Cell) -> dict[str, object]:
         "status": cell.problem or "ok",
         "identity": cell.identity,
     }
-    if record is None:
+    if run is None:
         return values
     values |= {
-        "parameters": record.parameters,
-        "matched_parameters": record.matched_parameters,
-        "train_images": record.data["train"],
-        "seeds": len(record.seeds),
-        "failed_seeds": len(record.failed),
+        "parameters": run.parameters,
+        "matched_parameters": run.matched_parameters,
+        "train_images": run.data["train"],
+        "seeds": len(run.seeds),
+        "failed_seeds": len(run.failed),
     }
-    for metric, by_seed in record.final.items():
+    for metric, by_seed in run.final.items():
         mean, column = mean_over_seeds(by_seed), metric.removesuffix("_accuracy")
         values[f"{column}_mean"] = mean and mean.value
         values[f"{column}_se"] = mean and mean.standard_error
@@ -106,21 +121,21 @@ def run_values(row: Row, cell: Cell) -> dict[str, object]:
 
 
 def all_runs(records: Records) -> Table:
-    """Every record, also of runs outside of all studies."""
+    """Every run on record, also those outside of all studies."""
     rows = []
-    for record in sorted(records.records, key=lambda record: record.file_name):
-        size, available = record.data["train"], record.data["train_available"]
+    for run in sorted(records.runs.values(), key=lambda run: run.first.file_name):
+        size, available = run.data["train"], run.data["train_available"]
         subset = f" (SUBSET of {available})" if size != available else ""
-        protocol = record.run["protocol"]
+        protocol = run.run["protocol"]
         rows.append(
             [
-                record.data_title,
+                run.data_title,
                 f"{size}{subset}",
-                ", ".join([record.label, *network_differences(setting_of(record))]),
+                ", ".join([run.label, *network_differences(setting_of(run))]),
                 f"{protocol['epochs']} x {protocol['batch_size']}",
-                str(len(record.seeds)),
-                *accuracies(record),
-                record.identity,
+                str(len(run.seeds)),
+                *accuracies(run),
+                run.identity,
             ]
         )
     settings = ("Data", "Training images", "Layer", "Epochs x batch", "Seeds")
@@ -130,37 +145,42 @@ def all_runs(records: Records) -> Table:
 
 def caption(results: StudyResults) -> list[str]:
     """Sentences on the data, the protocol, missing runs, and differences from the paper."""
-    record, data = results.records[0], results.records[0].data
+    run = next(iter(results.known.values()))
+    data = run.data
     size, available = data["train"], data["train_available"]
     fingerprint = results.setting["dataset"]["fingerprint"]
     lines = [
         f"Data: {results.data_title}, {size} training, {data['validation']} validation "
         f"and {data['test']} test images (fingerprint {fingerprint})."
     ]
-    if record.notes:
-        lines.append(f"NOT THE PUBLISHED DATA SET: {'; '.join(record.notes)}.")
+    if run.notes:
+        lines.append(f"NOT THE PUBLISHED DATA SET: {'; '.join(run.notes)}.")
     if size != available:
         lines.append(f"SUBSET: trained on {size} of the {available} training images.")
     devices = sorted({device_name(one.machine) for one in results.records})
     lines += [
-        *protocol_sentences(results.setting),
-        "Accuracy: mean over seeds ± standard error, after the last epoch. Ranks are chosen by "
-        f"validation accuracy. Trained on: {', '.join(devices)}.",
+        *protocol_sentences(results.setting, min(len(run.seeds) for run in results.known.values())),
+        "Accuracy: mean over seeds ± standard error, after the last epoch, with the moving "
+        "statistics of batch normalisation. Running: mean over the last epoch's training batches, "
+        "with their own statistics. Ranks are chosen by validation accuracy. "
+        f"Trained on: {', '.join(devices)}.",
     ]
+    if results.seeds_differ:
+        lines.append(f"RUNS DIFFER IN SEEDS: {results.seeds}.")
     return [*lines, f"{results.incomplete}."] if results.problems else lines
 
 
-def accuracies(record: Record) -> list[str]:
-    """Accuracy on each split in percent, with its standard error; or the failed seeds."""
-    failed = f"FAILED seeds: {', '.join(record.failed)}"
-    means = [mean_over_seeds(record.final[f"{split}_accuracy"]) for split in SPLITS]
-    return [mean.percent() if mean else failed for mean in means]
+def accuracies(run: Run) -> list[str]:
+    """Each accuracy in percent, with its standard error; or the failed seeds."""
+    missing = f"FAILED seeds: {', '.join(run.failed)}" if run.failed else EMPTY
+    means = [mean_over_seeds(run.final.get(metric, [])) for metric in ACCURACIES.values()]
+    return [mean.percent() if mean else missing for mean in means]
 
 
-def parameters(record: Record) -> str:
+def parameters(run: Run) -> str:
     """Number of parameters; for a wide convolution, also that of the matching LRLC network."""
-    matched = record.matched_parameters
-    return f"{record.parameters:,}" + (f" (LRLC: {matched:,})" if matched else "")
+    matched = run.matched_parameters
+    return f"{run.parameters:,}" + (f" (LRLC: {matched:,})" if matched else "")
 
 
 def markdown(table: Table) -> str:

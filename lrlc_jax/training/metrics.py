@@ -88,7 +88,12 @@ class History:
     Attributes:
         seeds: in the order of every array.
         epochs: ``train_NAME`` and ``validation_NAME`` of each epoch, until every seed has failed.
-        test: ``test_NAME`` after the last epoch.
+        test: after the last epoch: ``train_at_end_NAME``, over the training images with the moving
+            statistics, and ``test_NAME``.
+        correct: whether each image is classified correctly after the last epoch, by split
+            (validation and test), boolean arrays ``(seeds, images)``.
+        weights: parameters and moving statistics, with a leading axis of seeds, on the host; None
+            if they were not asked for.
         failed: by seed, the first epoch (counted from 1) with a loss that was not finite.
         parameters: number of trainable parameters.
         seeds_at_once: number of seeds in a step, on each device.
@@ -99,6 +104,8 @@ class History:
     seeds: tuple[int, ...]
     epochs: tuple[dict[str, Array], ...]
     test: dict[str, Array]
+    correct: dict[str, Array]
+    weights: tuple[Any, Any] | None
     failed: dict[int, int]
     parameters: int
     seeds_at_once: int
@@ -112,7 +119,7 @@ def finite(metrics: Mapping[str, Array]) -> Array:
     >>> finite({"train_loss": np.array([0.1, np.nan]), "train_accuracy": np.array([1.0, 0.0])})
     array([ True, False])
     """
-    losses = [values for name, values in metrics.items() if name.split("_", 1)[1] == "loss"]
+    losses = [values for name, values in metrics.items() if name.rpartition("_")[2] == "loss"]
     healthy: Array = np.isfinite(np.stack(losses)).all(axis=0)
     return healthy
 

@@ -1,7 +1,7 @@
 """Pure functions of one seed: initialisation, an epoch of training, an evaluation."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ from flax import nnx
 
 from lrlc_jax.networks import Network, State, apply, split
 from lrlc_jax.training.devices import own_part
-from lrlc_jax.training.metrics import METRICS, loss, of_batch, of_epoch
+from lrlc_jax.training.metrics import METRICS, accuracy, loss, of_batch, of_epoch
 from lrlc_jax.training.optimizer import Hyperparameters, make_optimizer
 
 # Purposes of random keys. A key is derived from the seed, the purpose and the epoch.
@@ -164,8 +164,17 @@ def evaluate(
     examples: Examples,
     scaling: tuple[jax.Array, jax.Array],
     batch_axis: str | None = None,
-) -> dict[str, jax.Array]:
-    """Metrics over all examples, with the moving statistics; devices may share the examples."""
+    *,
+    noise: Noise | None = None,
+    epoch: jax.Array | int = 0,
+) -> tuple[dict[str, jax.Array], jax.Array]:
+    """Evaluate all examples with the moving statistics; devices may share the examples.
+
+    With ``noise`` each image gets the place of this epoch on a canvas.
+
+    Returns:
+        The metrics, and whether each example is classified correctly ``(n,)``.
+    """
     count = examples.labels.shape[0]
     devices = 1 if batch_axis is None else jax.lax.axis_size(batch_axis)
     chunks = -(-count // (devices * EVALUATION_BATCH))
@@ -173,20 +182,29 @@ def evaluate(
     # Padding of the last chunk is masked.
     index = own_part(jnp.arange(devices * chunks * size), batch_axis).reshape(chunks, size)
 
-    def sums(index: jax.Array) -> dict[str, jax.Array]:
+    def one_chunk(index: jax.Array) -> tuple[dict[str, jax.Array], jax.Array]:
         valid = index < count
-        index = jnp.minimum(index, count - 1)
-        labels = examples.labels[index]
-        inputs = to_input(examples.images[index], scaling)
+        images = examples.images[jnp.minimum(index, count - 1)]
+        labels = examples.labels[jnp.minimum(index, count - 1)]
+        if noise is not None:
+            key = jax.random.fold_in(purpose_key(state.seed, PLACE, epoch), index[0])
+            images = place_in_noise(key, images, noise)
+        inputs = to_input(images, scaling)
         logits, _ = apply(graphdef, state.params, state.stats, inputs, train=False)
-        return {
+        sums = {
             name: jnp.sum(metric(logits, labels), where=valid) for name, metric in METRICS.items()
         }
+        return sums, accuracy(logits, labels)
 
-    zeros = jax.tree.map(jnp.zeros_like, jax.eval_shape(sums, index[0]))
-    totals, _ = jax.lax.scan(
-        lambda totals, index: (jax.tree.map(jnp.add, totals, sums(index)), None), zeros, index
-    )
+    zeros = jax.tree.map(jnp.zeros_like, jax.eval_shape(one_chunk, index[0])[0])
+
+    def step(totals: dict[str, jax.Array], index: jax.Array) -> tuple[Any, jax.Array]:
+        sums, correct = one_chunk(index)
+        return jax.tree.map(jnp.add, totals, sums), correct
+
+    totals, correct = jax.lax.scan(step, zeros, index)
+    correct = correct.reshape(-1)
     if batch_axis is not None:
         totals = jax.lax.psum(totals, batch_axis)
-    return {name: total / count for name, total in totals.items()}
+        correct = jax.lax.all_gather(correct, batch_axis, tiled=True)
+    return {name: total / count for name, total in totals.items()}, correct[:count]

@@ -145,22 +145,34 @@ def _epoch(
         state, metrics = train_one_epoch(
             graphdef, batch_size, state, train, scaling, hyper, epoch, noise, axis
         )
-        return state, metrics, evaluate(graphdef, state, data.validation, scaling, axis)
+        validated, _ = evaluate(graphdef, state, data.validation, scaling, axis)
+        return state, metrics, validated
 
     return layout.over_seeds(one_seed, seeds_at_once, states, data, hyper, epoch)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _test(
+@functools.partial(jax.jit, static_argnums=(0, 1, 2), static_argnames="noise")
+def evaluate_seeds(
     graphdef: nnx.GraphDef[Network],
     layout: Layout,
     seeds_at_once: int,
     states: TrainState,
-    data: DeviceData,
-) -> Any:
-    """An evaluation on test data, for all seeds."""
-    one_seed = functools.partial(evaluate, graphdef, batch_axis=layout.batch_axis)
-    return layout.over_seeds(one_seed, seeds_at_once, states, data.test, data.scaling)
+    examples: Examples,
+    scaling: tuple[jax.Array, jax.Array],
+    epoch: jax.Array,
+    *,
+    noise: Noise | None = None,
+) -> tuple[dict[str, jax.Array], jax.Array]:
+    """:func:`.step.evaluate` for all seeds; the state of the optimiser is not used."""
+
+    def one_seed(state: TrainState, *shared: Any) -> Any:
+        examples, scaling, epoch = shared
+        axis = layout.batch_axis
+        return evaluate(graphdef, state, examples, scaling, axis, noise=noise, epoch=epoch)
+
+    states = states._replace(opt_state=())
+    arguments = seeds_at_once, states, examples, scaling, epoch
+    return layout.over_seeds(one_seed, *arguments)  # type: ignore[no-any-return]
 
 
 def train(
@@ -171,7 +183,9 @@ def train(
     seeds: Sequence[int],
     seeds_at_once: int | None = None,
     on_epoch: Callable[[int, dict[str, Array]], None] | None = None,
+    on_resume: Callable[[Sequence[dict[str, Array]]], None] | None = None,
     checkpoints: Checkpoints | None = None,
+    keep_weights: bool = False,
 ) -> History:
     """Train a network from each seed and evaluate it.
 
@@ -186,7 +200,10 @@ def train(
         on_epoch: callback after each epoch, with its number (from 1) and its metrics, arrays
             ``(seeds,)`` by names such as ``train_loss``. It may raise
             :class:`~lrlc_jax.signals.Stopped`, as a signal does.
+        on_resume: callback before the first epoch, with the metrics of the epochs that an earlier
+            process trained.
         checkpoints: for saving and resuming; also saved when training is stopped.
+        keep_weights: return the trained parameters and moving statistics.
 
     Raises:
         InputError: for a damaged checkpoint or one of another network, or for fewer devices than
@@ -245,7 +262,10 @@ def train(
         if checkpoints:
             checkpoints.save(now._replace(states=layout.get(now.states)))
 
-    # Epochs, until all seeds have failed; then the test.
+    if on_resume:
+        on_resume(now.epochs)
+
+    # Epochs, until all seeds have failed; then the evaluation.
     try:
         while (epoch := len(now.epochs) + 1) <= protocol.epochs:
             if len(first_failures(seeds, now.epochs)) == len(seeds):
@@ -258,7 +278,17 @@ def train(
                 on_epoch(epoch, metrics)
             if checkpoints and epoch < protocol.epochs and checkpoints.due(epoch):
                 save()
-        test = named(test=layout.get(timed(_test, graphdef, layout, at_once, now.states, data)))
+        last = graphdef, layout, at_once, now.states
+
+        def evaluated(examples: Examples, noise: Noise | None = None) -> Any:
+            program = functools.partial(evaluate_seeds, noise=noise)
+            epoch = jnp.int32(protocol.epochs)  # places that no epoch of training has had
+            return layout.get(timed(program, *last, examples, data.scaling, epoch))
+
+        at_end, _ = evaluated(data.train, data.noise)
+        _, validation = evaluated(data.validation)
+        tested, correct = evaluated(data.test)
+        test = named(train_at_end=at_end, test=tested)
     except Stopped:
         save()
         raise
@@ -267,6 +297,8 @@ def train(
         seeds=tuple(seeds),
         epochs=now.epochs,
         test=test,
+        correct={"validation": validation, "test": correct},
+        weights=layout.get((now.states.params, now.states.stats)) if keep_weights else None,
         failed={seed: min(epoch, len(now.epochs)) for seed, epoch in failed.items()},
         parameters=count_parameters(params),
         seeds_at_once=at_once,

@@ -1,0 +1,99 @@
+"""Compute the test metrics of a record again from its weights, also on other images."""
+
+import pathlib
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from lrlc_jax.data import Dataset
+from lrlc_jax.errors import InputError
+from lrlc_jax.experiments import record as records
+from lrlc_jax.experiments.record import Record
+from lrlc_jax.experiments.reproduce import override, settings_of
+from lrlc_jax.experiments.runner import numbers
+from lrlc_jax.experiments.statistics import Mean, in_percent, in_words, mean_over_seeds
+from lrlc_jax.experiments.study import Loader
+from lrlc_jax.experiments.trained import factory_of, load_weights
+from lrlc_jax.networks import split
+from lrlc_jax.progress import counted
+from lrlc_jax.training.devices import default_seeds_at_once, enable_cache, fixed_settings, lay_out
+from lrlc_jax.training.metrics import Array, named
+from lrlc_jax.training.step import TrainState
+from lrlc_jax.training.train import DeviceData, evaluate_seeds
+
+
+def test_metrics(path: pathlib.Path, record: Record, dataset: Dataset) -> dict[str, Array]:
+    """Metrics of each seed of a record on the test images of a data set, from the weights.
+
+    Raises:
+        InputError: if the weights are not there or damaged, or for images of another shape.
+    """
+    found = [*dataset.image_shape], dataset.num_classes
+    expected = record.data["image_shape"], record.data["classes"]
+    if found != expected:
+        shapes = [f"{'x'.join(map(str, shape))} and {n} classes" for shape, n in (found, expected)]
+        raise InputError(
+            f"The test images of {dataset.title} have {shapes[0]}; the networks of {path.name} "
+            f"were made for {shapes[1]}."
+        )
+    params, stats = load_weights(path, record)
+    build = factory_of(record)
+    graphdef, *_ = split(nnx.eval_shape(lambda: build(nnx.Rngs(0))))
+    layout = lay_out(len(record.seeds), record.config.get("data_parallel", 1))
+    each = layout.seeds_each
+    at_once = min(record.config.get("seeds_at_once") or default_seeds_at_once(each), each)
+    seeds = np.asarray(record.seeds, np.uint32)
+    states = layout.put(TrainState(seeds, params, stats, ()))  # type: ignore[arg-type]
+    data = layout.replicate(DeviceData.put(dataset))
+    epoch = jnp.int32(record.run["protocol"]["epochs"])
+    metrics, _ = evaluate_seeds(graphdef, layout, at_once, states, data.test, data.scaling, epoch)
+    return named(test=layout.get(jax.block_until_ready(metrics)))
+
+
+def evaluate(path: pathlib.Path, overrides: Sequence[str] = ()) -> list[str]:
+    """Lines with the test metrics of a record, computed from its weights.
+
+    Args:
+        path: file of the record.
+        overrides: ``name=value`` with settings of the data, for other images of the same shape.
+
+    Raises:
+        InputError: for a bad record, weights or override, or other data without an override.
+    """
+    record = records.read(path)
+    config = override(settings_of(record), overrides, free=("dataset",))
+    dataset = Loader().job(config).dataset
+    same = dataset.fingerprint == record.run["dataset"]["fingerprint"]
+    if not (same or overrides):
+        raise InputError(
+            f"The record was trained on other data than the {dataset.title} found here; set "
+            "dataset.source and dataset.path, or dataset.cache_dir for prepared data."
+        )
+    enable_cache()
+    metrics = test_metrics(path, record, dataset)
+    lost = np.array([str(seed) in record.failed for seed in record.seeds])
+    again = {name: numbers(values, lost) for name, values in metrics.items()}
+    lines = [
+        f"{record.label}, {counted(len(record.seeds), 'seed')} of {path.name}",
+        f"  trained on {record.data_title}",
+        f"  tested on {dataset.title}: {len(dataset.test):,} images",
+    ]
+    for name, values in again.items():
+        mean = mean_over_seeds(values)
+        text = "FAILED" if mean is None else formatted(name, mean)
+        recorded = record.final.get(name)
+        if same and recorded is not None:
+            text += "; equal to the record" if values == recorded else "; DIFFERENT FROM THE RECORD"
+        lines.append(f"  {in_words(name)}: {text}")
+    return lines
+
+
+def formatted(metric: str, mean: Mean) -> str:
+    """A mean with its standard error; an accuracy in percent."""
+    if metric.endswith("accuracy"):
+        return in_percent(mean)
+    error = mean.standard_error
+    return f"{mean.value:.4f}" + ("" if error is None else f" ± {error:.4f}")

@@ -1,0 +1,186 @@
+"""Predictions and weights: what is kept of trained networks, in files beside their record.
+
+``NAME.predictions.safetensors`` has one bit for each image and seed: whether the network classifies
+it correctly after the last epoch. ``NAME.weights.safetensors`` has the parameters and the moving
+statistics. The first axis of each array is that of the record's seeds. Nothing is unpickled.
+"""
+
+import dataclasses
+import hashlib
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+from safetensors import SafetensorError, numpy, safe_open
+
+from lrlc_jax.errors import InputError
+from lrlc_jax.experiments import record as records
+from lrlc_jax.experiments.identity import known, layer_of
+from lrlc_jax.experiments.record import Record
+from lrlc_jax.files import sha256_of, write_atomically
+from lrlc_jax.networks import Network, NetworkConfig, NetworkFactory, State, split
+from lrlc_jax.progress import in_ranges
+from lrlc_jax.training.metrics import Array, History
+
+PREDICTIONS, WEIGHTS = KINDS = ("predictions", "weights")
+SMALL_RUN = 32 * 2**20  # bytes; by default the weights of larger runs are not kept
+PARTS = ("params", "stats")  # parameters, moving statistics
+
+
+def keeps_weights(build: NetworkFactory, seeds: int, keep: str | None) -> bool:
+    """Whether to keep the weights of a run with this number of seeds; ``keep`` is the setting."""
+    if keep is not None:
+        return keep == WEIGHTS
+    _, *states = split(nnx.eval_shape(lambda: build(nnx.Rngs(0))))
+    leaves = jax.tree.leaves(states)
+    return seeds * sum(leaf.size * leaf.dtype.itemsize for leaf in leaves) < SMALL_RUN
+
+
+def write(
+    record: Record, history: History, results_dir: str | pathlib.Path
+) -> tuple[Record, list[pathlib.Path]]:
+    """Write predictions, weights and then the record; the record, and the files, its own first.
+
+    A process that is killed before the record is written repeats the end of its training, and
+    replaces the other files.
+
+    Raises:
+        RunError: if a file cannot be written.
+    """
+    path = records.folder(results_dir) / record.file_name
+    images = {name: str(bits.shape[1]) for name, bits in history.correct.items()}
+    packed = {name: np.packbits(bits, axis=1) for name, bits in history.correct.items()}
+    contents = {PREDICTIONS: numpy.save(packed, metadata=images)}
+    if history.weights is not None:
+        contents[WEIGHTS] = numpy.save(flat(history.weights))
+    described = {}
+    for kind, content in contents.items():
+        write_atomically(file_of(path, kind), content)
+        digest = hashlib.sha256(content).hexdigest()
+        described[kind] = {"sha256": digest, "bytes": len(content)}
+    record = dataclasses.replace(record, files=described)
+    records.write(record, results_dir)
+    return record, [path, *(file_of(path, kind) for kind in contents)]
+
+
+def file_of(record: pathlib.Path, kind: str) -> pathlib.Path:
+    """The file with predictions or weights beside a record."""
+    return record.with_suffix(f".{kind}.safetensors")
+
+
+def flat(weights: tuple[State, State]) -> dict[str, Array]:
+    """Arrays by name, such as ``params/layers/2/bases``."""
+    return {
+        "/".join(map(str, (part, *path))): np.ascontiguousarray(variable[...])
+        for part, state in zip(PARTS, weights, strict=True)
+        for path, variable in nnx.to_flat_state(state)
+    }
+
+
+def problem(path: pathlib.Path, record: Record, kind: str) -> str:
+    """``missing`` or ``damaged`` for a file beside a record; empty if it is as it was written."""
+    file, described = file_of(path, kind), record.files[kind]
+    if not file.exists():
+        return "missing"
+    intact = file.stat().st_size == described["bytes"] and sha256_of(file) == described["sha256"]
+    return "" if intact else "damaged"
+
+
+def verified(path: pathlib.Path, record: Record, kind: str) -> pathlib.Path:
+    """The file with predictions or weights of a record.
+
+    Raises:
+        InputError: if the record has none, or if the file is missing or damaged.
+    """
+    if kind not in record.files:
+        advice = "keep=weights keeps those of large runs" if kind == WEIGHTS else "it is older"
+        raise InputError(f"Record {path} was written without {kind} ({advice}).")
+    if reason := problem(path, record, kind):
+        raise InputError(
+            f"{file_of(path, kind)} is {reason}; copy it again with its record, or train the run "
+            "again in another results_dir."
+        )
+    return file_of(path, kind)
+
+
+def predictions(path: str | pathlib.Path) -> dict[str, Array]:
+    """Whether each image was classified correctly, by split: booleans ``(seeds, images)``.
+
+    Args:
+        path: file of the record. Rows are in the order of its seeds, images in that of the splits
+            of :func:`lrlc_jax.data.load`.
+
+    Raises:
+        InputError: as :func:`verified`.
+    """
+    path = pathlib.Path(path)
+    file = verified(path, records.read(path), PREDICTIONS)
+    with opened(file) as content:
+        images: Mapping[str, str] = content.metadata()
+        return {
+            name: np.unpackbits(content.get_tensor(name), axis=1, count=int(count)).astype(bool)
+            for name, count in images.items()
+        }
+
+
+def trained_network(path: str | pathlib.Path, seed: int | None = None) -> Network:
+    """The trained network of a record and seed, by default the record's first seed.
+
+    ``network(images, train=False)`` has the logits of images scaled as in training
+    (``Dataset.scaling``).
+
+    Raises:
+        InputError: as :func:`verified`, or if the record does not have the seed.
+    """
+    path = pathlib.Path(path)
+    record = records.read(path)
+    seed = record.seeds[0] if seed is None else seed
+    if seed not in record.seeds:
+        raise InputError(f"Record {path} has the seeds {in_ranges(record.seeds)}, not {seed}.")
+    network = factory_of(record)(nnx.Rngs(0))
+    nnx.update(network, *load_weights(path, record, record.seeds.index(seed)))
+    return network
+
+
+def factory_of(record: Record) -> NetworkFactory:
+    """The network of a record, with its implementation of the products."""
+    rows, cols, channels = record.data["image_shape"]
+    return NetworkFactory(
+        (rows, cols, channels),
+        record.data["classes"],
+        layer_of(record.run["layer"]),
+        NetworkConfig(**known(NetworkConfig, record.run["network"])),
+        record.config.get("product_way"),
+    )
+
+
+def load_weights(
+    path: pathlib.Path, record: Record, index: int | slice = slice(None)
+) -> tuple[State, State]:
+    """Parameters and moving statistics at an index of the axis of seeds.
+
+    Raises:
+        InputError: as :func:`verified`, or if they are not those of the network.
+    """
+    file = verified(path, record, WEIGHTS)
+    _, *states = split(nnx.eval_shape(lambda: factory_of(record)(nnx.Rngs(0))))
+    loaded = []
+    with opened(file) as content:
+        for part, state in zip(PARTS, states, strict=True):
+            flat_state: Any = [
+                (path, variable.replace(content.get_slice("/".join(map(str, (part, *path))))[index]))
+                for path, variable in nnx.to_flat_state(state)
+            ]
+            loaded.append(nnx.from_flat_state(flat_state))
+    return loaded[0], loaded[1]
+
+
+def opened(file: pathlib.Path) -> Any:
+    """The content of a file, or an InputError."""
+    try:
+        return safe_open(file, framework="numpy")
+    except SafetensorError as error:
+        raise InputError(f"{file} cannot be read ({error}).") from None
