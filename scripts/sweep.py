@@ -68,9 +68,7 @@ def show(study: StudyConfig, entries: Sequence[Entry]) -> None:
     outcome = Outcome(runs)
     outcome.look_up()
     print("\n".join(overview(study, entries, outcome.runs)), flush=True)
-    left = [
-        dataclasses.replace(job, seeds=tuple(outcome.missing(job))) for job in outcome.pending
-    ]
+    left = [dataclasses.replace(job, seeds=tuple(outcome.missing(job))) for job in outcome.pending]
     if left:
         print(time_left(left))
 

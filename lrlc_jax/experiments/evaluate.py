@@ -4,7 +4,6 @@ import pathlib
 from collections.abc import Sequence
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
@@ -19,13 +18,13 @@ from lrlc_jax.experiments.study import Loader
 from lrlc_jax.experiments.trained import factory_of, load_weights
 from lrlc_jax.networks import split
 from lrlc_jax.progress import counted
-from lrlc_jax.training.devices import default_seeds_at_once, enable_cache, fixed_settings, lay_out
+from lrlc_jax.training.devices import default_seeds_at_once, enable_cache, lay_out
 from lrlc_jax.training.metrics import Array, named
 from lrlc_jax.training.step import TrainState
-from lrlc_jax.training.train import DeviceData, evaluate_seeds
+from lrlc_jax.training.train import DeviceData, evaluations
 
 
-def test_metrics(path: pathlib.Path, record: Record, dataset: Dataset) -> dict[str, Array]:
+def metrics_of(path: pathlib.Path, record: Record, dataset: Dataset) -> dict[str, Array]:
     """Metrics of each seed of a record on the test images of a data set, from the weights.
 
     Raises:
@@ -48,8 +47,8 @@ def test_metrics(path: pathlib.Path, record: Record, dataset: Dataset) -> dict[s
     seeds = np.asarray(record.seeds, np.uint32)
     states = layout.put(TrainState(seeds, params, stats, ()))  # type: ignore[arg-type]
     data = layout.replicate(DeviceData.put(dataset))
-    epoch = jnp.int32(record.run["protocol"]["epochs"])
-    metrics, _ = evaluate_seeds(graphdef, layout, at_once, states, data.test, data.scaling, epoch)
+    *_, test = evaluations(data, record.run["protocol"]["epochs"])
+    metrics, _ = test(graphdef, layout, at_once, states)
     return named(test=layout.get(jax.block_until_ready(metrics)))
 
 
@@ -73,7 +72,7 @@ def evaluate(path: pathlib.Path, overrides: Sequence[str] = ()) -> list[str]:
             "dataset.source and dataset.path, or dataset.cache_dir for prepared data."
         )
     enable_cache()
-    metrics = test_metrics(path, record, dataset)
+    metrics = metrics_of(path, record, dataset)
     lost = np.array([str(seed) in record.failed for seed in record.seeds])
     again = {name: numbers(values, lost) for name, values in metrics.items()}
     lines = [

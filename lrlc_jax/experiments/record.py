@@ -99,7 +99,7 @@ class Record:
 
     @property
     def file_name(self) -> str:
-        """Readable name with identity, seeds and digest: copying never overwrites another record."""
+        """Readable name with identity, seeds and digest: copies never overwrite others."""
         layer, data = self.run["layer"], self.run["dataset"]
         at = ["at" + "".join(map(str, layer["at"]))] if "at" in layer else []
         rank = [f"rank{layer['rank']}"] if "rank" in layer else []
@@ -163,7 +163,9 @@ class Run:
         found = {}
         for name in names:
             by_seed = [
-                next(([row[i] for row in r.epochs[name]] for r, i in places if name in r.epochs), [])
+                next(
+                    ([row[i] for row in r.epochs[name]] for r, i in places if name in r.epochs), []
+                )
                 for places in self.places.values()
             ]
             found[name] = list(map(list, itertools.zip_longest(*by_seed)))
@@ -276,7 +278,7 @@ def read(path: pathlib.Path) -> Record:
     return _read(path, status.st_mtime_ns, status.st_size)
 
 
-@functools.lru_cache(maxsize=None)  # workers look for new records again and again
+@functools.cache  # workers look for new records again and again
 def _read(path: pathlib.Path, *version: int) -> Record:
     del version
     hint = "move it out of the records folder, or restore it"

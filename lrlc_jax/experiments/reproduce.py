@@ -126,7 +126,7 @@ def override(
         InputError: for an unknown setting, a bad value, or a setting that determines the metrics.
     """
     config = parse(settings)
-    for given in overrides:
+    for given in sorted(overrides, key=lambda given: section_of(given) in free):
         name, equals, text = given.partition("=")
         if not equals:
             raise InputError(f"{given!r} is not valid; write name=value.")
@@ -139,11 +139,18 @@ def override(
             settings = settings | {section: value}
         else:
             settings = settings | {name: value}
+        if section in free:
+            continue  # another data set may need several settings
         changed = parse(settings)
-        if section not in free and identifying(changed) != identifying(config):
+        if identifying(changed) != identifying(config):
             raise InputError(f"{name} is fixed by the record: it determines the metrics.")
         config = changed
-    return config
+    return parse(settings)
+
+
+def section_of(given: str) -> str:
+    """The section of an override."""
+    return given.partition("=")[0].partition(".")[0]
 
 
 def identifying(config: Config) -> dict[str, Any]:
@@ -164,7 +171,9 @@ def details(record: Record, again: Run, comparison: Comparison) -> list[str]:
         )
     largest, name = largest_difference(record, again)
     lines.append(f"Largest difference: {f'{largest:.3g} ({in_words(name)})' if largest else 0}")
-    origins = [f"{name} ({' | '.join(v)})" for name, v in differences([record, *again.records]).items()]
+    origins = [
+        f"{name} ({' | '.join(v)})" for name, v in differences([record, *again.records]).items()
+    ]
     lines.append(f"Code, versions, machine: {', '.join(origins) or 'the same'}")
     if record.run["training"] != TRAINING_VERSION:
         version = f"version {record.run['training']} of the training, this code {TRAINING_VERSION}"

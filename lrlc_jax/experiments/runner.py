@@ -16,8 +16,8 @@ from lrlc_jax.experiments import provenance
 from lrlc_jax.experiments.record import Record, Run, folder
 from lrlc_jax.experiments.statistics import describe
 from lrlc_jax.experiments.study import Job
-from lrlc_jax.networks import NetworkFactory, check_precision
 from lrlc_jax.experiments.trained import keeps_weights
+from lrlc_jax.networks import NetworkFactory, check_precision
 from lrlc_jax.progress import Progress, counted, duration, in_ranges
 from lrlc_jax.signals import Stopped, TimeLimit
 from lrlc_jax.tracking import Tracker
@@ -66,9 +66,7 @@ class Runner:
         self.label = ""
         self.kept: str | None = None  # the stopped run and the epoch of its checkpoint, in words
 
-    def run(
-        self, job: Job, checkpoint_folder: pathlib.Path, left: int
-    ) -> tuple[Record, History]:
+    def run(self, job: Job, checkpoint_folder: pathlib.Path, left: int) -> tuple[Record, History]:
         """Train the seeds of a job, from its checkpoint if there is one.
 
         ``left`` is the number of visits that pending runs need, this one included. Returns the
@@ -97,7 +95,8 @@ class Runner:
         self.skip(done)
         resumed = f", going on after epoch {done}" if done else ""
         self.progress.describe(
-            f"run {self.started}/{self.total}: {label}: {counted(protocol.epochs, 'epoch')}{resumed}"
+            f"run {self.started}/{self.total}: {label}: "
+            f"{counted(protocol.epochs, 'epoch')}{resumed}"
         )
         run_id = f"{job.identity}-{in_ranges(job.seeds)}"
 

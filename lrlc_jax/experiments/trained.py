@@ -36,7 +36,8 @@ def keeps_weights(build: NetworkFactory, seeds: int, keep: str | None) -> bool:
         return keep == WEIGHTS
     _, *states = split(nnx.eval_shape(lambda: build(nnx.Rngs(0))))
     leaves = jax.tree.leaves(states)
-    return seeds * sum(leaf.size * leaf.dtype.itemsize for leaf in leaves) < SMALL_RUN
+    size: int = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
+    return seeds * size < SMALL_RUN
 
 
 def write(
@@ -171,7 +172,10 @@ def load_weights(
     with opened(file) as content:
         for part, state in zip(PARTS, states, strict=True):
             flat_state: Any = [
-                (path, variable.replace(content.get_slice("/".join(map(str, (part, *path))))[index]))
+                (
+                    path,
+                    variable.replace(content.get_slice("/".join(map(str, (part, *path))))[index]),
+                )
                 for path, variable in nnx.to_flat_state(state)
             ]
             loaded.append(nnx.from_flat_state(flat_state))

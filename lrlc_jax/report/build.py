@@ -122,7 +122,11 @@ def overview(study: StudyConfig, entries: Sequence[Entry], runs: Mapping[str, Ru
     done, failed = (list(of_run.values()).count(word) for word in (DONE, FAILED))
     left = len(of_run) - done - failed
     counts = f"{done} done, {failed} failed, {left} left"
-    return [*lines, "", f"{counted(len(of_run), 'run')} of {counted(len(seeds), 'seed')}: {counts}."]
+    return [
+        *lines,
+        "",
+        f"{counted(len(of_run), 'run')} of {counted(len(seeds), 'seed')}: {counts}.",
+    ]
 
 
 def status(cell: Cell, seeds: Sequence[int]) -> str:
@@ -143,4 +147,5 @@ def ranks_by_status(row: Row, seeds: Sequence[int]) -> str:
     for cell in row.cells:
         groups.setdefault(status(cell, seeds), []).append(str(cell.rank))
     groups[LEFT] = groups.pop(LEFT, [])
-    return f"rank {'; '.join(f'{", ".join(ranks)} {word}' for word, ranks in groups.items() if ranks)}"
+    texts = [f"{', '.join(ranks)} {word}" for word, ranks in groups.items() if ranks]
+    return f"rank {'; '.join(texts)}"

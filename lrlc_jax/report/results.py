@@ -151,8 +151,11 @@ class StudyResults:
         counts = [len(run.seeds) for run in self.known.values()]
         if not self.seeds_differ:
             return counted(counts[0], "seed")
-        return f"{min(counts)} TO {max(counts)} SEEDS" if min(counts) < max(counts) else (
-            f"{counts[0]} SEEDS, NOT THE SAME ONES")
+        return (
+            f"{min(counts)} TO {max(counts)} SEEDS"
+            if min(counts) < max(counts)
+            else (f"{counts[0]} SEEDS, NOT THE SAME ONES")
+        )
 
     @functools.cached_property
     def problems(self) -> list[str]:

@@ -32,11 +32,12 @@ def learning_rate(hyper: Hyperparameters, step: jax.Array) -> jax.Array:
 
 
 def make_optimizer(hyper: Hyperparameters) -> optax.GradientTransformation:
-    """Adam with decoupled weight decay (AdamW). It may be any optax chain; the state of the chain is part of each checkpoint."""
+    """Adam with decoupled weight decay (AdamW).
+
+    It may be any optax chain; the state of the chain is part of each checkpoint.
+    """
     return optax.chain(
         optax.scale_by_adam(eps=hyper.adam_epsilon),
         optax.add_decayed_weights(hyper.weight_decay),
-        optax.scale_by_learning_rate(
-            lambda count: learning_rate(hyper, count.astype(jnp.float32))
-        ),
+        optax.scale_by_learning_rate(lambda count: learning_rate(hyper, count.astype(jnp.float32))),
     )

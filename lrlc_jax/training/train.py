@@ -140,13 +140,15 @@ def _epoch(
     """One epoch of training and an evaluation on validation data, for all seeds."""
     axis = layout.batch_axis
 
-    def one_seed(state: TrainState, data: DeviceData, hyper: Hyperparameters, epoch: jax.Array) -> Any:
+    def one_seed(
+        state: TrainState, data: DeviceData, hyper: Hyperparameters, epoch: jax.Array
+    ) -> Any:
         train, scaling, noise = data.train, data.scaling, data.noise
         state, metrics = train_one_epoch(
             graphdef, batch_size, state, train, scaling, hyper, epoch, noise, axis
         )
         validated, _ = evaluate(graphdef, state, data.validation, scaling, axis)
-        return state, metrics, validated
+        return state, {"train": metrics, "validation": validated}
 
     return layout.over_seeds(one_seed, seeds_at_once, states, data, hyper, epoch)
 
@@ -157,10 +159,10 @@ def evaluate_seeds(
     layout: Layout,
     seeds_at_once: int,
     states: TrainState,
+    *,
     examples: Examples,
     scaling: tuple[jax.Array, jax.Array],
     epoch: jax.Array,
-    *,
     noise: Noise | None = None,
 ) -> tuple[dict[str, jax.Array], jax.Array]:
     """:func:`.step.evaluate` for all seeds; the state of the optimiser is not used."""
@@ -173,6 +175,31 @@ def evaluate_seeds(
     states = states._replace(opt_state=())
     arguments = seeds_at_once, states, examples, scaling, epoch
     return layout.over_seeds(one_seed, *arguments)  # type: ignore[no-any-return]
+
+
+def evaluations(data: DeviceData, epoch: int) -> list[Callable[..., Any]]:
+    """Evaluations of training, validation and test images, still without network and states.
+
+    Training images in noise get the places of ``epoch``.
+    """
+    return [
+        functools.partial(
+            evaluate_seeds, examples=e, scaling=data.scaling, epoch=jnp.int32(epoch), noise=noise
+        )
+        for e, noise in ((data.train, data.noise), (data.validation, None), (data.test, None))
+    ]
+
+
+def hyperparameters(protocol: ProtocolConfig, steps: int) -> Hyperparameters:
+    """The optimiser's parameters as arrays, for this number of steps per epoch."""
+    numbers = Hyperparameters(
+        learning_rate=protocol.learning_rate,
+        warmup_steps=steps * protocol.warmup_epochs,
+        total_steps=steps * protocol.epochs,
+        adam_epsilon=protocol.adam_epsilon,
+        weight_decay=protocol.weight_decay,
+    )
+    return Hyperparameters(*map(jnp.float32, numbers))
 
 
 def train(
@@ -225,15 +252,7 @@ def train(
     layout = lay_out(len(seeds), protocol.data_parallel)
     data = layout.replicate(data)
     graphdef, params, _ = split(nnx.eval_shape(lambda: build(nnx.Rngs(0))))
-    steps = len(data.train.labels) // protocol.batch_size
-    numbers = Hyperparameters(
-        learning_rate=protocol.learning_rate,
-        warmup_steps=steps * protocol.warmup_epochs,
-        total_steps=steps * protocol.epochs,
-        adam_epsilon=protocol.adam_epsilon,
-        weight_decay=protocol.weight_decay,
-    )
-    hyper = jax.tree.map(jnp.float32, numbers)
+    hyper = hyperparameters(protocol, steps=len(data.train.labels) // protocol.batch_size)
 
     # Initial state, from the newest checkpoint or from the seeds.
     start = np.asarray(seeds, np.uint32)
@@ -270,34 +289,27 @@ def train(
         while (epoch := len(now.epochs) + 1) <= protocol.epochs:
             if len(first_failures(seeds, now.epochs)) == len(seeds):
                 break
-            states, *on_device = timed(_epoch, *arguments(at_once))
-            trained, validated = layout.get(on_device)
-            metrics = named(train=trained, validation=validated)
+            states, on_device = timed(_epoch, *arguments(at_once))
+            metrics = named(**layout.get(on_device))
             now = Snapshot(states, (*now.epochs, metrics), at_once)
             if on_epoch:
                 on_epoch(epoch, metrics)
             if checkpoints and epoch < protocol.epochs and checkpoints.due(epoch):
                 save()
-        last = graphdef, layout, at_once, now.states
-
-        def evaluated(examples: Examples, noise: Noise | None = None) -> Any:
-            program = functools.partial(evaluate_seeds, noise=noise)
-            epoch = jnp.int32(protocol.epochs)  # places that no epoch of training has had
-            return layout.get(timed(program, *last, examples, data.scaling, epoch))
-
-        at_end, _ = evaluated(data.train, data.noise)
-        _, validation = evaluated(data.validation)
-        tested, correct = evaluated(data.test)
-        test = named(train_at_end=at_end, test=tested)
+        trained, validated, tested = (
+            layout.get(timed(program, graphdef, layout, at_once, now.states))
+            for program in evaluations(data, protocol.epochs)
+        )
     except Stopped:
         save()
         raise
+    test = named(train_at_end=trained[0], test=tested[0])
     failed = first_failures(seeds, (*now.epochs, test))
     return History(
         seeds=tuple(seeds),
         epochs=now.epochs,
         test=test,
-        correct={"validation": validation, "test": correct},
+        correct={"validation": validated[1], "test": tested[1]},
         weights=layout.get((now.states.params, now.states.stats)) if keep_weights else None,
         failed={seed: min(epoch, len(now.epochs)) for seed, epoch in failed.items()},
         parameters=count_parameters(params),
