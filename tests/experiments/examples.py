@@ -2,11 +2,10 @@
 
 from lrlc_jax.data.dataset import DatasetConfig
 from lrlc_jax.experiments.config import Config
-from lrlc_jax.experiments.identity import canonical, identity
-from lrlc_jax.experiments.record import EPOCH_METRICS, Record
+from lrlc_jax.experiments.identity import canonical
+from lrlc_jax.experiments.record import EPOCH_METRICS, Record, Run
 from lrlc_jax.layers import LAYERS, RankedLayerConfig, SpecialLayerConfig
 from lrlc_jax.networks import NetworkConfig
-from lrlc_jax.training.train import ProtocolConfig
 
 
 def example(
@@ -23,11 +22,12 @@ def example(
     network=None,
     notes=None,
     dataset=None,
+    seeds=None,
     **layer,
 ):
-    """The record of a run with three seeds."""
+    """A record with three seeds of a run, by default."""
     schema = LAYERS[name]
-    failed = failed or {}
+    failed, seeds = failed or {}, list(range(len(test))) if seeds is None else seeds
     if issubclass(schema, SpecialLayerConfig):
         layer["at"] = at
     if issubclass(schema, RankedLayerConfig):
@@ -35,13 +35,11 @@ def example(
     config = Config(
         dataset=dataset or DatasetConfig(),
         layer=schema(**layer),
-        protocol=ProtocolConfig(seeds=len(test)),
         network=network or NetworkConfig(),
     )
     run = canonical(config, fingerprint, train)
     epochs = {name: [[0.5] * len(test)] for name in EPOCH_METRICS}
     return Record(
-        identity=identity(run),
         run=run,
         config={"protocol": "quick", "source": "builtin", "seeds_at_once": None},
         data={
@@ -57,12 +55,15 @@ def example(
         versions={"python": "3"},
         machine={"device": "cpu"},
         time={"wall_seconds": 1.0},
-        seeds=list(range(len(test))),
+        seeds=seeds,
         failed=failed,
         parameters=1000 + 10 * rank,
         epochs=epochs,
         final={
-            name: [None if str(seed) in failed else value for seed, value in enumerate(values)]
+            name: [
+                None if str(seed) in failed else value
+                for seed, value in zip(seeds, values, strict=True)
+            ]
             for name, values in {
                 "train_loss": [0.1] * len(test),
                 "train_accuracy": [1.0] * len(test),
@@ -73,3 +74,8 @@ def example(
             }.items()
         },
     )
+
+
+def pool(*found):
+    """The run of these records."""
+    return Run(found)

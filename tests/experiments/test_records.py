@@ -2,20 +2,27 @@
 
 import dataclasses
 import json
+import shutil
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from lrlc_jax.data.dataset import DatasetConfig
 from lrlc_jax.errors import InputError
+from lrlc_jax.experiments import identity as identities
 from lrlc_jax.experiments import record as records
-from lrlc_jax.experiments.config import Config, StudyConfig
+from lrlc_jax.experiments.config import SECTIONS, Config, StudyConfig
 from lrlc_jax.experiments.identity import canonical, identity
 from lrlc_jax.experiments.statistics import best, describe, mean_over_seeds
 from lrlc_jax.experiments.study import study_layers
-from lrlc_jax.layers import ConvConfig, LRLCConfig
+from lrlc_jax.layers import LAYERS, ConvConfig, LRLCConfig
 from lrlc_jax.networks import NetworkConfig
-from lrlc_jax.training.train import ProtocolConfig
-from tests.experiments.examples import example
+from lrlc_jax.training.train import PAPER_PROTOCOL, ProtocolConfig
+from tests.conftest import ROOT
+from tests.experiments.examples import example, pool
+
+OLD = ROOT / "tests" / "golden" / "records_of_schema_1"
 
 
 def run_of(**changes):
@@ -32,7 +39,8 @@ def run_of(**changes):
         {"layer": ConvConfig()},
         {"network": NetworkConfig(padding="same")},
         {"protocol": ProtocolConfig(epochs=7)},
-        {"protocol": ProtocolConfig(seeds=3)},
+        {"protocol": ProtocolConfig(adam_epsilon=1e-7)},
+        {"protocol": ProtocolConfig(weight_decay=0.1)},
         {"protocol": ProtocolConfig(learning_rate=0.02)},
     ],
 )
@@ -49,6 +57,11 @@ def test_what_determines_the_figures_is_in_the_identity(change):
         {"layer": LRLCConfig(at=[3])},
         {"protocol": ProtocolConfig(name="mine")},
         {"protocol": ProtocolConfig(data_parallel=2)},
+        {"protocol": ProtocolConfig(seeds=3)},
+        {"protocol": ProtocolConfig(first_seed=3)},
+        {"seeds_per_visit": 1},
+        {"keep": "weights"},
+        {"network": NetworkConfig(kernel_size=[3, 3, 3])},
         {"dataset": DatasetConfig(path="somewhere")},
     ],
 )
@@ -71,7 +84,7 @@ def test_a_record_comes_back_as_it_was(tmp_path):
     record = example()
     path = records.write(record, tmp_path)
     assert records.read(path) == record
-    assert records.find(record.identity, tmp_path) == record
+    assert records.find(record.identity, tmp_path).records == (record,)
     assert records.find("0" * 16, tmp_path) is None
     assert [p.name for p in path.parent.iterdir()] == [record.file_name]
 
@@ -80,11 +93,6 @@ def test_the_parameters_that_a_wide_convolution_matches_are_kept(tmp_path):
     plain, wide = example(), dataclasses.replace(example("wide_conv"), matched_parameters=999)
     assert records.read(records.write(wide, tmp_path)) == wide
     assert "matched_parameters" not in records.dumps(plain)
-
-
-def test_the_papers_network_is_not_spelled_out():
-    # so that records from before there was a choice are still those of their runs
-    assert "network" not in canonical(Config(), "f00d", 400)
 
 
 def test_a_record_is_never_overwritten(tmp_path):
@@ -107,10 +115,13 @@ def change(path, **values):
     path.write_text(json.dumps(content))
 
 
-def tamper(path):
-    content = json.loads(path.read_text())
-    content["run"]["layer"]["rank"] = 30
-    path.write_text(json.dumps(content))
+def tamper(section, name, value):
+    def act(path):
+        content = json.loads(path.read_text())
+        content[section][name] = value
+        path.write_text(json.dumps(content))
+
+    return act
 
 
 @pytest.mark.parametrize(
@@ -122,7 +133,12 @@ def tamper(path):
         (lambda p: p.write_text("[1]"), "is not a record"),
         (lambda p: change(p, schema=99), "has schema 99"),
         (lambda p: change(p, surprise=1), "surprise"),
-        (tamper, "does not have the identity"),
+        (tamper("run", "layer", {"name": "lrlc", "rank": 30}), "does not match its digest"),
+        (tamper("final", "test_loss", [0.3, 0.3, 0.31]), "does not match its digest"),
+        (lambda p: change(p, digest=None), "does not match its digest"),
+        (lambda p: change(p, seeds=[0, 1, 1]), "lacks metrics"),
+        (lambda p: change(p, seeds=[0, 1, "2"]), "lacks metrics"),
+        (lambda p: change(p, files={"weights": {}}), "lacks metrics"),
         (lambda p: change(p, final={}), "lacks metrics"),
         (lambda p: change(p, seeds=[0, 1]), "lacks metrics"),
         (lambda p: change(p, seeds=3), "lacks metrics"),
@@ -142,22 +158,186 @@ def test_a_bad_record_is_named(tmp_path, damage, words):
     assert str(path) in str(caught.value)
 
 
-def test_equal_records_are_one_and_different_ones_of_a_run_none(tmp_path):
+def test_equal_seeds_are_one_and_different_ones_a_conflict_of_their_run(tmp_path):
     record, other = example(), dataclasses.replace(example(), parameters=1)
     again = dataclasses.replace(record, machine={"device": "other"})
     path = records.write(record, tmp_path)
     path.with_name("copy.json").write_text(records.dumps(again))
-    assert records.read_records(tmp_path).records == [again]  # the first by name
+    (run,) = records.read_records(tmp_path).runs.values()
+    assert (run.seeds, run.final) == (record.seeds, record.final)
     records.write(other, tmp_path)
     found = records.read_records(tmp_path)
-    assert not found.records
-    assert {path.name for path in found.conflicts[record.identity]} == {
-        "copy.json",
-        other.file_name,
-    }
-    assert all(name in found.sentences[0] for name in ("copy.json", other.file_name))
+    assert not found.runs
+    names = {"copy.json", record.file_name, other.file_name}
+    assert {path.name for path in found.conflicts[record.identity]} == names
+    assert all(name in found.sentences[0] for name in names)
     with pytest.raises(InputError):
         records.find(record.identity, tmp_path)
+
+
+def part(seeds, values, **changes):
+    accuracy = tuple(values)
+    return example(seeds=seeds, validation=accuracy, test=accuracy, **changes)
+
+
+def test_the_seeds_of_several_records_are_pooled(tmp_path):
+    values = [0.1, 0.2, 0.3, 0.4, 0.5]
+    for seeds in ([3], [0, 4], [1, 2], [2, 3]):
+        records.write(part(seeds, [values[seed] for seed in seeds]), tmp_path)
+    run = records.find(example().identity, tmp_path)
+    assert run.seeds == [0, 1, 2, 3, 4]
+    assert run.final["test_accuracy"] == values
+    assert run.epochs["train_loss"] == [[0.5] * 5]
+    assert run.has([1, 4])
+    assert not run.has([1, 5])
+    assert dataclasses.replace(run, only={1, 3}).final["test_accuracy"] == [0.2, 0.4]
+
+
+@pytest.mark.parametrize(
+    ("change", "conflict"),
+    [
+        ({}, False),
+        ({"final": {"test_loss": [0.3, 0.31]}}, True),
+        ({"epochs": {"train_loss": [[0.5, 0.51]]}}, True),
+        ({"final": {"test_more": [1.0, 2.0]}, "epochs": {"train_more": [[1.0, 2.0]]}}, False),
+        ({"failed": {"1": 1}}, True),
+    ],
+)
+def test_only_values_of_the_same_seed_and_metric_can_conflict(tmp_path, change, conflict):
+    one, two = part([0, 1], [0.1, 0.2]), part([1, 2], [0.2, 0.3])
+    for name, values in change.items():
+        changed = {k: v[::-1] if name == "final" else v for k, v in values.items()}
+        if name == "epochs":
+            changed = {k: [row[::-1] for row in rows] for k, rows in values.items()}
+        two = dataclasses.replace(two, **{name: getattr(two, name) | changed})
+    if change.get("failed"):
+        lost = {k: [None, v[1]] for k, v in two.final.items()}
+        two = dataclasses.replace(two, final=lost)
+    for record in (one, two):
+        records.write(record, tmp_path)
+    assert bool(records.read_records(tmp_path).conflicts) == conflict
+
+
+def test_a_seed_that_failed_alone_equals_one_that_failed_beside_others():
+    def failing(seeds, failed, losses):
+        base = part(seeds, [0.5] * len(seeds), failed=failed)
+        return dataclasses.replace(base, epochs=base.epochs | {"train_loss": losses})
+
+    beside = failing([0, 1], {"0": 2}, [[1.0, 1.0], [None, 0.9], [None, 0.8]])
+    alone = failing([0], {"0": 2}, [[1.0], [None]])
+    assert records.agree(alone, beside)
+    assert records.agree(beside, alone)
+    run = records.Run((alone, failing([1], {}, [[1.0], [0.9], [0.8]])))
+    assert run.epochs["train_loss"] == beside.epochs["train_loss"]
+    assert run.failed == {"0": 2}
+
+
+def test_records_lacking_a_metric_have_none_of_it_in_the_pool():
+    one, two = part([0], [0.1]), part([1], [0.2])
+    more = dataclasses.replace(two, final=two.final | {"test_margin": [3.0]})
+    run = records.Run((one, more))
+    assert run.final["test_margin"] == [None, 3.0]
+    assert run.final["test_accuracy"] == [0.1, 0.2]
+
+
+def test_a_new_setting_leaves_identities_alone_and_old_records_readable(tmp_path, monkeypatch):
+    record = example()
+    path = records.write(record, tmp_path)
+    other = records.write(example(rank=2, test=(0.1, 0.2, 0.3)), tmp_path)
+
+    @dataclasses.dataclass
+    class NewProtocol(ProtocolConfig):
+        momentum: float = 0.9
+
+    @dataclasses.dataclass
+    class NewLayer(LRLCConfig):
+        name: str = "lrlc"
+        tied: bool = False
+
+    monkeypatch.setitem(SECTIONS, "protocol", NewProtocol)
+    monkeypatch.setitem(LAYERS, "lrlc", NewLayer)
+    identities._completed.cache_clear()
+    records._read.cache_clear()
+    config = Config(layer=NewLayer(), protocol=NewProtocol())
+    run = canonical(config, "f00d", 400)
+    assert run["protocol"]["momentum"] == 0.9
+    assert identity(run) == record.identity
+    assert records.read(path).identity == record.identity
+    assert records.read(path).run == run
+    assert len(records.read_records(tmp_path).runs) == 2
+    changed = canonical(
+        dataclasses.replace(config, protocol=NewProtocol(momentum=0.5)), "f00d", 400
+    )
+    assert identity(changed) != record.identity
+    new = dataclasses.replace(record, run=changed)
+    new_path = records.write(new, tmp_path)
+    monkeypatch.undo()  # an older version reads records of the newer one
+    identities._completed.cache_clear()
+    records._read.cache_clear()
+    assert records.read(new_path).identity == new.identity
+    assert records.read(other).identity == example(rank=2).identity
+    identities._completed.cache_clear()
+    records._read.cache_clear()
+
+
+# Changing a default, or the form of settings, changes identities: then raise TRAINING_VERSION.
+IDENTITIES = {
+    "conv": Config(),
+    "lrlc": Config(layer=LRLCConfig()),
+    "mixed": Config(layer=LAYERS["lrlc_mixed"](kernel_sizes=[3, 3])),
+    "paper": Config(protocol=PAPER_PROTOCOL, network=NetworkConfig(precision="bfloat16")),
+    "moved": Config(dataset=DatasetConfig("celeba", "files", translate=48)),
+}
+STORED = {
+    "conv": "0ba6fcd6c1c81918",
+    "lrlc": "53c4f80d06de6998",
+    "mixed": "5e0377b83ffaea04",
+    "paper": "4cba104a6f24c136",
+    "moved": "f1bcd8172f8046dd",
+}
+
+
+@pytest.mark.parametrize("name", IDENTITIES)
+def test_identities_stay_as_they_are(name):
+    assert identity(canonical(IDENTITIES[name], "f00d", 400)) == STORED[name]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (LAYERS["lrlc_mixed"](kernel_sizes=3), LAYERS["lrlc_mixed"](kernel_sizes=[3, 3])),
+        (LAYERS["lrlc_mixed"](dilations=[1, 2]), LAYERS["lrlc_mixed"](dilations=[[1, 1], 2])),
+        (LRLCConfig(rank=1), LAYERS["spatial_bias"](at=3)),
+        (LAYERS["wide_conv"](rank=1), ConvConfig()),
+    ],
+)
+def test_equivalent_layers_are_one_run(one, other):
+    assert run_of(layer=one) == run_of(layer=other)
+
+
+def test_records_of_schema_1_are_read_and_pooled_with_new_ones(tmp_path):
+    folder = tmp_path / "records"
+    shutil.copytree(OLD, folder)
+    old = records.read_records(tmp_path)
+    assert not old.conflicts
+    assert all(run.seeds == list(range(10)) for run in old.runs.values())
+    run = next(iter(old.runs.values()))
+    first = run.first
+    again = dataclasses.replace(
+        first,
+        seeds=[9, 10],
+        failed={},
+        final={name: values[-1:] + [0.5] for name, values in first.final.items()},
+        epochs={n: [row[-1:] + [0.5] for row in rows] for n, rows in first.epochs.items()},
+    )
+    records.write(again, tmp_path)
+    pooled = records.find(run.identity, tmp_path)
+    assert pooled.seeds == list(range(11))
+    assert pooled.final["test_loss"] == [*first.final["test_loss"], 0.5]
+    damaged = next(folder.glob("*conv*.json"))
+    damaged.write_text(damaged.read_text().replace('"epochs": 40', '"epochs": 41'))
+    with pytest.raises(InputError, match="digest"):
+        records.read(damaged)
 
 
 def test_metrics_that_this_version_does_not_know_are_carried_along(tmp_path):
@@ -183,17 +363,35 @@ def test_a_mean_never_drops_a_failed_seed():
 
 
 def test_the_rank_is_chosen_by_validation_accuracy_alone():
-    low = example(rank=2, validation=(0.8, 0.8, 0.8), test=(0.99, 0.99, 0.99))
-    high = example(rank=4, validation=(0.9, 0.9, 0.9), test=(0.1, 0.1, 0.1))
-    failed = example(rank=8, validation=(1.0, None, 1.0), failed={"1": 1})
+    low = pool(example(rank=2, validation=(0.8, 0.8, 0.8), test=(0.99, 0.99, 0.99)))
+    high = pool(example(rank=4, validation=(0.9, 0.9, 0.9), test=(0.1, 0.1, 0.1)))
+    failed = pool(example(rank=8, validation=(1.0, None, 1.0), failed={"1": 1}))
     assert best([low, high, failed]) is high
     assert best([failed]) is None
 
 
 def test_equal_validation_chooses_the_smaller_network():
-    small = dataclasses.replace(example(rank=2), parameters=10)
-    large = dataclasses.replace(example(rank=4), parameters=20)
+    small = pool(dataclasses.replace(example(rank=2), parameters=10))
+    large = pool(dataclasses.replace(example(rank=4), parameters=20))
     assert best([large, small]) is small
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.integers(300, 497), min_size=4, max_size=10), st.data())
+def test_equal_counts_of_correct_images_are_a_tie(counts, data):
+    """Also if the means of the rounded accuracies differ."""
+    other = list(counts)
+    i, j = data.draw(st.permutations(range(len(counts))))[:2]
+    moved = data.draw(st.integers(0, min(497 - other[i], other[j])))
+    other[i], other[j] = other[i] + moved, other[j] - moved
+
+    def run(rank, correct):
+        accuracies = tuple(float(f"{count / 497:.7g}") for count in correct)
+        return pool(example(rank=rank, validation=accuracies, test=accuracies))
+
+    small, large = run(2, counts), run(4, other)
+    assert best([large, small]) is small
+    assert best([large, run(2, [*counts[:-1], counts[-1] - 1])]) is large
 
 
 def test_a_failed_run_is_described_as_such():
