@@ -186,17 +186,17 @@ class WandbTracker(Tracker):
             "entity": settings.entity or environment.get("WANDB_ENTITY"),
             "group": environment.get("WANDB_RUN_GROUP") or self.group,
             "dir": self.folder,
-            "resume": "allow",
             "settings": wandb.Settings(silent=True, init_timeout=CONNECT_SECONDS),
         }
         if of_sweep():  # its agent has chosen them
             common |= {"id": None, "project": None, "entity": None}
         if self.mode == "online":
             try:
-                return wandb.init(mode="online", **common, **arguments)
+                return wandb.init(mode="online", resume="allow", **common, **arguments)
             except wandb.errors.CommError as error:
                 self._go_offline(str(error).splitlines()[0])
                 wandb.teardown()  # frees the identity of the run that did not start
+        # Not resumed: an upload would append all epochs of this process to those of earlier ones.
         return wandb.init(mode="offline", **common, **arguments)
 
     def _go_offline(self, reason: str) -> None:
@@ -233,14 +233,14 @@ class WandbTracker(Tracker):
             found = self.run.config
             replaced = {name: value for name, value in settings.items() if found[name] != value}
             found.update({f"{name}_settings": value for name, value in replaced.items()})
-        # W&B has the steps before the first one of a run that it resumed; offline, it resumes none.
         for number, metrics in enumerate(earlier, start=1):
-            if number >= self.run.starting_step:
-                self.epoch(number, metrics)
+            self.epoch(number, metrics)
 
     @guarded
     def epoch(self, epoch: int, metrics: Mapping[str, Any]) -> None:
         """Log each metric of each seed, and the mean over seeds."""
+        if epoch < self.run.starting_step:  # W&B has it: it resumed the run, which it does online
+            return
         values: dict[str, float] = {"epoch": epoch}
         for name, by_seed in metrics.items():
             values[f"{name}/mean"] = float(by_seed.mean())
