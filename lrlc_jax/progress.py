@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Self
 
 from rich.console import Console
@@ -48,6 +48,15 @@ def in_ranges(numbers: Iterable[int]) -> str:
         else:
             found.append([number])
     return "+".join(str(r[0]) if len(r) == 1 else f"{r[0]}-{r[-1]}" for r in found)
+
+
+def named_seeds(seeds: Sequence[int]) -> str:
+    """Seeds in words.
+
+    >>> named_seeds([0, 1, 2]), named_seeds([7])
+    ('seeds 0-2', 'seed 7')
+    """
+    return f"seed{'s' * (len(seeds) != 1)} {in_ranges(seeds)}"
 
 
 class Progress:

@@ -2,35 +2,86 @@
 
 import dataclasses
 import functools
+import os
 import pathlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, ParamSpec, TypeAlias
 
+import numpy as np
+
+from lrlc_jax.errors import one_of
+from lrlc_jax.progress import named_seeds
 from lrlc_jax.schema import Schema, word
 
 if TYPE_CHECKING:
     from lrlc_jax.experiments.config import Config
-    from lrlc_jax.experiments.record import Record
+    from lrlc_jax.experiments.record import Record, Run
 
 P = ParamSpec("P")
 Row: TypeAlias = Sequence[str]
 CONNECT_SECONDS = 20
+NAME_LENGTH = 128  # W&B refuses longer ones
+MODES = ("offline", "online", "disabled")
+ONE_RUN = "train"  # group of runs outside of a study
+# Settings that are not in a run's name: it has them in other words, or they do not change results.
+NOT_IN_NAME = {"name", "source", "path", "manual_dir", "cache_dir"}
+NOT_IN_NAME |= {"seeds", "first_seed", "data_parallel"}
+TYPES = {
+    ".json": "record",
+    ".predictions.safetensors": "predictions",
+    ".weights.safetensors": "model",
+}
 
 
 @dataclasses.dataclass
 class TrackerConfig(Schema):
     """Mirror of the results: none, or Weights & Biases, whose ``online`` mode needs an account.
 
-    ``entity`` is a user or team of W&B, by default the user's own.
+    Attributes:
+        name: the tracker.
+        mode: of W&B; None: WANDB_MODE, or ``online`` in a sweep of W&B and else ``offline``.
+        project: of W&B; None: WANDB_PROJECT, or ``lrlc_jax``.
+        entity: user or team of W&B; None: WANDB_ENTITY, or the user's default.
     """
 
     SECTION: ClassVar[str] = "tracker"
 
     name: str = word("none", "wandb")
-    mode: str = word("offline", "online")
-    project: str = "lrlc_jax"
+    mode: str | None = word(*MODES, default="")
+    project: str | None = None
     entity: str | None = None
+
+
+def mode_of(settings: TrackerConfig) -> str:
+    """The mode of W&B, from the settings or the environment; an InputError for an unknown one."""
+    default = "online" if of_sweep() else "offline"
+    given = settings.mode or os.environ.get("WANDB_MODE") or default
+    mode = {"dryrun": "offline", "run": "online"}.get(given, given)  # W&B's older names
+    one_of("WANDB_MODE", mode, MODES)
+    return mode
+
+
+def of_sweep() -> bool:
+    """Whether an agent of a W&B sweep, which works online, started this process."""
+    return bool(os.environ.get("WANDB_SWEEP_ID"))
+
+
+def changes(settings: Schema) -> list[str]:
+    """Settings that differ from the defaults, such as ``epochs 150``."""
+    default = type(settings)()
+    return [
+        f"{name} {value}"
+        for name, value in vars(settings).items()
+        if name not in NOT_IN_NAME and value != getattr(default, name)
+    ]
+
+
+def run_name(config: "Config", seeds: Sequence[int]) -> str:
+    """The layer, the data, the seeds, and every setting that differs from its default."""
+    sections = config.dataset, config.network, config.protocol
+    changed = [change for section in sections for change in changes(section)]
+    return "; ".join([config.layer.label, config.dataset.name, named_seeds(seeds), *changed])
 
 
 class Tracker:
@@ -43,13 +94,25 @@ class Tracker:
         seeds: Sequence[int],
         earlier: Sequence[Mapping[str, Any]] = (),
     ) -> None:
-        """Start of a run, or its continuation."""
+        """Start of a run, or its continuation.
+
+        Args:
+            config: settings of the run.
+            run_id: unique for these settings and seeds, such as ``0123456789abcdef-0-9``.
+            seeds: the seed of each position in the arrays of metrics.
+            earlier: metrics of the epochs that an earlier process trained, from epoch 1.
+        """
 
     def epoch(self, epoch: int, metrics: Mapping[str, Any]) -> None:
         """End of an epoch, counted from 1; each metric is an array over seeds."""
 
-    def finish_run(self, record: "Record", files: Sequence[pathlib.Path]) -> None:
-        """End of a run, after its record is on disk."""
+    def finish_run(self, record: "Record | Run", files: Sequence[pathlib.Path]) -> None:
+        """End of a run, after its files are on disk: the record, then predictions and weights."""
+
+    def known_run(
+        self, config: "Config", run_id: str, run: "Run", files: Sequence[pathlib.Path]
+    ) -> None:
+        """Instead of all of these, for a run that is not trained since it is on record."""
 
     def stop(self) -> None:
         """Early end of the work; an unfinished run continues later."""
@@ -81,33 +144,49 @@ def guarded(
 class WandbTracker(Tracker):
     """One W&B run for each run, in the group of its study, and one for each study's table.
 
-    ``prefix`` begins the W&B ids, to tell repetitions of a run apart.
+    ``prefix`` begins the W&B ids, to tell repetitions of a run apart. W&B's own environment
+    variables apply, unless a setting says otherwise.
     """
 
     def __init__(self, config: "Config", group: str, prefix: str = "") -> None:
-        self.settings, self.folder = config.tracker, config.results_dir
-        self.group, self.prefix, self.mode = group, prefix, config.tracker.mode
+        self.settings, self.group, self.prefix = config.tracker, group, prefix
+        self.mode = mode_of(config.tracker)
+        folder = pathlib.Path(os.environ.get("WANDB_DIR") or config.results_dir)
+        self.folder = str(folder.expanduser())
         self.broken = False
         self.run: Any = None
+        self.run_id, self.seeds = "", tuple[int, ...]()
 
-    def _init(self, **arguments: Any) -> Any:
+    def _init(self, run_id: str, name: str, **arguments: Any) -> Any:
         import wandb  # noqa: PLC0415 (slow to import, off by default)
 
+        if self.run is not None:  # its training failed
+            self.run.finish(exit_code=1)
+            self.run = None
         if self.mode == "online" and not wandb.login(prompt=False, verify=False):
             self._go_offline("no account is configured; `wandb login` does that")
+        environment, settings = os.environ, self.settings
+        given = environment.get("WANDB_NAME")
+        if given:
+            name = given if self.group == ONE_RUN else f"{given} {name}"
         common: dict[str, Any] = {
-            "project": self.settings.project,
-            "entity": self.settings.entity,
-            "group": self.group,
+            "id": run_id,
+            "name": name[:NAME_LENGTH],
+            "project": settings.project or environment.get("WANDB_PROJECT") or "lrlc_jax",
+            "entity": settings.entity or environment.get("WANDB_ENTITY"),
+            "group": environment.get("WANDB_RUN_GROUP") or self.group,
             "dir": self.folder,
             "settings": wandb.Settings(silent=True, init_timeout=CONNECT_SECONDS),
         }
+        if of_sweep():  # its agent has chosen them
+            common |= {"id": None, "project": None, "entity": None}
         if self.mode == "online":
             try:
-                return wandb.init(mode="online", **common, **arguments)
+                return wandb.init(mode="online", resume="allow", **common, **arguments)
             except wandb.errors.CommError as error:
                 self._go_offline(str(error).splitlines()[0])
                 wandb.teardown()  # frees the identity of the run that did not start
+        # Not resumed: an upload would append all epochs of this process to those of earlier ones.
         return wandb.init(mode="offline", **common, **arguments)
 
     def _go_offline(self, reason: str) -> None:
@@ -120,33 +199,48 @@ class WandbTracker(Tracker):
         )
 
     @guarded
-    def start_run(self, config: "Config", identity: str) -> None:
-        """Start a W&B run under the identity; a later process resumes it."""
-        self.run = self._init(
-            id=self.prefix + identity,
-            name=config.layer.label,
-            job_type="run",
-            config={
-                "dataset": dataclasses.asdict(config.dataset),
-                "layer": config.layer.canonical(),
-                "protocol": dataclasses.asdict(config.protocol),
-                "identity": identity,
-            },
-            resume="allow",
-        )
+    def start_run(
+        self,
+        config: "Config",
+        run_id: str,
+        seeds: Sequence[int],
+        earlier: Sequence[Mapping[str, Any]] = (),
+    ) -> None:
+        """Start a W&B run; a later process resumes it online, or repeats its epochs offline."""
+        self.run_id, self.seeds = self.prefix + run_id, tuple(seeds)
+        settings = {
+            "dataset": dataclasses.asdict(config.dataset),
+            "layer": config.layer.canonical(),
+            "network": dataclasses.asdict(config.network),
+            "protocol": dataclasses.asdict(config.protocol),
+            "run_id": run_id,
+            "seeds": list(seeds),
+        }
+        name = run_name(config, seeds)
+        self.run = self._init(self.run_id, name, job_type="run", config=settings)
+        if of_sweep():
+            # A parameter `layer` of the sweep replaces the section of this name.
+            found = self.run.config
+            replaced = {name: value for name, value in settings.items() if found[name] != value}
+            found.update({f"{name}_settings": value for name, value in replaced.items()})
+        for number, metrics in enumerate(earlier, start=1):
+            self.epoch(number, metrics)
 
     @guarded
     def epoch(self, epoch: int, metrics: Mapping[str, Any]) -> None:
         """Log each metric of each seed, and the mean over seeds."""
+        if epoch < self.run.starting_step:  # W&B has it: it resumed the run, which it does online
+            return
         values: dict[str, float] = {"epoch": epoch}
         for name, by_seed in metrics.items():
             values[f"{name}/mean"] = float(by_seed.mean())
-            values |= {f"{name}/seed{i}": float(value) for i, value in enumerate(by_seed)}
+            for seed, value in zip(self.seeds, by_seed, strict=True):
+                values[f"{name}/seed{seed}"] = float(value)
         self.run.log(values, step=epoch)
 
     @guarded
-    def finish_run(self, record: "Record", path: pathlib.Path) -> None:
-        """Log the final means, and the record as an artifact."""
+    def finish_run(self, record: "Record | Run", files: Sequence[pathlib.Path]) -> None:
+        """Log the final means and the data, and each file as an artifact."""
         import wandb  # noqa: PLC0415
 
         for name, by_seed in record.final.items():
@@ -155,34 +249,48 @@ class WandbTracker(Tracker):
                 self.run.summary[f"final/{name}"] = sum(known) / len(known)
         self.run.summary["failed_seeds"] = len(record.failed)
         self.run.summary["data"] = record.data_title
-        artifact = wandb.Artifact(f"record-{record.identity}", type="record")
-        artifact.add_file(str(path))
-        self.run.log_artifact(artifact)
+        data = {**record.data, "fingerprint": record.run["dataset"]["fingerprint"]}
+        self.run.config.update({"identity": record.identity, "data": data}, allow_val_change=True)
+        for path in files:
+            kind = TYPES.get("".join(path.suffixes[-2:]), "file")
+            artifact = wandb.Artifact(f"{kind}-{self.run_id}", type=kind)
+            # The files never change: W&B needs no copy until it uploads them.
+            artifact.add_file(str(path.resolve()), policy="immutable")
+            self.run.log_artifact(artifact)
         self.run.finish()
         self.run = None
+
+    @guarded
+    def known_run(
+        self, config: "Config", run_id: str, run: "Run", files: Sequence[pathlib.Path]
+    ) -> None:
+        """In a sweep, log a run on record like a trained one: its agent waits for the metric."""
+        if of_sweep():
+            by_epoch = zip(*(np.array(v, float) for v in run.epochs.values()), strict=True)
+            epochs = [dict(zip(run.epochs, values, strict=True)) for values in by_epoch]
+            self.start_run(config, run_id, run.seeds, epochs)
+            self.finish_run(run, files)
 
     @guarded
     def stop(self) -> None:
         """Close the current W&B run, so that all of its values are stored."""
         if self.run is not None:
             self.run.finish()
+            self.run = None
 
     @guarded
     def finish_study(self, title: str, caption: Row, header: Row, rows: Sequence[Row]) -> None:
         """Log the study's table as a W&B table, with its caption as notes."""
         import wandb  # noqa: PLC0415
 
-        run = self._init(
-            id=f"table-{title}",
-            name=f"{self.group}: table",
-            job_type="table",
-            notes="\n".join(caption),
-            resume="allow",
-        )
+        notes, name = "\n".join(caption), f"{self.group}: table"
+        run = self._init(f"table-{title}", name, job_type="table", notes=notes)
         run.log({title: wandb.Table(columns=list(header), data=[list(row) for row in rows])})
         run.finish()
 
 
-def make_tracker(config: "Config", group: str = "train", prefix: str = "") -> Tracker:
+def make_tracker(config: "Config", group: str = ONE_RUN, prefix: str = "") -> Tracker:
     """The tracker of a configuration."""
-    return WandbTracker(config, group, prefix) if config.tracker.name == "wandb" else Tracker()
+    if config.tracker.name == "none" or mode_of(config.tracker) == "disabled":
+        return Tracker()
+    return WandbTracker(config, group, prefix)

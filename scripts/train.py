@@ -1,5 +1,6 @@
 """Train one network on a data set from several seeds, and write its record (``--help``)."""
 
+import dataclasses
 import pathlib
 from typing import Any
 
@@ -8,7 +9,8 @@ from lrlc_jax.experiments.config import parse
 from lrlc_jax.experiments.execute import execute
 from lrlc_jax.experiments.statistics import describe
 from lrlc_jax.experiments.study import Loader
-from lrlc_jax.progress import counted
+from lrlc_jax.experiments.trained import files_beside
+from lrlc_jax.progress import named_seeds
 from lrlc_jax.report.tables import parameters
 from lrlc_jax.tracking import make_tracker
 
@@ -19,11 +21,16 @@ def train(values: dict[str, Any], overrides: list[str]) -> None:
     """Train the run, unless it has a record, and print its result."""
     del overrides
     config = parse(values)
-    outcome = execute([Loader().job(config)], make_tracker(config))
-    for run in outcome.runs.values():
+    job, tracker = Loader().job(config), make_tracker(config)
+    outcome = execute([job], tracker)
+    for run in outcome.done:
+        asked = dataclasses.replace(run, only=frozenset(job.seeds))
         known = "" if outcome.trained else " (already on record)"
-        print(f"{run.label} on {run.data_title}, {counted(len(run.seeds), 'seed')}{known}:")
-        print(f"  {describe(run)}; {parameters(run)} parameters")
+        if not outcome.trained:
+            files = [file for path in run.paths for file in files_beside(path)]
+            tracker.known_run(config, job.name, asked, files)
+        print(f"{run.label} on {run.data_title}, {named_seeds(asked.seeds)}{known}:")
+        print(f"  {describe(asked)}; {parameters(run)} parameters")
         print("\n".join(f"  {path}" for path in run.paths))
     if outcome.ending:
         print(outcome.ending)

@@ -18,7 +18,7 @@ from lrlc_jax.experiments.statistics import describe
 from lrlc_jax.experiments.study import Job
 from lrlc_jax.experiments.trained import keeps_weights
 from lrlc_jax.networks import NetworkFactory, check_precision
-from lrlc_jax.progress import Progress, counted, duration, in_ranges
+from lrlc_jax.progress import Progress, counted, duration
 from lrlc_jax.signals import Stopped, TimeLimit
 from lrlc_jax.tracking import Tracker
 from lrlc_jax.training.checkpoint import Checkpoints
@@ -98,11 +98,10 @@ class Runner:
             f"run {self.started}/{self.total}: {label}: "
             f"{counted(protocol.epochs, 'epoch')}{resumed}"
         )
-        run_id = f"{job.identity}-{in_ranges(job.seeds)}"
 
         # Training.
         def on_resume(earlier: Sequence[dict[str, np.ndarray]]) -> None:
-            self.tracker.start_run(config, run_id, job.seeds, earlier)
+            self.tracker.start_run(config, job.name, job.seeds, earlier)
 
         def on_epoch(epoch: int, metrics: dict[str, np.ndarray]) -> None:
             session.epoch_ended()

@@ -18,7 +18,7 @@ from lrlc_jax.errors import InputError, unknown_name
 from lrlc_jax.experiments.config import Config, StudyConfig, layer_config, typed
 from lrlc_jax.experiments.identity import canonical, identity
 from lrlc_jax.layers import LAYERS, LayerConfig
-from lrlc_jax.progress import in_ranges
+from lrlc_jax.progress import in_ranges, named_seeds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,10 +40,15 @@ class Job:
         return identity(self.run)
 
     @property
+    def name(self) -> str:
+        """A name for these seeds of the run."""
+        return f"{self.identity}-{in_ranges(self.seeds)}"
+
+    @property
     def label(self) -> str:
         """The layer, and the seeds if they are a part of those asked for."""
         whole = self.seeds == self.config.protocol.seed_numbers
-        seeds = "" if whole else f", seed{'s' * (len(self.seeds) > 1)} {in_ranges(self.seeds)}"
+        seeds = "" if whole else f", {named_seeds(self.seeds)}"
         return f"{self.config.layer.label}{seeds}"
 
 

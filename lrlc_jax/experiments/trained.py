@@ -8,7 +8,6 @@ statistics. The first axis of each array is that of the record's seeds. Nothing 
 import dataclasses
 import hashlib
 import pathlib
-from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -52,9 +51,8 @@ def write(
         RunError: if a file cannot be written.
     """
     path = records.folder(results_dir) / record.file_name
-    images = {name: str(bits.shape[1]) for name, bits in history.correct.items()}
     packed = {name: np.packbits(bits, axis=1) for name, bits in history.correct.items()}
-    contents = {PREDICTIONS: numpy.save(packed, metadata=images)}
+    contents = {PREDICTIONS: numpy.save(packed)}
     if history.weights is not None:
         contents[WEIGHTS] = numpy.save(flat(history.weights))
     described = {}
@@ -79,6 +77,11 @@ def flat(weights: tuple[State, State]) -> dict[str, Array]:
         for part, state in zip(PARTS, weights, strict=True)
         for path, variable in nnx.to_flat_state(state)
     }
+
+
+def files_beside(path: pathlib.Path) -> list[pathlib.Path]:
+    """The record's file, and those of its predictions and weights that exist."""
+    return [path, *(file for kind in KINDS if (file := file_of(path, kind)).exists())]
 
 
 def problem(path: pathlib.Path, record: Record, kind: str) -> str:
@@ -118,12 +121,13 @@ def predictions(path: str | pathlib.Path) -> dict[str, Array]:
         InputError: as :func:`verified`.
     """
     path = pathlib.Path(path)
-    file = verified(path, records.read(path), PREDICTIONS)
-    with opened(file) as content:
-        images: Mapping[str, str] = content.metadata()
+    record = records.read(path)
+    with opened(verified(path, record, PREDICTIONS)) as content:
         return {
-            name: np.unpackbits(content.get_tensor(name), axis=1, count=int(count)).astype(bool)
-            for name, count in images.items()
+            name: np.unpackbits(content.get_tensor(name), axis=1, count=record.data[name]).astype(
+                bool
+            )
+            for name in content.keys()  # noqa: SIM118 (not a dictionary)
         }
 
 

@@ -11,7 +11,18 @@ import pytest
 
 from lrlc_jax.errors import RunError
 from lrlc_jax.experiments import claims
-from lrlc_jax.experiments.claims import CHECKPOINTS, LOCK, OWNER, claim, clear, owner, unfinished
+from lrlc_jax.experiments.claims import (
+    CHECKPOINTS,
+    LOCK,
+    OWNER,
+    busy,
+    choosing,
+    claim,
+    clear,
+    owner,
+    part_folder,
+    parts,
+)
 
 HOLD = """
 import pathlib, sys, time
@@ -41,7 +52,7 @@ def start(code, *arguments):
 
 
 def test_one_of_two_workers_gets_a_run_and_the_other_when_it_is_let_go(tmp_path):
-    folder = unfinished(tmp_path, "run")
+    folder = part_folder(tmp_path, "run", [0, 1])
     with claim(folder) as first:
         assert first
         assert owner(folder)["process"] == os.getpid()
@@ -54,17 +65,19 @@ def test_one_of_two_workers_gets_a_run_and_the_other_when_it_is_let_go(tmp_path)
 
 
 def test_checkpoints_outlive_the_claim_until_they_are_cleared(tmp_path):
-    folder = unfinished(tmp_path, "run")
+    folder = part_folder(tmp_path, "run", [0, 1])
     with claim(folder):
         (folder / CHECKPOINTS / "7").mkdir(parents=True)
     assert [p.name for p in folder.iterdir()] == [CHECKPOINTS]
+    assert not busy(folder)
     with claim(folder):
+        assert busy(folder)
         clear(folder)
-    assert not folder.exists()
+    assert not (tmp_path / "unfinished").exists()
 
 
 def test_a_killed_workers_run_is_free_at_once(tmp_path):
-    folder = unfinished(tmp_path, "run")
+    folder = part_folder(tmp_path, "run", [0, 1])
     holder = start(HOLD, folder)
     assert holder.stdout.readline() == "True\n"
     with claim(folder) as ours:
@@ -77,7 +90,7 @@ def test_a_killed_workers_run_is_free_at_once(tmp_path):
 
 
 def test_no_two_workers_are_ever_inside_though_the_lock_comes_and_goes(tmp_path):
-    workers = [start(RACE, tmp_path / "unfinished" / "run", tmp_path) for _ in range(3)]
+    workers = [start(RACE, part_folder(tmp_path, "run", [0]), tmp_path) for _ in range(3)]
     for worker in workers:
         _, error = worker.communicate(timeout=120)
         assert worker.returncode == 0, error
@@ -93,7 +106,7 @@ def elsewhere(folder, age):
 
 
 def test_where_locks_do_not_reach_a_pulse_keeps_others_off(tmp_path):
-    folder = unfinished(tmp_path, "run")
+    folder = part_folder(tmp_path, "run", [0, 1])
     elsewhere(folder, claims.DEAD_AFTER - 30)
     with claim(folder) as ours:
         assert not ours
@@ -101,7 +114,7 @@ def test_where_locks_do_not_reach_a_pulse_keeps_others_off(tmp_path):
 
 
 def test_a_worker_elsewhere_without_a_pulse_is_dead(tmp_path):
-    folder = unfinished(tmp_path, "run")
+    folder = part_folder(tmp_path, "run", [0, 1])
     elsewhere(folder, claims.DEAD_AFTER + 30)
     with claim(folder) as ours:
         assert ours
@@ -110,7 +123,7 @@ def test_a_worker_elsewhere_without_a_pulse_is_dead(tmp_path):
 
 def test_a_worker_has_a_pulse(tmp_path, monkeypatch):
     monkeypatch.setattr(claims, "BEAT", 0.02)
-    folder = unfinished(tmp_path, "run")
+    folder = part_folder(tmp_path, "run", [0, 1])
     with claim(folder):
         os.utime(folder / OWNER, (0, 0))
         deadline = time.monotonic() + 10
@@ -120,7 +133,7 @@ def test_a_worker_has_a_pulse(tmp_path, monkeypatch):
 
 
 def test_an_unreadable_owner_is_none(tmp_path):
-    folder = unfinished(tmp_path, "run")
+    folder = part_folder(tmp_path, "run", [0, 1])
     folder.mkdir(parents=True)
     (folder / OWNER).write_text("{")
     assert owner(folder) == {}
@@ -130,5 +143,52 @@ def test_an_unreadable_owner_is_none(tmp_path):
 
 def test_a_folder_that_cannot_be_made_gets_a_sentence(tmp_path):
     (tmp_path / "unfinished").write_text("")
-    with pytest.raises(RunError, match="cannot be written to"), claim(unfinished(tmp_path, "run")):
+    with (
+        pytest.raises(RunError, match="cannot be written to"),
+        claim(part_folder(tmp_path, "run", [0, 1])),
+    ):
         pass
+
+
+def test_the_parts_of_a_run_are_found_with_their_seeds(tmp_path):
+    seeds = [(0,), (1, 2, 3), (5, 7, 8), (12,)]
+    for part in seeds:
+        part_folder(tmp_path, "run", part).mkdir(parents=True)
+    (tmp_path / "unfinished" / "run" / "seeds-").mkdir()
+    part_folder(tmp_path, "other", [4]).mkdir(parents=True)
+    assert sorted(parts(tmp_path, "run").values()) == seeds
+    assert parts(tmp_path, "none") == {}
+
+
+CHOICE = """
+import pathlib, sys, time
+from lrlc_jax.experiments.claims import choosing
+folder, times = pathlib.Path(sys.argv[1]), int(sys.argv[2])
+for _ in range(times):
+    with choosing(folder) as alone:
+        assert alone
+        (folder / "inside").mkdir()  # fails if another one is inside
+        time.sleep(0.001)
+        (folder / "inside").rmdir()
+"""
+
+
+def test_one_worker_chooses_at_a_time_and_a_killed_one_does_not_keep_others_waiting(
+    tmp_path, monkeypatch
+):
+    workers = [start(CHOICE, tmp_path, 40) for _ in range(3)]
+    for worker in workers:
+        _, error = worker.communicate(timeout=120)
+        assert worker.returncode == 0, error
+    assert not list(tmp_path.iterdir())
+    monkeypatch.setattr(claims, "CHOOSE_SECONDS", 0.1)
+    with choosing(tmp_path) as first, choosing(tmp_path) as second:
+        assert first
+        assert not second
+    hold = HOLD.replace("claim(", "choosing(").replace("import claim", "import choosing")
+    holder = start(hold, tmp_path)
+    assert holder.stdout.readline() == "True\n"
+    holder.send_signal(signal.SIGKILL)
+    holder.communicate()
+    with choosing(tmp_path) as third:
+        assert third

@@ -10,7 +10,7 @@ from lrlc_jax.data.dataset import DatasetConfig
 from lrlc_jax.errors import RunError
 from lrlc_jax.experiments import execute as execution
 from lrlc_jax.experiments import runner
-from lrlc_jax.experiments.claims import claim, unfinished
+from lrlc_jax.experiments.claims import claim, part_folder
 from lrlc_jax.experiments.config import Config
 from lrlc_jax.experiments.execute import execute
 from lrlc_jax.experiments.study import Loader
@@ -50,7 +50,7 @@ def undisturbed(tmp_path_factory):
 
 
 def metrics(outcome):
-    return [(record.epochs, record.final) for record in outcome.records]
+    return [(run.epochs, run.final) for run in outcome.done]
 
 
 class Box:
@@ -112,7 +112,7 @@ def test_a_run_needs_the_time_that_the_runs_before_took_to_their_first_epoch(tmp
     assert asked[0] == 0  # nothing is known yet
     asked.clear()
     outcome = execute(jobs[:2], Tracker())
-    time = outcome.records[0].time
+    time = outcome.done[0].first.time
     assert asked[0] == pytest.approx(time["compile_seconds"] + time["median_epoch_seconds"])
     assert all(seconds > runner.SAVING for seconds in asked[1:])
 
@@ -140,20 +140,20 @@ def test_a_run_that_cannot_be_trained_is_named_and_the_others_are_done(
 def test_a_run_of_another_worker_is_left_to_it(tmp_path, undisturbed):
     jobs = study(tmp_path, wait_for_others=False)
     first, taken, third = (job.identity for job in jobs)
-    with claim(unfinished(tmp_path, taken)) as claimed:
+    with claim(part_folder(tmp_path, taken, [0, 1])) as claimed:
         assert claimed
         outcome = execute(jobs, Tracker())
-    assert set(outcome.done) == {first, third}
+    assert [run.identity for run in outcome.done] == [first, third]
     assert not outcome.stopped
     outcome.refuse_failures()
-    assert execute(jobs, Tracker()).trained == 1
-    assert set(undisturbed.done) == {first, taken, third}
+    assert execute(jobs, Tracker()).trained == {taken}
+    assert {run.identity for run in undisturbed.done} == {first, taken, third}
 
 
 def test_the_folder_of_a_worker_that_died_after_its_record_is_removed(tmp_path):
     jobs = study(tmp_path)[:1]
     execute(jobs, Tracker())
-    left = unfinished(tmp_path, jobs[0].identity)
+    left = part_folder(tmp_path, jobs[0].identity, [0, 1])
     (left / "checkpoints").mkdir(parents=True)
     (left / "checkpoints" / "3").touch()
     (left / "lock").touch()
@@ -163,7 +163,8 @@ def test_the_folder_of_a_worker_that_died_after_its_record_is_removed(tmp_path):
 
 def test_the_record_is_that_of_its_settings(tmp_path):
     job = study(tmp_path)[1]
-    (record,) = execute([job], Tracker()).records
+    (run,) = execute([job], Tracker()).done
+    (record,) = run.records
     assert record.run == job.run
     assert record.seeds == [0, 1]
     assert record.data["train"] == 100

@@ -245,6 +245,8 @@ def test_a_new_setting_leaves_identities_alone_and_old_records_readable(tmp_path
     path = records.write(record, tmp_path)
     other = records.write(example(rank=2, test=(0.1, 0.2, 0.3)), tmp_path)
 
+    monkeypatch.setitem(LAYERS, "lrlc", LRLCConfig)  # the new class registers itself
+
     @dataclasses.dataclass
     class NewProtocol(ProtocolConfig):
         momentum: float = 0.9
@@ -255,7 +257,6 @@ def test_a_new_setting_leaves_identities_alone_and_old_records_readable(tmp_path
         tied: bool = False
 
     monkeypatch.setitem(SECTIONS, "protocol", NewProtocol)
-    monkeypatch.setitem(LAYERS, "lrlc", NewLayer)
     identities._completed.cache_clear()
     records._read.cache_clear()
     config = Config(layer=NewLayer(), protocol=NewProtocol())
@@ -327,8 +328,8 @@ def test_records_of_schema_1_are_read_and_pooled_with_new_ones(tmp_path):
         first,
         seeds=[9, 10],
         failed={},
-        final={name: values[-1:] + [0.5] for name, values in first.final.items()},
-        epochs={n: [row[-1:] + [0.5] for row in rows] for n, rows in first.epochs.items()},
+        final={name: [*values[-1:], 0.5] for name, values in first.final.items()},
+        epochs={n: [[*row[-1:], 0.5] for row in rows] for n, rows in first.epochs.items()},
     )
     records.write(again, tmp_path)
     pooled = records.find(run.identity, tmp_path)

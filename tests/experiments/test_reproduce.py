@@ -11,7 +11,7 @@ from lrlc_jax.errors import InputError, RunError
 from lrlc_jax.experiments import record as records
 from lrlc_jax.experiments.config import Config, parse
 from lrlc_jax.experiments.execute import execute
-from lrlc_jax.experiments.identity import canonical, identity
+from lrlc_jax.experiments.identity import canonical
 from lrlc_jax.experiments.reproduce import differences, override, reproduce, settings_of
 from lrlc_jax.experiments.statistics import DIFFERENT, EQUAL, WITHIN_NOISE
 from lrlc_jax.experiments.study import Loader
@@ -66,7 +66,7 @@ def record_of(config, **data):
     data = base.data | data
     run = canonical(config, "f00d", data["train"])
     how = base.config | {"protocol": config.protocol.name, "source": config.dataset.source}
-    return dataclasses.replace(base, identity=identity(run), run=run, config=how, data=data)
+    return dataclasses.replace(base, run=run, config=how, data=data)
 
 
 @pytest.mark.parametrize("name", LAYERS)
@@ -172,7 +172,7 @@ def test_differences_of_provenance_are_named():
 
 def with_run(record, **changes):
     run = record.run | changes
-    return dataclasses.replace(record, run=run, identity=identity(run))
+    return dataclasses.replace(record, run=run)
 
 
 def snapshot(folder):
@@ -187,8 +187,8 @@ def test_a_run_is_repeated_from_its_record_and_compared(tmp_path, capsys):
         protocol=ProtocolConfig(epochs=2, seeds=2),
         results_dir=str(tmp_path / "results"),
     )
-    (record,) = execute([Loader().job(config)], Tracker()).records
-    (path,) = (tmp_path / "results" / "records").iterdir()
+    (run,) = execute([Loader().job(config)], Tracker()).done
+    ((record,), (path,)) = run.records, run.paths
     with pytest.raises(RunError):
         reproduce(path, ["budget_minutes=0"])
     comparison, lines = reproduce(path)

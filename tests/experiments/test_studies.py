@@ -29,7 +29,7 @@ from tests.conftest import ROOT
 
 CONFIGS = ROOT / "configs"
 MENU = {study.name: study for study in load_studies(CONFIGS)}
-PAPER = [name for name in MENU if name not in ("quick", "layers")]
+PAPER = [name for name in MENU if name not in ("quick", "layers", "essentials")]
 RANKS = [1, 2, 3, 4, 5, 6, 7, 10, 15, 20, 25, 30]
 BASE = Config(layer=LRLCConfig())
 
@@ -78,6 +78,11 @@ def test_the_paper_is_all_of_its_studies_with_each_run_once():
     assert len(translated) == 25
     assert all(job.config.dataset.translate is None for job in runs if job not in translated)
     assert all(job.dataset.canvas == job.config.dataset.translate for job in runs)
+
+
+def test_the_essentials_are_runs_of_the_papers_tables():
+    tables = {job.identity for name in ("table1", "table2", "table3") for job in runs_of(name)}
+    assert {job.identity for job in runs_of("essentials")} < tables
 
 
 def test_the_papers_rows_are_there():
@@ -228,7 +233,7 @@ def test_a_study_of_studies_is_planned_done_and_shown_study_by_study(project, mo
     before = snapshot(project)
     planned = sweep(project, "study=both", "dry_run=true").stdout
     assert snapshot(project) == before
-    assert "2 runs: 0 done, 0 failed, 2 left." in planned
+    assert "2 runs of 2 seeds: 0 done, 0 failed, 2 left." in planned
     assert "Wide convolution (third layer)  rank 1 left" in planned
     assert "translated in 10x10 noise" in planned
     assert "About 6 s" in planned  # two runs of two epochs
@@ -239,7 +244,7 @@ def test_a_study_of_studies_is_planned_done_and_shown_study_by_study(project, mo
     tables = {path.name.split("-digits")[0] for path in (project / "results/tables").glob("*.md")}
     assert {"one", "moved"} <= tables
     after = sweep(project, "study=both", "dry_run=true").stdout
-    assert "2 runs: 2 done, 0 failed, 0 left." in after
+    assert "2 runs of 2 seeds: 2 done, 0 failed, 0 left." in after
     assert "About" not in after
 
 

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import io
 import itertools
+import pathlib
 from types import SimpleNamespace
 
 import matplotlib.figure
@@ -15,7 +16,7 @@ from lrlc_jax.data import DatasetConfig, load
 from lrlc_jax.errors import InputError
 from lrlc_jax.experiments import record as record_files
 from lrlc_jax.experiments.config import Config, StudyConfig
-from lrlc_jax.experiments.record import Records, read_records
+from lrlc_jax.experiments.record import group, read_records
 from lrlc_jax.experiments.statistics import EQUAL, compare
 from lrlc_jax.experiments.study import load_studies, study_layers
 from lrlc_jax.networks import NetworkConfig
@@ -48,9 +49,14 @@ def complete(**changes):
     ]
 
 
+def pooled(found):
+    """The content of a folder with these records."""
+    return group((pathlib.Path(record.file_name), record) for record in found)
+
+
 def results_of(found, *studies, requested=None):
     """Results that get a table."""
-    records = Records(list(found), {})
+    records = pooled(found)
     every = [one for study in studies or [STUDY] for one in study_results(study, records)]
     return shown(every, requested)
 
@@ -73,7 +79,7 @@ def csv_lines(results):
 
 def test_the_table_holds_mean_and_standard_error_at_the_chosen_rank():
     # mean 60 %; sample deviation 10 %, over the root of 3 seeds
-    values = ["100.00 ± 0.00", "95.00 ± 0.00", "60.00 ± 5.77"]
+    values = ["3", "100.00 ± 0.00", "-", "95.00 ± 0.00", "60.00 ± 5.77"]
     results = only(complete())
     assert line(results, "LRLC") == ["LRLC (third layer)", "2", "1,020", *values, ""]
     chosen = {r["rank"]: r["chosen"] for r in csv_lines(results) if r["row"].startswith("LRLC")}
@@ -85,7 +91,7 @@ def test_rank_1_may_be_chosen_and_is_the_spatial_bias():
     found = complete()
     found[1] = example("spatial_bias", validation=(0.99, 0.99, 0.99), test=(0.4, 0.4, 0.4))
     row = line(only(found), "LRLC")
-    assert (row[1], row[5]) == ("1", "40.00 ± 0.00")
+    assert (row[1], row[7]) == ("1", "40.00 ± 0.00")
 
 
 def test_rank_1_has_the_run_of_the_simplest_layer_in_each_row():
@@ -103,7 +109,7 @@ def test_rank_1_has_the_run_of_the_simplest_layer_in_each_row():
     ]
     results = only(found, StudyConfig(name="ones", runs=runs))
     assert not results.problems
-    assert results.runs.keys() == {record.identity for record in found}
+    assert results.cell_of_run.keys() == {record.identity for record in found}
     lines = csv_lines(results)
     assert [row["rank"] for row in lines] == ["1", "2"] * 4
     assert {r["row"]: float(r["test_mean"]) for r in lines if r["rank"] == "1"} == pytest.approx(
@@ -130,9 +136,9 @@ def test_every_run_has_a_value_or_is_labelled_in_every_form(count):
             assert "MISSING" in text
         assert f"{4 - count} OF 4 RUNS" in accuracy_against_rank(results).axes[0].get_title()
         for row, text in zip(results.rows, accuracy(results).rows, strict=True):
-            missing = [cell for cell in row.cells if cell.record is None]
+            missing = [cell for cell in row.cells if cell.run is None]
             assert text[-1].count("MISSING") == len(missing)
-            assert (text[5] == "-") == (len(missing) == len(row.cells))
+            assert (text[7] == "-") == (len(missing) == len(row.cells))
 
 
 def test_a_failed_run_is_labelled_and_never_chosen():
@@ -161,7 +167,7 @@ def test_runs_of_different_data_size_network_or_options_never_share_a_table():
     norm = [example(rank=rank, normalization="norm") for rank in (1, 2, 4)]
     results = results_of([*itertools.chain(*groups), *norm])
     assert len({one.name for one in results}) == len(results) == len(changes) + 1
-    found = sorted(sorted(one.runs) for one in results)
+    found = sorted(sorted(one.cell_of_run) for one in results)
     expected = [*groups, [conv, bias, *norm]]
     assert found == sorted(sorted(record.identity for record in group) for group in expected)
     assert not any(one.problems for one in results)
@@ -187,11 +193,12 @@ def test_differences_from_the_paper_and_from_the_published_data_are_labelled_eve
     figure_title = accuracy_against_rank(results).axes[0].get_title()
     network_words = ["padding same instead of valid", "blur True instead of False"]
     table = formats(accuracy(results))
-    for text in (table["md"], table["tex"], markdown(all_runs(Records(found, {}))), figure_title):
+    for text in (table["md"], table["tex"], markdown(all_runs(pooled(found))), figure_title):
         for words in (*notes, *network_words, "SUBSET"):
             assert words in text
     for text in (table["md"], table["tex"]):
         assert "NOT THE PAPER'S PROTOCOL: epochs 40 instead of 150" in text
+        assert "3 seeds instead of 10" in text
 
 
 def test_a_wide_convolution_also_has_the_parameter_count_that_it_matches():
@@ -204,7 +211,7 @@ def test_latex_has_the_columns_of_its_header_in_every_row():
     study = dataclasses.replace(STUDY, title="A & B_c at 5 %")
     text = formats(accuracy(only(complete(), study)))["tex"]
     rows = [row for row in text.splitlines() if row.endswith(r"\\")]
-    assert {row.count(" & ") for row in rows} == {6}
+    assert {row.count(" & ") for row in rows} == {8}
     assert r"60.00 $\pm$ 5.77" in text
     assert all("%" not in row.replace(r"\%", "") for row in rows)
     assert text.count(r"\begin{tabular}") == text.count(r"\end{tabular}") == 1
@@ -217,6 +224,36 @@ def test_further_metrics_of_a_record_are_kept_and_only_shared_metrics_are_compar
     study = StudyConfig(runs=[{"layer": "conv"}])
     assert float(csv_lines(only([more], study))[0]["test_top5_mean"]) == pytest.approx(0.91)
     assert compare(plain, more).verdict == EQUAL
+
+
+def test_rows_with_different_seeds_say_so_loudly_in_every_form():
+    found = complete()
+    found[0] = example("conv", validation=(0.9, 0.9), test=(0.5, 0.7), seeds=[0, 1])
+    results = only(found)
+    assert line(results, "Convolution  ")[3] == "2"
+    assert "2 OF 3 SEEDS" in line(results, "Convolution  ")[-1]
+    values = ["3", "100.00 ± 0.00", "-", "95.00 ± 0.00", "60.00 ± 5.77", ""]
+    assert line(results, "LRLC")[3:] == values
+    assert {row["seeds"] for row in csv_lines(results)} == {"2", "3"}
+    for ending in ("md", "tex"):
+        text = formats(accuracy(results))[ending]
+        for words in ("2 OF 3 SEEDS", "2 TO 3 SEEDS", "2 seeds instead of 10"):
+            assert words in text
+    assert "2 TO 3 SEEDS" in accuracy_against_rank(results).axes[0].get_title()
+    assert "SEEDS" not in markdown(accuracy(only(complete())))
+    found[0] = example("conv", seeds=[0, 1, 7])
+    assert "NOT THE SAME" in markdown(accuracy(only(found)))
+
+
+def test_seeds_of_several_records_are_one_row_and_one_line_of_the_csv():
+    parts = [
+        example("conv", validation=(0.9,), test=(value,), seeds=[seed])
+        for seed, value in ((0, 0.5), (4, 0.7))
+    ]
+    results = only([*parts, *complete()[1:]])
+    assert line(results, "Convolution  ")[3] == "2"
+    assert line(results, "Convolution  ")[7] == "60.00 ± 10.00"
+    assert len(csv_lines(results)) == len(csv_lines(only(complete())))
 
 
 # The choice of tables.
@@ -244,7 +281,7 @@ def records_of(name, **options):
 
 def test_the_papers_records_fill_the_papers_tables_and_no_others():
     found = results_of(records_of("paper"), *MENU.values())
-    of_data = {"table1", "table2", "table3", "figure3", "figure4", "figure5"}
+    of_data = {"essentials", "table1", "table2", "table3", "figure3", "figure4", "figure5"}
     of_data |= {f"supplement_{name}" for name in ("start", "sharing", "wide")}
     of_translated = {"supplement_translated", "table3", "figure5"}
     assert {(one.study.name, one.setting["dataset"].get("translate")) for one in found} == {
@@ -305,11 +342,9 @@ POOL = [
 @given(st.lists(st.sampled_from(POOL), min_size=1, unique_by=lambda record: record.identity))
 def test_every_run_of_a_study_is_in_a_table(found):
     studies = (STUDY, OPTIONS)
-    every = [one for study in studies for one in study_results(study, Records(found, {}))]
+    every = [one for study in studies for one in study_results(study, pooled(found))]
     kept = shown(every)
-    assert {run.identity for one in kept for run in one.records} == {
-        run.identity for one in every for run in one.records
-    }
+    assert {run for one in kept for run in one.known} == {run for one in every for run in one.known}
     assert all(one in kept for one in every if not one.problems and not one.options)
 
 
@@ -383,7 +418,7 @@ def test_a_registered_table_and_figure_that_a_study_names_are_written(tmp_path, 
 
     @study_table
     def sizes(results):
-        rows = [[row.name, str(row.cells[0].record.parameters)] for row in results.rows]
+        rows = [[row.name, str(row.cells[0].run.parameters)] for row in results.rows]
         return Table(
             "Sizes", [], ("Layer", "Size"), rows, [{"row": name} for name, _ in rows], "lr"
         )
@@ -420,17 +455,29 @@ def test_an_unknown_table_or_figure_is_refused_with_the_nearest_name(tmp_path, k
 
 def entries_of(study, setting=None):
     """Entries of a study as a command has them."""
-    records = Records(complete(**(setting or {})), {})
+    records = pooled(complete(**(setting or {})))
     (results,) = study_results(study, records)
     dataset = load(DatasetConfig(train_size=300))
     return [
         SimpleNamespace(
             study=study,
             layer=cell.layer,
-            job=SimpleNamespace(identity=cell.identity, config=Config(), dataset=dataset),
+            job=SimpleNamespace(
+                identity=cell.identity, config=Config(), dataset=dataset, seeds=(0, 1, 2)
+            ),
         )
         for cell in results.cells
     ]
+
+
+def test_the_overview_counts_seeds_of_unfinished_runs():
+    conv, bias, *_ = complete()
+    part = example(rank=2, validation=(0.9,), test=(0.9,), seeds=[1])
+    other = example(rank=4, validation=(0.9,), test=(0.9,), seeds=[7])
+    lines = overview(STUDY, entries_of(STUDY), pooled((conv, bias, part, other)).runs)
+    (row,) = [line for line in lines if "LRLC" in line]
+    assert row.endswith("rank 1 done; 2 1 of 3 seeds; 4 left")
+    assert lines[-1].endswith("2 done, 0 failed, 2 left.")
 
 
 def test_the_tables_of_a_command_are_always_shown(tmp_path):
@@ -483,9 +530,9 @@ def test_published_tables_are_those_of_the_published_records():
 def test_the_overview_counts_each_run_once_and_shows_the_status_of_each_rank():
     conv, bias, two, _ = complete()
     two = dataclasses.replace(two, failed={"1": 2})
-    lines = overview(STUDY, entries_of(STUDY), {r.identity: r for r in (conv, bias, two)})
+    lines = overview(STUDY, entries_of(STUDY), pooled((conv, bias, two)).runs)
     rows = {line.strip().partition("  ")[0]: line.split("  ")[-1].strip() for line in lines}
     assert rows["LRLC (third layer)"] == "rank 1 done; 2 FAILED; 4 left"
     assert rows["Convolution"] == "done"
-    assert lines[-1] == "4 runs: 2 done, 1 failed, 1 left."
+    assert lines[-1] == "4 runs of 3 seeds: 2 done, 1 failed, 1 left."
     assert any("SUBSET of 400" in line for line in lines)
