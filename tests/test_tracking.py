@@ -224,9 +224,9 @@ def test_an_error_during_a_run_does_not_change_its_metrics(tmp_path, monkeypatch
     assert runs[0].steps == [1, 2]
     config = training(tmp_path / "without", tracker=TrackerConfig())
     without = execute([Loader().job(config)], make_tracker(config))
-    (ours,), (theirs,) = broken.records, without.records
+    (ours,), (theirs,) = broken.done, without.done
     assert (ours.epochs, ours.final) == (theirs.epochs, theirs.final)
-    assert records.find(ours.identity, tmp_path / "broken") == ours
+    assert records.find(ours.identity, tmp_path / "broken").records == ours.records
 
 
 def test_a_run_is_resumed_under_its_identity_and_in_its_studys_group(tmp_path, monkeypatch):
@@ -252,7 +252,7 @@ def test_a_run_is_resumed_under_its_identity_and_in_its_studys_group(tmp_path, m
     assert [run.steps for run in runs] == [[1, 2], [1, 2, 3, 4]]  # offline: all of them again
     assert runs[0].arguments["id"] == runs[1].arguments["id"]
     for run in runs:
-        assert run.arguments["id"].startswith(done.records[0].identity)
+        assert run.arguments["id"].startswith(done.done[0].identity)
         assert run.arguments["group"] == "table1"
         # An upload would append the second run to the first, whose epochs it repeats.
         assert "resume" not in run.arguments

@@ -66,7 +66,7 @@ def test_a_short_epoch_is_measured_whole_and_a_few_steps_of_a_long_one():
     assert part.seeds == (0,)
     assert [len(split) for split in (part.dataset.train, part.dataset.validation)] == [100, 125]
     together = dataclasses.replace(job, config=dataclasses.replace(job.config, seeds_at_once=2))
-    assert part_to_measure(together, Work(10**10, 0))[0].config.protocol.seeds == 2
+    assert part_to_measure(together, Work(10**10, 0))[0].seeds == (0, 1)
 
 
 def test_a_measured_part_stands_for_all_steps_and_seeds(monkeypatch):

@@ -275,7 +275,9 @@ def test_a_new_setting_leaves_identities_alone_and_old_records_readable(tmp_path
     monkeypatch.undo()  # an older version reads records of the newer one
     identities._completed.cache_clear()
     records._read.cache_clear()
-    assert records.read(new_path).identity == new.identity
+    read = records.read(new_path)
+    assert (read.run["protocol"]["momentum"], read.final) == (0.5, new.final)
+    assert read.identity != record.identity
     assert records.read(other).identity == example(rank=2).identity
     identities._completed.cache_clear()
     records._read.cache_clear()
