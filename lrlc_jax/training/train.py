@@ -21,6 +21,7 @@ from lrlc_jax.training.checkpoint import Checkpoints, Snapshot
 from lrlc_jax.training.devices import (
     Layout,
     default_seeds_at_once,
+    fixed_settings,
     free_memory,
     largest_group,
     lay_out,
@@ -148,6 +149,7 @@ def _test(
     return layout.over_seeds(one_seed, seeds_at_once, states, data.test, data.scaling)
 
 
+@fixed_settings()
 def train(
     build: Build,
     data: DeviceData,
