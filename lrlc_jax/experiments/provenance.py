@@ -17,14 +17,14 @@ from lrlc_jax.files import cores
 
 PACKAGE = pathlib.Path(lrlc_jax.__file__).resolve().parent
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
-# What may change rounding: options of the compilers and libraries, and settings of JAX with their
-# defaults. Those that change more are fixed (training.devices.fixed_settings).
-OPTIONS = ("XLA_FLAGS", "LIBTPU_INIT_ARGS", "NVIDIA_TF32_OVERRIDE", "NPROC")
+# What may change rounding: variables of compilers and libraries (the last two are numbers of
+# threads), and settings of JAX with their defaults. Training fixes the settings that change more
+# (training.devices.fixed_settings).
+OPTIONS = ("XLA_FLAGS", "LIBTPU_INIT_ARGS", "NVIDIA_TF32_OVERRIDE", "NPROC", "PJRT_NPROC")
 SETTINGS = {
     "jax_disable_most_optimizations": False,
     "jax_optimization_level": "UNKNOWN",
     "jax_exec_time_optimization_effort": 0.0,
-    "jax_softmax_custom_jvp": False,
 }
 FOLDERS = ("../configs", "../scripts", "../benchmarks")  # also checked for changes
 
