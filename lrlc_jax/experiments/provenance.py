@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import importlib.metadata
+import os
 import pathlib
 import platform
 import subprocess
@@ -16,6 +17,15 @@ from lrlc_jax.files import cores
 
 PACKAGE = pathlib.Path(lrlc_jax.__file__).resolve().parent
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
+# What may change rounding: variables of compilers and libraries (the last two are numbers of
+# threads), and settings of JAX with their defaults. Training fixes the settings that change more
+# (training.devices.fixed_settings).
+OPTIONS = ("XLA_FLAGS", "LIBTPU_INIT_ARGS", "NVIDIA_TF32_OVERRIDE", "NPROC", "PJRT_NPROC")
+SETTINGS = {
+    "jax_disable_most_optimizations": False,
+    "jax_optimization_level": "UNKNOWN",
+    "jax_exec_time_optimization_effort": 0.0,
+}
 FOLDERS = ("../configs", "../scripts", "../benchmarks")  # also checked for changes
 
 
@@ -56,7 +66,9 @@ def versions() -> dict[str, str]:
 
 
 def machine() -> dict[str, Any]:
-    """The accelerator or CPU that computes, and its host."""
+    """The accelerator or CPU that computes, its host, and what was set that may change rounding."""
+    values = jax.config.values
+    changed = {k: values[k] for k in SETTINGS if values.get(k, SETTINGS[k]) != SETTINGS[k]}
     return {
         "backend": jax.default_backend(),
         "device": jax.devices()[0].device_kind,
@@ -64,6 +76,8 @@ def machine() -> dict[str, Any]:
         "processor": processor(),
         "cores": cores(),
         "system": f"{platform.system()} {platform.machine()}",
+        **{name.lower(): os.environ[name] for name in OPTIONS if os.environ.get(name)},
+        **({"jax_settings": changed} if changed else {}),
     }
 
 

@@ -1,7 +1,8 @@
-"""Devices: seeds per device and per step, free memory, and the cache of compiled programs."""
+"""Devices: seeds per step, free memory, JAX's settings, and the cache of compiled programs."""
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -188,6 +189,30 @@ class CompileClock:
         if event.startswith("/jax/core/compile/"):
             self.seconds += duration_secs
             self.programs += event.endswith("/backend_compile_duration")
+
+
+@contextlib.contextmanager
+def fixed_settings() -> Iterator[None]:
+    """JAX's defaults of the settings that change results, whatever the environment says.
+
+    Random numbers, types and the precision of products must follow from a run's own settings. All
+    programs whose values count are traced inside: JAX's caches do not tell apart programs of
+    different ``jax_default_prng_impl``.
+    """
+    update: Callable[[str, object], None] = jax.config.update
+    offset = jax.config.values["jax_random_seed_offset"]  # has no context manager
+    with (
+        jax.default_prng_impl("threefry2x32"),
+        jax.threefry_partitionable(True),
+        jax.enable_x64(False),
+        jax.default_matmul_precision(None),
+        jax.disable_jit(False),
+    ):
+        update("jax_random_seed_offset", 0)
+        try:
+            yield
+        finally:
+            update("jax_random_seed_offset", offset)
 
 
 def enable_cache(*, write: bool = True) -> None:

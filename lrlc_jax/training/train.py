@@ -21,6 +21,7 @@ from lrlc_jax.training.checkpoint import Checkpoints, Snapshot
 from lrlc_jax.training.devices import (
     Layout,
     default_seeds_at_once,
+    fixed_settings,
     free_memory,
     largest_group,
     lay_out,
@@ -202,6 +203,7 @@ def hyperparameters(protocol: ProtocolConfig, steps: int) -> Hyperparameters:
     return Hyperparameters(*map(jnp.float32, numbers))
 
 
+@fixed_settings()
 def train(
     build: Build,
     data: DeviceData,
