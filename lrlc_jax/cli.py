@@ -2,7 +2,8 @@
 
 Hydra composes the settings and, with ``-m``, passes jobs to its launcher. It discards return values
 and raises only the first of several errors. Jobs therefore return a :class:`Result` instead of
-raising, and :func:`collected_results` collects the results of all jobs.
+raising, and :func:`collected_results` collects the results of all jobs. A sweeper that searches
+(``hydra/sweeper=optuna``) still gets what it expects: the value of a job, or its error.
 """
 
 import argparse
@@ -24,6 +25,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -32,23 +34,39 @@ from lrlc_jax.errors import InputError, RunError, unknown_name
 
 READER_GONE = 141  # exit status, as after SIGPIPE
 INTERRUPTION = "interrupted; the same command goes on from here"
+SEARCH_STOPPED = (
+    "The search ended early: a run was stopped, or the command has no value to optimise."
+)
 
-LAUNCHERS = ("joblib", "submitit_local", "submitit_slurm", "ray")  # each needs an extra
+LAUNCHERS = ("joblib", "submitit_local", "submitit_slurm", "ray")
+EXTRAS = {"hydra/launcher": LAUNCHERS, "hydra/sweeper": ("optuna",)}  # each choice needs an extra
 
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """Exit status of a job or command, its error in one line, and a worker's standard output."""
+    """Exit status of a job or command, its error in one line, and a worker's standard output.
+
+    ``value`` is that of a finished job, for a search.
+    """
 
     status: int = 0
     error: str = ""
     output: str = ""
+    value: float | None = None
 
 
-def attempt(work: Callable[[], object]) -> Result:
+class FailedJobError(ValueError):
+    """The error of a job, for a sweeper that searches."""
+
+
+class SearchStopped(BaseException):
+    """A job was stopped, so that the search ends; an Exception would count as a failed job."""
+
+
+def attempt(work: Callable[[], float | None]) -> Result:
     """Call ``work``, and turn an error into a sentence and an exit status."""
     try:
-        work()
+        value = work()
         sys.stdout.flush()  # raises if the reader of a pipe has gone
     except (InputError, RunError) as error:
         return Result(error.status, f"error: {error}")
@@ -61,10 +79,10 @@ def attempt(work: Callable[[], object]) -> Result:
     except Exception as error:  # a bug: the traceback is needed
         traceback.print_exc()
         return Result(RunError.status, f"error: {type(error).__name__}: {first_line(error)}.")
-    return Result()
+    return Result(value=value)
 
 
-def interruptible(work: Callable[[], object]) -> Result:
+def interruptible(work: Callable[[], float | None]) -> Result:
     """Like :func:`attempt`, and turn a signal into a result, too."""
     try:
         return attempt(work)
@@ -109,16 +127,19 @@ def run_script(task: Callable[[list[str]], None]) -> NoReturn:
 
 
 def run_command(
-    task: Callable[[dict[str, Any], list[str]], None], configs: pathlib.Path, name: str
+    task: Callable[[dict[str, Any], list[str]], float | None], configs: pathlib.Path, name: str
 ) -> NoReturn:
     """Compose the settings ``name`` of the folder ``configs``, call ``task``, and exit.
 
     With ``-m`` the task is called for each combination of settings, here or in the workers of
-    Hydra's launcher. All jobs run, even if some fail; the highest exit status counts.
+    Hydra's launcher. All jobs run, even if some fail; the highest exit status counts. A sweeper
+    that searches chooses the settings of a job by the values of earlier ones. It decides whether to
+    go on after failed jobs; a stopped job ends the search.
 
     Args:
         task: called with the settings as plain values and the overrides of the command line. It
-            raises InputError for bad input (status 2) and RunError if the work fails (status 1).
+            raises InputError for bad input (status 2) and RunError if the work fails (status 1),
+            and returns the value for a search; None if it was stopped, or has no value.
         configs: folder of the YAML files.
         name: of the main YAML file, without its suffix.
     """
@@ -131,13 +152,13 @@ def run_command(
         given: Any = OmegaConf.to_container(HydraConfig.get().overrides.task)  # not resolved
         overrides = [str(override) for override in given]
 
-        def work() -> None:
+        def work() -> float | None:
             try:
                 values: Any = OmegaConf.to_container(config, resolve=True)
             except OmegaConfBaseException as error:
                 raise explain(error, configs, name) from error
             with contextlib.chdir(folder):  # workers on a cluster start elsewhere
-                task(values, overrides)
+                return task(values, overrides)
 
         if home == (platform.node(), os.getpid()):
             return attempt(work)
@@ -149,7 +170,11 @@ def run_command(
             hydra.main(version_base="1.3", config_path=str(configs), config_name=name)(job)()
         except BrokenPipeError:
             raise
+        except SearchStopped:
+            results.append(Result(error=SEARCH_STOPPED))
         except Exception as error:  # Hydra's or its launcher's; a job's error is a result
+            if isinstance(error, ValueError) and any(result.error for result in results):
+                return  # a search ended because of failed jobs, whose errors are shown
             raise explain(error, configs, name) from error
 
     with collected_results() as results, signals.forwarded_to_workers():
@@ -159,12 +184,23 @@ def run_command(
 
 @contextlib.contextmanager
 def collected_results() -> Iterator[list[Result]]:
-    """Collect the results of all jobs: Hydra reads each once, and discards it."""
+    """Collect the results of all jobs as Hydra reads them, and give a search their values."""
     results: list[Result] = []
     hydras: property = vars(JobReturn)["return_value"]
 
-    def keep(job: JobReturn) -> None:
-        results.append(hydras.__get__(job))
+    def keep(job: JobReturn) -> float | None:
+        result: Result = hydras.__get__(job)
+        if result not in results:
+            results.append(result)
+        assert job.hydra_cfg is not None
+        settings = job.hydra_cfg.hydra
+        if settings.mode != RunMode.MULTIRUN or "BasicSweeper" in settings.sweeper._target_:
+            return None
+        if result.error and result.status != signals.INTERRUPTED:
+            raise FailedJobError(result.error.removeprefix("error: "))
+        if result.value is None:
+            raise SearchStopped
+        return result.value
 
     JobReturn.return_value = property(keep, hydras.fset)  # type: ignore
     try:
@@ -173,14 +209,15 @@ def collected_results() -> Iterator[list[Result]]:
         JobReturn.return_value = hydras  # type: ignore
 
 
-def in_worker(work: Callable[[], None], name: str) -> Result:
+def in_worker(work: Callable[[], float | None], name: str) -> Result:
     """Call ``work`` in a launcher's worker; the result contains its standard output."""
     output = io.StringIO()
 
-    def job() -> None:
-        if not signals.signalled():  # during an earlier job of this worker
-            with signals.stoppable_job():
-                work()
+    def job() -> float | None:
+        if signals.signalled():  # during an earlier job of this worker
+            return None
+        with signals.stoppable_job():
+            return work()
 
     with (
         contextlib.redirect_stdout(output),
@@ -218,7 +255,7 @@ def explain(error: Exception, configs: pathlib.Path, name: str) -> InputError | 
         return unknown_setting(refused[1], configs, name)
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, choice = str(error.missing_cfg_file).rpartition("/")
-        if group != "hydra/launcher" or choice not in LAUNCHERS:
+        if choice not in EXTRAS.get(group, ()):
             valid = choices(configs, group) or error.options or []
             return unknown_name(group or "configuration", choice, valid)
         extra = choice.partition("_")[0]

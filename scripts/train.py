@@ -7,7 +7,7 @@ from typing import Any
 from lrlc_jax.cli import run_command
 from lrlc_jax.experiments.config import parse
 from lrlc_jax.experiments.execute import execute
-from lrlc_jax.experiments.statistics import describe
+from lrlc_jax.experiments.statistics import describe, mean_over_seeds
 from lrlc_jax.experiments.study import Loader
 from lrlc_jax.experiments.trained import files_beside
 from lrlc_jax.progress import named_seeds
@@ -17,12 +17,17 @@ from lrlc_jax.tracking import make_tracker
 CONFIGS = pathlib.Path(__file__).resolve().parents[1] / "configs"
 
 
-def train(values: dict[str, Any], overrides: list[str]) -> None:
-    """Train the run, unless it has a record, and print its result."""
+def train(values: dict[str, Any], overrides: list[str]) -> float | None:
+    """Train the run, unless it has a record, and print its result.
+
+    Returns the mean validation accuracy for a search, which must not see the test images; None if
+    there is no record yet.
+    """
     del overrides
     config = parse(values)
     job, tracker = Loader().job(config), make_tracker(config)
     outcome = execute([job], tracker)
+    value = None
     for run in outcome.done:
         asked = dataclasses.replace(run, only=frozenset(job.seeds))
         known = "" if outcome.trained else " (already on record)"
@@ -32,10 +37,12 @@ def train(values: dict[str, Any], overrides: list[str]) -> None:
         print(f"{run.label} on {run.data_title}, {named_seeds(asked.seeds)}{known}:")
         print(f"  {describe(asked)}; {parameters(run)} parameters")
         print("\n".join(f"  {path}" for path in run.paths))
+        value = mean_over_seeds(asked.final["validation_accuracy"])
     if outcome.ending:
         print(outcome.ending)
     if not outcome.stopped:
         outcome.refuse_failures()
+    return value and value.value
 
 
 if __name__ == "__main__":

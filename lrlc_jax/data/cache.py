@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 import lrlc_jax
 from lrlc_jax.data.dataset import Dataset, DatasetConfig
 from lrlc_jax.data.order import build, divide
+from lrlc_jax.data.shift import shift
 from lrlc_jax.data.source import SPLITS, Location, Split
 from lrlc_jax.data.sources import SOURCES
 from lrlc_jax.data.translate import translate
@@ -46,9 +47,9 @@ def load(config: DatasetConfig) -> Dataset:
     else:
         dataset = divide(cached(config) or prepare(config), config.split)
     dataset = dataset.subset(config.train_size)
-    if config.translate is None:
-        return dataset
-    return translate(dataset, config.translate, fresh=config.translate_train == "fresh")
+    if config.translate is not None:
+        dataset = translate(dataset, config.translate, fresh=config.translate_train == "fresh")
+    return dataset if config.shift is None else shift(dataset, config.shift)
 
 
 def read_source(config: DatasetConfig) -> Dataset:
@@ -174,7 +175,7 @@ def clear(work: pathlib.Path) -> None:
 
 
 def write(dataset: Dataset, folder: pathlib.Path, path: str | None) -> None:
-    """Write an untranslated data set into a new folder, the manifest last.
+    """Write an untranslated, unshifted data set into a new folder, the manifest last.
 
     ``path`` is the location of the source, for the manifest.
     """

@@ -28,6 +28,7 @@ class DatasetConfig(Schema):
         split: None: official, unless data are missing and the official split is too small.
         translate: rows and columns of noise around each image; None: no noise.
         translate_train: places and noise of training images: ``fixed``, or ``fresh`` in each epoch.
+        shift: rows and columns by which all images are shifted, down and right; None: not.
     """
 
     SECTION: ClassVar[str] = "dataset"
@@ -41,6 +42,7 @@ class DatasetConfig(Schema):
     split: str | None = word("official", "person", default="")
     translate: int | None = whole(None)
     translate_train: str = word("fixed", "fresh")
+    shift: list[int] | None = None
 
     def check(self) -> None:
         """Refuse values that the data set does not allow.
@@ -53,6 +55,10 @@ class DatasetConfig(Schema):
         one_of(f"dataset.source of {self.name}", self.source, source.readers)
         if self.split is not None and not source.persons:
             one_of(f"dataset.split of {self.name}", self.split, ("official",))
+        if self.shift is not None and [type(number) for number in self.shift] != [int, int]:
+            raise InputError(
+                f"dataset.shift is {self.shift}; give rows and columns, such as [2,0]."
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +77,7 @@ class Dataset:
         full_train_size: number of available training examples; ``train`` may have fewer.
         fingerprint: hash of all splits and of their transformations.
         complete: False if published images are missing.
-        notes: deviations from the published data, a phrase each.
+        notes: deviations from the published data, the shift among them, a phrase each.
         canvas: rows and columns of translated images; None without translation.
         fresh: training images are translated anew in each epoch; ``train`` holds them as they are.
     """

@@ -18,12 +18,13 @@ from lrlc_jax.experiments.study import Loader
 from lrlc_jax.experiments.trained import factory_of, load_weights
 from lrlc_jax.networks import split
 from lrlc_jax.progress import counted
-from lrlc_jax.training.devices import default_seeds_at_once, enable_cache, lay_out
+from lrlc_jax.training.devices import default_seeds_at_once, enable_cache, fixed_settings, lay_out
 from lrlc_jax.training.metrics import Array, named
 from lrlc_jax.training.step import TrainState
 from lrlc_jax.training.train import DeviceData, evaluations
 
 
+@fixed_settings()
 def metrics_of(path: pathlib.Path, record: Record, dataset: Dataset) -> dict[str, Array]:
     """Metrics of each seed of a record on the test images of a data set, from the weights.
 

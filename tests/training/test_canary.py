@@ -21,7 +21,7 @@ from lrlc_jax.experiments.identity import TRAINING_VERSION
 from lrlc_jax.layers import LAYERS
 from lrlc_jax.networks import NetworkConfig, NetworkFactory
 from lrlc_jax.training import train as loop
-from lrlc_jax.training.optimizer import Schedule, make_optimizer
+from lrlc_jax.training.optimizer import Hyperparameters, make_optimizer
 from lrlc_jax.training.train import DeviceData, ProtocolConfig, train
 from tests.commands import quick_compilation
 from tests.golden import FOLDER
@@ -93,7 +93,7 @@ def training(case):
 def optimizer():
     """Parameters after some steps, for gradients around the size of Adam's epsilon and larger."""
     gradients = 10.0 ** jnp.arange(-9, 1)
-    chain = make_optimizer(Schedule(*map(jnp.float32, (0.01, 2, 6))))
+    chain = make_optimizer(Hyperparameters(*map(jnp.float32, (0.01, 2, 6))))
     params = jnp.zeros_like(gradients)
     state = chain.init(params)
     for step in range(6):
