@@ -27,7 +27,7 @@ def train(values: dict[str, Any], overrides: list[str]) -> float | None:
     config = parse(values)
     job, tracker = Loader().job(config), make_tracker(config)
     outcome = execute([job], tracker)
-    value = None
+    value: float | None = None
     for run in outcome.done:
         asked = dataclasses.replace(run, only=frozenset(job.seeds))
         known = "" if outcome.trained else " (already on record)"
@@ -37,12 +37,13 @@ def train(values: dict[str, Any], overrides: list[str]) -> float | None:
         print(f"{run.label} on {run.data_title}, {named_seeds(asked.seeds)}{known}:")
         print(f"  {describe(asked)}; {parameters(run)} parameters")
         print("\n".join(f"  {path}" for path in run.paths))
-        value = mean_over_seeds(asked.final["validation_accuracy"])
+        mean = mean_over_seeds(asked.final["validation_accuracy"])
+        value = None if mean is None else mean.value
     if outcome.ending:
         print(outcome.ending)
     if not outcome.stopped:
         outcome.refuse_failures()
-    return value and value.value
+    return value
 
 
 if __name__ == "__main__":

@@ -145,7 +145,7 @@ def test_other_images_of_the_same_shape_can_be_evaluated_and_no_others(lrlc, cap
     assert not any("equal" in line or "DIFFERENT" in line for line in shifted)
     with pytest.raises(InputError, match="12x12x1"):
         evaluate(lrlc, ["dataset.translate=12"])
-    with pytest.raises(InputError, match="layer.rank"):
+    with pytest.raises(InputError, match="rank"):
         evaluate(lrlc, ["layer.rank=2"])
     with pytest.raises(InputError, match="'mnist'"):
         evaluate(lrlc, ["dataset=mnst"])

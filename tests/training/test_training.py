@@ -112,7 +112,7 @@ def test_seeds_that_do_not_fit_at_once_train_in_the_largest_groups_that_do(
     clock = CompileClock()
     at_once = run()
     assert at_once.seeds_at_once == count
-    assert clock.programs <= 2  # the test, and the epoch once, after a question for its memory
+    assert clock.programs <= 4  # 3 evaluations, and the epoch once, after a question for its memory
     for a, b in zip(one_by_one.epochs, at_once.epochs, strict=True):
         np.testing.assert_allclose(a["train_loss"], b["train_loss"], rtol=2e-3)
     np.testing.assert_allclose(one_by_one.test["test_loss"], at_once.test["test_loss"], rtol=1e-2)
@@ -185,11 +185,13 @@ def test_evaluation_counts_every_example_once(start, dataset):
     predicted = jnp.argmax(logits, axis=1).astype(labels.dtype)
     program = jax.jit(evaluate, static_argnums=0)
     for count in (1, 512, 513):
-        metrics = program(graphdef, state, Examples(images[:count], labels[:count]), SCALING)
+        examples = Examples(images[:count], labels[:count])
+        metrics, correct = program(graphdef, state, examples, SCALING)
+        np.testing.assert_array_equal(correct, (predicted == labels)[:count])
         assert float(metrics["loss"]) == pytest.approx(float(losses[:count].mean()), rel=1e-5)
         right = float((predicted == labels)[:count].mean())
         assert float(metrics["accuracy"]) == pytest.approx(right, abs=1e-6)
-        perfect = program(graphdef, state, Examples(images[:count], predicted[:count]), SCALING)
+        perfect, _ = program(graphdef, state, Examples(images[:count], predicted[:count]), SCALING)
         assert float(perfect["accuracy"]) == 1
 
 
@@ -251,7 +253,8 @@ def test_a_metric_is_one_function(tmp_path, dataset, data, monkeypatch):
     names = ["loss", "accuracy", "second", "margin"]
     in_epochs = [f"{split}_{name}" for split in ("train", "validation") for name in names]
     assert [list(metrics) for metrics in (*seen, *history.epochs)] == [in_epochs] * 4
-    assert list(history.test) == [f"test_{name}" for name in names]
+    at_end = [f"{split}_{name}" for split in ("train_at_end", "test") for name in names]
+    assert list(history.test) == at_end
     np.testing.assert_equal(seen, list(history.epochs))
     for found, expected in zip(values(history), values(plain), strict=True):
         for name, value in expected.items():
