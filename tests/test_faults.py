@@ -3,6 +3,7 @@
 LRLC_JAX_KILLS is the number of kills of a study (`make test-all ARGS="-k random"`).
 """
 
+import collections
 import json
 import os
 import pathlib
@@ -14,8 +15,11 @@ import sys
 import tempfile
 import time
 
+import jax
 import pytest
 
+from lrlc_jax.experiments.record import NAME, read
+from lrlc_jax.experiments.trained import load_weights, predictions
 from tests.commands import TINY, call, command, here, snapshot
 
 KILLS = int(os.environ.get("LRLC_JAX_KILLS", "6"))
@@ -59,13 +63,16 @@ def undisturbed(tmp_path_factory):
 
 
 def assert_equal_records(results, expected):
-    """The same metrics in the records, bitwise."""
-    for path in (expected / "records").iterdir():
-        ours, theirs = (
-            json.loads((r / "records" / path.name).read_text()) for r in (results, expected)
-        )
-        for name in ("run", "seeds", "failed", "epochs", "final", "parameters", "data"):
-            assert ours[name] == theirs[name]
+    """The same metrics in the records, predictions and weights, bitwise."""
+    ours, theirs = (r / "records" for r in (results, expected))
+    assert {path.name for path in ours.iterdir()} == {path.name for path in theirs.iterdir()}
+    for path in theirs.iterdir():
+        if path.suffix == ".json":
+            one, other = (json.loads((f / path.name).read_text()) for f in (ours, theirs))
+            for name in ("run", "seeds", "failed", "epochs", "final", "parameters", "data"):
+                assert one[name] == other[name]
+        else:
+            assert (ours / path.name).read_bytes() == path.read_bytes()
 
 
 def assert_equal(results, expected):
@@ -123,6 +130,76 @@ def test_a_study_killed_at_random_instants_ends_as_an_undisturbed_one(tmp_path, 
     assert f"{RUNS - known} runs trained now, {known} were on record." in output
     assert_equal(results, expected)
     print(f"killed {kills} times; {number + 1} studies finished; {resumed} runs resumed")
+
+
+def by_seed(results):
+    """Metrics, predictions and weights of every seed of a folder with one run."""
+    found = {}
+    for path in sorted((results / "records").glob("*.json")):
+        record = read(path)
+        params, stats = load_weights(path, record)
+        arrays = [*jax.tree.leaves(params), *jax.tree.leaves(stats), *predictions(path).values()]
+        for i, seed in enumerate(record.seeds):
+            assert seed not in found
+            epochs = {name: [row[i] for row in rows] for name, rows in record.epochs.items()}
+            final = {name: values[i] for name, values in record.final.items()}
+            found[seed] = epochs, final, [array[i].tobytes() for array in arrays]
+    return found
+
+
+@pytest.mark.slow
+def test_seeds_added_by_killed_workers_are_those_of_one_undisturbed_run(tmp_path):
+    run = ["layer=lrlc", "layer.rank=2", "network.channels=8", "dataset.train_size=100"]
+    run += ["protocol.epochs=20", "checkpoint.every_epochs=1"]
+    whole, grown = tmp_path / "whole", tmp_path / "grown"
+    for folder in (whole, grown):
+        folder.mkdir()
+    call(whole, "train", *run, "protocol.seeds=10")
+    call(grown, "train", *run, "protocol.seeds=4")
+    chance, kills = random.Random(4), 0
+    while len(by_seed(grown / "results")) < 10 or kills < KILLS:
+        more = [*run, "protocol.seeds=10", "seeds_per_visit=1"]
+        workers = [start(grown, "train", *more) for _ in range(3)]
+        if kills < KILLS:
+            time.sleep(chance.uniform(2, 8))
+            for worker in workers:
+                kill(worker)
+                kills += 1
+        else:
+            answers = [worker.communicate(timeout=300) for worker in workers]
+            assert [worker.returncode for worker in workers] == [0] * 3, answers
+            assert all("seeds 0-9" in out for out, _ in answers)
+    assert kills >= KILLS
+    assert by_seed(grown / "results") == by_seed(whole / "results")
+    assert [path.name for path in (grown / "results").iterdir()] == ["records"]
+
+
+@pytest.mark.slow
+def test_every_run_gets_a_seed_before_any_gets_the_next_though_workers_are_killed(tmp_path):
+    study = ["sweep", *SMALL, "protocol.seeds=3", "seeds_per_visit=1"]
+    results, kills = tmp_path / "results", 0
+
+    def counts():
+        names = [path.name for path in results.glob("records/*.json")]
+        found = collections.Counter(NAME.search(name)[1] for name in names)
+        return [*found.values(), *[0] * (RUNS - len(found))]
+
+    while sum(counts()) < 3 * RUNS:
+        workers = [start(tmp_path, *study) for _ in range(2)]
+        before, killed = sum(counts()), kills >= KILLS
+        while any(worker.poll() is None for worker in workers):
+            seen = counts()
+            # Two workers: each may be in the training of a seed.
+            assert max(seen) - min(seen) <= 2, seen
+            if not killed and sum(seen) > before:
+                for worker in workers:
+                    kill(worker)
+                    kills += 1
+                break
+            time.sleep(0.01)
+        else:
+            assert [worker.returncode for worker in workers] == [0, 0]
+    assert max(counts()) == min(counts()) == 3
 
 
 @pytest.mark.slow
