@@ -90,7 +90,7 @@ def test_a_killed_run_goes_on_from_its_checkpoint_to_the_same_metrics(tmp_path, 
     run = ["layer=conv", "network.channels=4", *TINY, "protocol.epochs=150"]
     run += ["checkpoint.every_epochs=1"]
     worker = start(tmp_path / "killed", "train", *run)
-    while not list(tmp_path.glob("killed/results/unfinished/*/checkpoints/*.npz")):
+    while not list(tmp_path.glob("killed/results/unfinished/*/*/checkpoints/*.npz")):
         assert worker.poll() is None, worker.communicate()
         time.sleep(0.02)
     kill(worker)
@@ -193,12 +193,13 @@ def test_every_run_gets_a_seed_before_any_gets_the_next_though_workers_are_kille
             assert max(seen) - min(seen) <= 2, seen
             if not killed and sum(seen) > before:
                 for worker in workers:
-                    kill(worker)
+                    os.killpg(worker.pid, signal.SIGKILL)
                     kills += 1
                 break
             time.sleep(0.01)
-        else:
-            assert [worker.returncode for worker in workers] == [0, 0]
+        answers = [worker.communicate() for worker in workers]
+        if killed:
+            assert [worker.returncode for worker in workers] == [0, 0], answers
     assert max(counts()) == min(counts()) == 3
 
 
@@ -255,7 +256,7 @@ def test_a_full_disk_gets_a_sentence_and_loses_no_record(tmp_path, undisturbed):
         pytest.skip("this system does not let us mount a small disk")
     sweep = " ".join(f"'{part}'" for part in command("sweep", *SMALL, f"results_dir={disk}"))
     script = f"""
-        mount -t tmpfs -o size=12k none {disk}
+        mount -t tmpfs -o size=1500k none {disk}
         {sweep} > {tmp_path}/out1 2> {tmp_path}/err1; echo $? > {tmp_path}/status1
         ls {disk}/records > {tmp_path}/left
         mount -o remount,size=16m {disk}
@@ -268,9 +269,10 @@ def test_a_full_disk_gets_a_sentence_and_loses_no_record(tmp_path, undisturbed):
     assert "Traceback" not in error
     assert error.strip().splitlines()[-1].startswith("error: ")
     assert "No space left on device" in error
-    done = (tmp_path / "left").read_text().split()
-    assert len(done) < RUNS
-    assert all(not name.startswith(".") for name in done)
+    left = (tmp_path / "left").read_text().split()
+    done = [name for name in left if name.endswith(".json")]
+    assert 0 < len(done) < RUNS
+    assert all(not name.startswith(".") for name in left)
     assert (tmp_path / "status2").read_text().strip() == "0", (tmp_path / "err2").read_text()
     assert f"{RUNS - len(done)} runs trained now" in (tmp_path / "out2").read_text()
     assert_equal(tmp_path / "results", expected)

@@ -27,15 +27,16 @@ def canonical(config: Config, fingerprint: str, train_size: int) -> dict[str, An
     fingerprint covers the split. Equivalent layers have the same form.
     """
     data = config.dataset
-    translated = ("translate", "translate_train") if data.translate is not None else ()
+    changes = ("translate", "translate_train") if data.translate is not None else ()
+    changes += ("shift",) if any(data.shift or ()) else ()
     return {
         "training": TRAINING_VERSION,
         "dataset": {
             "name": data.name,
             "fingerprint": fingerprint,
             "train_size": train_size,
-            **untranslated(),
-            **{name: getattr(data, name) for name in translated},
+            **unchanged(),
+            **{name: getattr(data, name) for name in changes},
         },
         "layer": config.layer.simplest().canonical(),
         "network": config.network.canonical(),
@@ -43,10 +44,10 @@ def canonical(config: Config, fingerprint: str, train_size: int) -> dict[str, An
     }
 
 
-def untranslated() -> dict[str, Any]:
-    """The settings of data without translation."""
+def unchanged() -> dict[str, Any]:
+    """The settings of data as they are published."""
     default = SECTIONS["dataset"]()
-    return {name: getattr(default, name) for name in ("translate", "translate_train")}
+    return {name: getattr(default, name) for name in ("shift", "translate", "translate_train")}
 
 
 def identity(run: Mapping[str, Any]) -> str:
@@ -60,7 +61,7 @@ def changed(run: Mapping[str, Any]) -> dict[str, Any]:
     Names and data are always included.
     """
     defaults: dict[str, Mapping[str, Any]] = {
-        "dataset": untranslated(),
+        "dataset": unchanged(),
         "network": SECTIONS["network"]().canonical(),
         "protocol": SECTIONS["protocol"]().canonical(),
     }
@@ -105,7 +106,7 @@ def _completed(run: str) -> str:
     return json.dumps(
         found
         | {
-            "dataset": untranslated() | found["dataset"],
+            "dataset": unchanged() | found["dataset"],
             "layer": layer.simplest().canonical() | unknown(type(layer), found["layer"]),
         }
         | {
