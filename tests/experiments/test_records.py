@@ -22,7 +22,7 @@ from lrlc_jax.training.train import PAPER_PROTOCOL, ProtocolConfig
 from tests.conftest import ROOT
 from tests.experiments.examples import example, pool
 
-OLD = ROOT / "tests" / "golden" / "records_of_schema_1"
+OLD = ROOT / "tests" / "experiments" / "records_of_schema_1"
 
 
 def run_of(**changes):
