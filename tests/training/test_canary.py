@@ -92,13 +92,16 @@ def training(case):
 
 
 def optimizer():
-    """Parameters after some steps, for gradients around the size of Adam's epsilon and larger."""
+    """Parameters after some steps, for gradients around the size of Adam's epsilon and larger.
+
+    The steps are as large as the parameters, so that small changes of the optimiser count.
+    """
     gradients = 10.0 ** jnp.arange(-9, 1)
-    chain = make_optimizer(Schedule(*map(jnp.float32, (0.01, 2, 6))))
-    params = jnp.zeros_like(gradients)
+    chain = make_optimizer(Schedule(*map(jnp.float32, (1, 2, 20))))
+    params = jnp.ones_like(gradients)
     state = chain.init(params)
-    for step in range(6):
-        updates, state = chain.update(gradients * (1 + step), state, params)
+    for step in range(20):
+        updates, state = chain.update(gradients * np.cos(step), state, params)
         params += updates
     return {"params": np.asarray(params)}
 
