@@ -27,7 +27,7 @@ from tests.commands import quick_compilation
 from tests.golden import FOLDER
 
 PATH = FOLDER / "canary.json"
-RENEW = "then write new values by `python -m tests.training.test_canary`"
+RENEW = "write new values by `python -m tests.training.test_canary`"
 
 # Allowed differences: relative to the largest number of an array, and absolute. Other processors
 # round differently, by up to 4e-6 of a value. Rarely that moves an input of a ReLU over zero, which
@@ -161,7 +161,7 @@ def test_training_computes_the_stored_values(stored, case):
         pytest.skip(f"the stored values were computed on a CPU with {stored['versions']}")
     if found := changes(stored["values"].get(case, {}), compute(case)):
         pytest.fail(
-            f"Training has changed: raise TRAINING_VERSION if that is intended, {RENEW}.\n"
+            f"Training has changed: raise TRAINING_VERSION if that is intended, then {RENEW}.\n"
             + "\n".join([case, *found])
         )
 
