@@ -147,7 +147,7 @@ def test_a_study_completes_the_runs_of_a_multirun_and_is_trained_once(tmp_path):
     here(tmp_path, "train", "-m", "layer=lrlc", "layer.at=1,3", "layer.rank=2", *TINY)
     results = tmp_path / "results"
     names = sorted(path.name for path in (results / "records").glob("*.json"))
-    assert [name.rsplit("-", 2)[0] for name in names] == [
+    assert [name.split("-seeds")[0].rpartition("-")[0] for name in names] == [
         "digits-lrlc-at1-rank2",
         "digits-lrlc-at3-rank2",
     ]

@@ -101,7 +101,10 @@ def test_the_papers_network_and_protocol_are_the_papers():
         "batch_size": 512,
         "learning_rate": 0.01,
         "seeds": 10,
+        "first_seed": 0,
         "data_parallel": 1,
+        "adam_epsilon": 1e-8,
+        "weight_decay": 0.0,
     }
 
 

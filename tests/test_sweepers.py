@@ -154,7 +154,7 @@ def test_a_single_run_does_not_search(tmp_path, search):
 def test_a_search_of_runs_maximises_the_mean_validation_accuracy(tmp_path):
     arguments = ["-m", *GRID, "layer.rank=1,2", *TINY]
     call(tmp_path, "train", *arguments)
-    records = [json.loads(p.read_text()) for p in (tmp_path / "results" / "records").iterdir()]
+    records = [json.loads(p.read_text()) for p in (tmp_path / "results" / "records").glob("*.json")]
     means = {
         record["run"]["layer"]["rank"]: statistics.fmean(record["final"]["validation_accuracy"])
         for record in records

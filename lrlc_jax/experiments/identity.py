@@ -27,8 +27,8 @@ def canonical(config: Config, fingerprint: str, train_size: int) -> dict[str, An
     fingerprint covers the split. Equivalent layers have the same form.
     """
     data = config.dataset
-    changes = ("translate", "translate_train") if data.translate is not None else ()
-    changes += ("shift",) if any(data.shift or ()) else ()
+    changes = ["translate", "translate_train"] if data.translate is not None else []
+    changes += ["shift"] if any(data.shift or ()) else []
     return {
         "training": TRAINING_VERSION,
         "dataset": {
