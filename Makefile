@@ -33,6 +33,10 @@ tables: $(VENV)/with-experiments ## Rebuild tables and figures from the records 
 reproduce: $(VENV)/with-experiments ## Repeat the run of RECORD and compare the metrics
 	$(RUN) scripts/reproduce.py $(if $(RECORD),"$(RECORD)") $(ARGS)
 
+.PHONY: evaluate
+evaluate: $(VENV)/with-experiments ## Compute the test metrics of RECORD again from its weights
+	$(RUN) scripts/evaluate.py $(if $(RECORD),"$(RECORD)") $(ARGS)
+
 .PHONY: data
 data: $(VENV)/with-experiments ## Prepare DATASET once for all later runs
 	$(RUN) scripts/prepare_data.py dataset=$(DATASET) $(ARGS)

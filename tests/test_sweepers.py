@@ -156,7 +156,9 @@ def test_a_search_of_runs_maximises_the_mean_validation_accuracy(tmp_path):
     call(tmp_path, "train", *arguments)
     records = [json.loads(p.read_text()) for p in (tmp_path / "results" / "records").glob("*.json")]
     means = {
-        record["run"]["layer"]["rank"]: statistics.fmean(record["final"]["validation_accuracy"])
+        record["run"]["layer"].get("rank", 1): statistics.fmean(
+            record["final"]["validation_accuracy"]
+        )
         for record in records
     }
     found = best(tmp_path)

@@ -8,6 +8,7 @@ statistics. The first axis of each array is that of the record's seeds. Nothing 
 import dataclasses
 import hashlib
 import pathlib
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -18,14 +19,15 @@ from safetensors import SafetensorError, numpy, safe_open
 from lrlc_jax.errors import InputError
 from lrlc_jax.experiments import record as records
 from lrlc_jax.experiments.identity import known, layer_of
-from lrlc_jax.experiments.record import Record
+from lrlc_jax.experiments.record import Record, Run
 from lrlc_jax.files import sha256_of, write_atomically
 from lrlc_jax.networks import Network, NetworkConfig, NetworkFactory, State, split
-from lrlc_jax.progress import in_ranges
+from lrlc_jax.progress import counted, in_ranges
 from lrlc_jax.training.metrics import Array, History
 
 PREDICTIONS, WEIGHTS = KINDS = ("predictions", "weights")
 SMALL_RUN = 32 * 2**20  # bytes; by default the weights of larger runs are not kept
+SHOWN = 3  # names of files in a sentence
 PARTS = ("params", "stats")  # parameters, moving statistics
 
 
@@ -84,13 +86,32 @@ def files_beside(path: pathlib.Path) -> list[pathlib.Path]:
     return [path, *(file for kind in KINDS if (file := file_of(path, kind)).exists())]
 
 
-def problem(path: pathlib.Path, record: Record, kind: str) -> str:
-    """``missing`` or ``damaged`` for a file beside a record; empty if it is as it was written."""
+def problem(path: pathlib.Path, record: Record, kind: str, *, quick: bool = False) -> str:
+    """``missing`` or ``damaged`` for a file beside a record; empty if it is as it was written.
+
+    With ``quick`` only its size is compared, not its checksum.
+    """
     file, described = file_of(path, kind), record.files[kind]
     if not file.exists():
         return "missing"
-    intact = file.stat().st_size == described["bytes"] and sha256_of(file) == described["sha256"]
-    return "" if intact else "damaged"
+    if file.stat().st_size != described["bytes"]:
+        return "damaged"
+    return "" if quick or sha256_of(file) == described["sha256"] else "damaged"
+
+
+def problems(runs: Iterable[Run]) -> list[str]:
+    """A sentence for each kind of files that are missing or damaged; weights by their size only."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for run in runs:
+        for path, record in zip(run.paths, run.records, strict=True):
+            for kind in record.files:
+                if reason := problem(path, record, kind, quick=kind == WEIGHTS):
+                    found.setdefault((kind, reason), []).append(file_of(path, kind).name)
+    return [
+        f"{counted(len(names), 'file')} of {kind} {reason}: {', '.join(names[:SHOWN])}"
+        + (", ..." if len(names) > SHOWN else "")
+        for (kind, reason), names in found.items()
+    ]
 
 
 def verified(path: pathlib.Path, record: Record, kind: str) -> pathlib.Path:

@@ -5,6 +5,7 @@ import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 
 from lrlc_jax.errors import InputError, one_of
+from lrlc_jax.experiments import trained
 from lrlc_jax.experiments.config import StudyConfig
 from lrlc_jax.experiments.identity import canonical
 from lrlc_jax.experiments.record import Run, read_records
@@ -33,7 +34,8 @@ class Report:
         tables: by file name without extension.
         requested: tables of the command's own runs.
         files: all written files.
-        problems: a line for each missing or failed run of a table.
+        problems: a line for each missing or failed run of a table, and for missing or damaged
+            predictions and weights, which tables do not need.
         conflicts: a line for each run with conflicting records.
     """
 
@@ -74,7 +76,13 @@ def build(
     for entry in entries:
         requested.setdefault(entry.study.name, set()).add(entry.job.identity)
 
-    report = Report({}, {}, [], [], [f"CONFLICT: {line}" for line in records.sentences])
+    report = Report(
+        {},
+        {},
+        [],
+        trained.problems(records.runs.values()),
+        [f"CONFLICT: {line}" for line in records.sentences],
+    )
     contents: dict[pathlib.Path, str | bytes] = {
         root / "tables" / "all-runs.md": tables.markdown(tables.all_runs(records))
     }
