@@ -17,7 +17,7 @@ def test_the_table_is_the_published_one():
 
 
 def test_every_file_that_it_names_exists():
-    for path in re.findall(r"\]\(((?!http|#)[^)]+)\)", README):
+    for path in re.findall(r"\]\(((?!http|#)[^)#]+)", README):
         assert (ROOT / path).exists(), path
     for path in re.findall(r"(?:configs|scripts|lrlc_jax)/[\w/]+\.(?:py|yaml)", README):
         assert (ROOT / path).exists(), path

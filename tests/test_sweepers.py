@@ -25,6 +25,12 @@ from lrlc_jax.signals import Stopped, stoppable, wait
 os.environ.setdefault("COMMAND", str(os.getpid()))
 
 def task(values, overrides):
+    try:
+        return job(values)
+    except Stopped:
+        return None
+
+def job(values):
     x = values["x"]
     results = pathlib.Path(values["results_dir"])
     (results / f"job {x}").touch()
@@ -34,12 +40,9 @@ def task(values, overrides):
     if x in values["fails"]:
         raise RunError(f"{x} failed.")
     if x == values["signals"]:
-        try:
-            with stoppable():
-                os.kill(int(os.environ["COMMAND"]), signal.SIGTERM)
-                wait(lambda: time.sleep(60))
-        except Stopped:
-            return None
+        with stoppable():
+            os.kill(int(os.environ["COMMAND"]), signal.SIGTERM)
+            wait(lambda: time.sleep(60))
     return None if values["valueless"] else -float(x - 3) ** 2
 
 run_command(task, pathlib.Path(sys.argv.pop(1)), "config")
