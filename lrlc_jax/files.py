@@ -92,10 +92,10 @@ def read_values(path: pathlib.Path, kind: str, newest: int, hint: str) -> dict[s
         values = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"{kind} {path} cannot be read ({error.strerror or error}).") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{kind} {path} is not valid JSON ({error}); {hint}.") from None
     schema = values.get("schema") if isinstance(values, dict) else None
-    if not isinstance(schema, int):
+    if type(schema) is not int:
         raise InputError(f"{path} is not a {kind.lower()} of lrlc_jax (it has no schema); {hint}.")
     if schema > newest:
         raise InputError(

@@ -46,6 +46,7 @@ class TimeLimit:
 
 
 _signalled: list[str] = []  # name of the first signal
+_uninterrupted: list[bool] = []  # not empty within :func:`uninterrupted`
 
 
 def signalled() -> bool:
@@ -88,7 +89,8 @@ def stoppable() -> Iterator[None]:
     def stop(number: int, frame: FrameType | None) -> None:
         remember(number, frame)  # first: a FORWARDED signal in between would kill the process
         handle(dict.fromkeys(before, signal.SIG_DFL))
-        raise Stopped(_signalled[0])
+        if not _uninterrupted:
+            raise Stopped(_signalled[0])
 
     handle(dict.fromkeys(before, stop))
     try:
@@ -97,6 +99,18 @@ def stoppable() -> Iterator[None]:
         yield
     finally:
         handle(before)
+
+
+@contextlib.contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Context in which a first signal does not interrupt; :class:`Stopped` is raised at its end."""
+    _uninterrupted.append(True)
+    try:
+        yield
+    finally:
+        _uninterrupted.pop()
+    if _signalled:
+        raise Stopped(_signalled[0])
 
 
 @contextlib.contextmanager

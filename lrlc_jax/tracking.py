@@ -112,7 +112,7 @@ class Tracker:
     def known_run(
         self, config: "Config", run_id: str, run: "Run", files: Sequence[pathlib.Path]
     ) -> None:
-        """Instead of all of these, for a run that is not trained since it is on record."""
+        """A run whose seeds are all on record, trained now or earlier."""
 
     def stop(self) -> None:
         """Early end of the work; an unfinished run continues later."""
@@ -153,7 +153,7 @@ class WandbTracker(Tracker):
         self.mode = mode_of(config.tracker)
         folder = pathlib.Path(os.environ.get("WANDB_DIR") or config.results_dir)
         self.folder = str(folder.expanduser())
-        self.broken = False
+        self.broken = self.finished = False
         self.run: Any = None
         self.run_id, self.seeds = "", tuple[int, ...]()
 
@@ -208,6 +208,8 @@ class WandbTracker(Tracker):
     ) -> None:
         """Start a W&B run; a later process resumes it online, or repeats its epochs offline."""
         self.run_id, self.seeds = self.prefix + run_id, tuple(seeds)
+        if of_sweep() and self.seeds != config.protocol.seed_numbers:
+            return  # the agent's one run gets all seeds at the end, by `known_run`
         settings = {
             "dataset": dataclasses.asdict(config.dataset),
             "layer": config.layer.canonical(),
@@ -229,7 +231,8 @@ class WandbTracker(Tracker):
     @guarded
     def epoch(self, epoch: int, metrics: Mapping[str, Any]) -> None:
         """Log each metric of each seed, and the mean over seeds."""
-        if epoch < self.run.starting_step:  # W&B has it: it resumed the run, which it does online
+        # W&B has earlier steps of a run that it resumed, which it does online.
+        if self.run is None or epoch < self.run.starting_step:
             return
         values: dict[str, float] = {"epoch": epoch}
         for name, by_seed in metrics.items():
@@ -243,6 +246,8 @@ class WandbTracker(Tracker):
         """Log the final means and the data, and each file as an artifact."""
         import wandb  # noqa: PLC0415
 
+        if self.run is None:
+            return
         for name, by_seed in record.final.items():
             known = [value for value in by_seed if value is not None]
             if len(known) == len(by_seed):
@@ -253,19 +258,20 @@ class WandbTracker(Tracker):
         self.run.config.update({"identity": record.identity, "data": data}, allow_val_change=True)
         for path in files:
             kind = TYPES.get("".join(path.suffixes[-2:]), "file")
-            artifact = wandb.Artifact(f"{kind}-{self.run_id}", type=kind)
+            name = path.name.partition(".")[0]
+            artifact = wandb.Artifact(f"{kind}-{name}"[:NAME_LENGTH], type=kind)
             # The files never change: W&B needs no copy until it uploads them.
             artifact.add_file(str(path.resolve()), policy="immutable")
             self.run.log_artifact(artifact)
         self.run.finish()
-        self.run = None
+        self.run, self.finished = None, True
 
     @guarded
     def known_run(
         self, config: "Config", run_id: str, run: "Run", files: Sequence[pathlib.Path]
     ) -> None:
-        """In a sweep, log a run on record like a trained one: its agent waits for the metric."""
-        if of_sweep():
+        """In a sweep, log the run, unless that is done: its agent waits for the metric."""
+        if of_sweep() and not self.finished:
             by_epoch = zip(*(np.array(v, float) for v in run.epochs.values()), strict=True)
             epochs = [dict(zip(run.epochs, values, strict=True)) for values in by_epoch]
             self.start_run(config, run_id, run.seeds, epochs)

@@ -55,7 +55,7 @@ def sweep(values: dict[str, Any], overrides: list[str]) -> None:
         print("\n".join(str(path) for path in report.files))
         for conflict in report.conflicts:
             print(conflict, file=sys.stderr)
-        known = len(outcome.done) - len(outcome.trained)
+        known = sum(run.identity not in outcome.trained for run in outcome.done)
         # Equal outputs of several workers are printed once; this line differs between them.
         count = sys.stdout if worker is None else sys.stderr
         print(f"{len(outcome.trained)} runs trained now, {known} were on record.", file=count)

@@ -1,6 +1,5 @@
 """Train one network on a data set from several seeds, and write its record (``--help``)."""
 
-import dataclasses
 import pathlib
 from typing import Any
 
@@ -29,15 +28,13 @@ def train(values: dict[str, Any], overrides: list[str]) -> float | None:
     outcome = execute([job], tracker)
     value: float | None = None
     for run in outcome.done:
-        asked = dataclasses.replace(run, only=frozenset(job.seeds))
+        files = [file for path in run.paths for file in files_beside(path)]
+        tracker.known_run(config, job.name, run, files)
         known = "" if outcome.trained else " (already on record)"
-        if not outcome.trained:
-            files = [file for path in run.paths for file in files_beside(path)]
-            tracker.known_run(config, job.name, asked, files)
-        print(f"{run.label} on {run.data_title}, {named_seeds(asked.seeds)}{known}:")
-        print(f"  {describe(asked)}; {parameters(run)} parameters")
+        print(f"{run.label} on {run.data_title}, {named_seeds(run.seeds)}{known}:")
+        print(f"  {describe(run)}; {parameters(run)} parameters")
         print("\n".join(f"  {path}" for path in run.paths))
-        mean = mean_over_seeds(asked.final["validation_accuracy"])
+        mean = mean_over_seeds(run.final["validation_accuracy"])
         value = None if mean is None else mean.value
     if outcome.ending:
         print(outcome.ending)

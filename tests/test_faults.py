@@ -226,7 +226,10 @@ def test_a_signal_keeps_finished_epochs_and_exits_0(tmp_path, number):
     out, error = worker.communicate(timeout=60)
     assert worker.returncode == 0, error
     assert time.monotonic() - begun < 5
-    assert f"stopped ({number.name}): 0 of 1 runs are done, 1 left, Convolution is kept" in out
+    assert (
+        f"stopped ({number.name}): 0 of 1 runs are done (0 of 2 seeds), 1 left, Convolution is kept"
+        in out
+    )
     kept = int(out.partition("is kept after epoch ")[2].split()[0])
     assert kept > 0
     worker = start(tmp_path, "train", *LONG)
@@ -240,7 +243,10 @@ def test_a_signal_keeps_finished_epochs_and_exits_0(tmp_path, number):
 def test_a_used_up_time_box_starts_nothing_and_exits_0(tmp_path):
     study = ["sweep", "study.runs=[{layer:conv}]", *TINY, "network.channels=4"]
     answer = here(tmp_path, *study, "budget_minutes=0")
-    assert "stopped (budget_minutes=0 is used up): 0 of 1 runs are done, 1 left" in answer.stdout
+    assert (
+        "stopped (budget_minutes=0 is used up): 0 of 1 runs are done (0 of 2 seeds), 1 left"
+        in answer.stdout
+    )
     assert not list((tmp_path / "results" / "records").iterdir())
     here(tmp_path, *study)
     answer = here(tmp_path, *study, "budget_minutes=0")

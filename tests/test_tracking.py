@@ -447,8 +447,15 @@ def test_a_run_on_record_counts_in_a_sweep_and_nowhere_else(tmp_path, monkeypatc
     assert not (tmp_path / "wandb").exists()
     for name, value in {"SWEEP_ID": "sweep7", "RUN_ID": "chosen8", "MODE": "offline"}.items():
         monkeypatch.setenv(f"WANDB_{name}", value)
-    tracker = make_tracker(config(tmp_path))
-    tracker.known_run(config(tmp_path), RUN_ID, record, files_of(record, tmp_path))
+    three = config(tmp_path, protocol=ProtocolConfig(seeds=3))
+    tracker = make_tracker(three)
+    # A part of the seeds, trained now: the agent's one run gets all of them at the end.
+    tracker.start_run(three, RUN_ID, [2])
+    tracker.epoch(1, {name: values[:1] for name, values in metrics().items()})
+    tracker.finish_run(example(seeds=[2], validation=(0.1,), test=(0.1,)), [])
+    assert not offline(tmp_path)
+    for _ in range(2):  # once, however often
+        tracker.known_run(three, RUN_ID, record, files_of(record, tmp_path))
     assert not tracker.broken
     (run,) = offline(tmp_path)
     assert run.run.run_id == "chosen8"

@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -42,7 +42,7 @@ class DatasetConfig(Schema):
     split: str | None = word("official", "person", default="")
     translate: int | None = whole(None)
     translate_train: str = word("fixed", "fresh")
-    shift: list[int] | None = None
+    shift: Any = None
 
     def check(self) -> None:
         """Refuse values that the data set does not allow.
@@ -55,7 +55,8 @@ class DatasetConfig(Schema):
         one_of(f"dataset.source of {self.name}", self.source, source.readers)
         if self.split is not None and not source.persons:
             one_of(f"dataset.split of {self.name}", self.split, ("official",))
-        if self.shift is not None and [type(number) for number in self.shift] != [int, int]:
+        pair = self.shift if isinstance(self.shift, list | tuple) else ()
+        if self.shift is not None and [type(number) for number in pair] != [int, int]:
             raise InputError(
                 f"dataset.shift is {self.shift}; give rows and columns, such as [2,0]."
             )

@@ -44,7 +44,7 @@ class Work(NamedTuple):
 
 
 class Cost(NamedTuple):
-    """Seconds of a run: once, mostly for compilation, and for each epoch, with all seeds."""
+    """Seconds of a run: once, mostly for compilation, and for each epoch of a seed."""
 
     once: float
     epoch: float
@@ -99,7 +99,7 @@ def forecast(left: Sequence[Job]) -> tuple[float, int]:
             rate = max(0.0, cost.epoch - conv_rate * work.conv) / max(1, work.special)
             for job, work in runs:
                 epoch = conv_rate * work.conv + rate * work.special
-                seconds += cost.once + job.config.protocol.epochs * epoch
+                seconds += cost.once + len(job.seeds) * job.config.protocol.epochs * epoch
     return seconds, len(kinds)
 
 
@@ -181,4 +181,4 @@ def measure(job: Job, work: Work) -> Cost:
     first, *later = np.diff(times)
     epoch = float(np.median(later or [first]))
     once = time.perf_counter() - times[0] - (len(times) - 1) * epoch
-    return Cost(max(0.0, once), epoch * len(job.seeds) / len(part.seeds) / share)
+    return Cost(max(0.0, once), epoch / len(part.seeds) / share)

@@ -1,35 +1,46 @@
 """Compute the test metrics of a record again from its weights, also on other images."""
 
+import dataclasses
 import pathlib
 from collections.abc import Sequence
 
 import jax
 import numpy as np
 from flax import nnx
+from jax.errors import JaxRuntimeError
 
-from lrlc_jax.data import Dataset
-from lrlc_jax.errors import InputError
+from lrlc_jax.data import Dataset, load
+from lrlc_jax.errors import InputError, RunError, one_of
 from lrlc_jax.experiments import record as records
+from lrlc_jax.experiments.config import RunConfig
+from lrlc_jax.experiments.provenance import machine
 from lrlc_jax.experiments.record import Record
-from lrlc_jax.experiments.reproduce import override, settings_of
+from lrlc_jax.experiments.reproduce import override, section_of, settings_of
 from lrlc_jax.experiments.runner import numbers
 from lrlc_jax.experiments.statistics import Mean, in_percent, in_words, mean_over_seeds
-from lrlc_jax.experiments.study import Loader
 from lrlc_jax.experiments.trained import factory_of, load_weights
-from lrlc_jax.networks import split
+from lrlc_jax.networks import check_precision, split
 from lrlc_jax.progress import counted
 from lrlc_jax.training.devices import default_seeds_at_once, enable_cache, fixed_settings, lay_out
 from lrlc_jax.training.metrics import Array, named
 from lrlc_jax.training.step import TrainState
 from lrlc_jax.training.train import DeviceData, evaluations
 
+FREE = ("dataset", "seeds_at_once", "product_way")
+
 
 @fixed_settings()
-def metrics_of(path: pathlib.Path, record: Record, dataset: Dataset) -> dict[str, Array]:
+def metrics_of(
+    path: pathlib.Path, record: Record, dataset: Dataset, config: RunConfig
+) -> dict[str, Array]:
     """Metrics of each seed of a record on the test images of a data set, from the weights.
 
+    ``config`` has the number of seeds at once and the implementation of the products.
+
     Raises:
-        InputError: if the weights are not there or damaged, or for images of another shape.
+        InputError: if the weights are not there or damaged, for images of another shape, or for a
+            precision that the device lacks.
+        RunError: if the device fails, for example out of memory.
     """
     found = [*dataset.image_shape], dataset.num_classes
     expected = record.data["image_shape"], record.data["classes"]
@@ -39,18 +50,23 @@ def metrics_of(path: pathlib.Path, record: Record, dataset: Dataset) -> dict[str
             f"The test images of {dataset.title} have {shapes[0]}; the networks of {path.name} "
             f"were made for {shapes[1]}."
         )
+    check_precision(record.run["network"]["precision"])
     params, stats = load_weights(path, record)
-    build = factory_of(record)
+    build = dataclasses.replace(factory_of(record), way=config.product_way)  # type: ignore[arg-type]
     graphdef, *_ = split(nnx.eval_shape(lambda: build(nnx.Rngs(0))))
-    layout = lay_out(len(record.seeds), record.config.get("data_parallel", 1))
+    layout = lay_out(len(record.seeds))
     each = layout.seeds_each
-    at_once = min(record.config.get("seeds_at_once") or default_seeds_at_once(each), each)
+    at_once = min(config.seeds_at_once or default_seeds_at_once(each), each)
     seeds = np.asarray(record.seeds, np.uint32)
     states = layout.put(TrainState(seeds, params, stats, ()))  # type: ignore[arg-type]
     data = layout.replicate(DeviceData.put(dataset))
     *_, test = evaluations(data, record.run["protocol"]["epochs"])
-    metrics, _ = test(graphdef, layout, at_once, states)
-    return named(test=layout.get(jax.block_until_ready(metrics)))
+    try:
+        metrics, _ = test(graphdef, layout, at_once, states)
+        return named(test=layout.get(jax.block_until_ready(metrics)))
+    except (JaxRuntimeError, MemoryError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise RunError(f"{record.label} could not be evaluated: {reason}.") from error
 
 
 def evaluate(path: pathlib.Path, overrides: Sequence[str] = ()) -> list[str]:
@@ -58,14 +74,17 @@ def evaluate(path: pathlib.Path, overrides: Sequence[str] = ()) -> list[str]:
 
     Args:
         path: file of the record.
-        overrides: ``name=value`` with settings of the data, for other images of the same shape.
+        overrides: ``name=value`` with settings of the data, for other images of the same shape; or
+            ``seeds_at_once`` and ``product_way``.
 
     Raises:
         InputError: for a bad record, weights or override, or other data without an override.
     """
     record = records.read(path)
-    config = override(settings_of(record), overrides, free=("dataset",))
-    dataset = Loader().job(config).dataset
+    for given in overrides:
+        one_of("setting of an evaluation", section_of(given), FREE)
+    config = override(settings_of(record, machine()["device"]), overrides, free=FREE)
+    dataset = load(config.dataset)
     same = dataset.fingerprint == record.run["dataset"]["fingerprint"]
     if not (same or overrides):
         raise InputError(
@@ -73,7 +92,7 @@ def evaluate(path: pathlib.Path, overrides: Sequence[str] = ()) -> list[str]:
             "dataset.source and dataset.path, or dataset.cache_dir for prepared data."
         )
     enable_cache()
-    metrics = metrics_of(path, record, dataset)
+    metrics = metrics_of(path, record, dataset, config)
     lost = np.array([str(seed) in record.failed for seed in record.seeds])
     again = {name: numbers(values, lost) for name, values in metrics.items()}
     lines = [
@@ -85,7 +104,7 @@ def evaluate(path: pathlib.Path, overrides: Sequence[str] = ()) -> list[str]:
         mean = mean_over_seeds(values)
         text = "FAILED" if mean is None else formatted(name, mean)
         recorded = record.final.get(name)
-        if same and recorded is not None:
+        if same and mean and recorded is not None:
             text += "; equal to the record" if values == recorded else "; DIFFERENT FROM THE RECORD"
         lines.append(f"  {in_words(name)}: {text}")
     return lines
@@ -96,4 +115,4 @@ def formatted(metric: str, mean: Mean) -> str:
     if metric.endswith("accuracy"):
         return in_percent(mean)
     error = mean.standard_error
-    return f"{mean.value:.4f}" + ("" if error is None else f" ± {error:.4f}")
+    return f"{mean.value:.4f}" + (" (one seed)" if error is None else f" ± {error:.4f}")

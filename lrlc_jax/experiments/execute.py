@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from lrlc_jax.errors import RunError
 from lrlc_jax.experiments import record as records
@@ -22,11 +22,12 @@ from lrlc_jax.experiments.claims import (
 from lrlc_jax.experiments.record import Run
 from lrlc_jax.experiments.runner import Runner
 from lrlc_jax.experiments.study import Job
-from lrlc_jax.progress import Progress, counted
-from lrlc_jax.signals import Stopped, TimeLimit, stoppable
+from lrlc_jax.progress import Progress, counted, in_ranges, named_seeds
+from lrlc_jax.signals import Stopped, TimeLimit, stoppable, uninterrupted
 from lrlc_jax.tracking import Tracker
 
 LOOK_EVERY = 2.0  # seconds between two searches for records of other workers
+LONGEST_NAME = 200  # characters of seeds in the name of a folder
 
 
 @dataclasses.dataclass
@@ -49,11 +50,16 @@ class Outcome:
     stopped: str | None = None
     kept: str | None = None
 
-    def look_up(self) -> None:
-        """Read the records of runs that lack seeds; other workers may have written some."""
-        for job in self.pending:
-            if run := records.find(job.identity, job.config.results_dir):
-                self.runs[job.identity] = run
+    def look_up(self, jobs: Sequence[Job] | None = None) -> None:
+        """Read the records of these runs, by default of all pending ones.
+
+        Conflicting records are a problem of their run.
+        """
+        jobs = self.pending if jobs is None else jobs
+        if jobs:
+            found = records.read_runs([job.identity for job in jobs], jobs[0].config.results_dir)
+            self.runs |= found.runs
+            self.problems |= dict(zip(found.conflicts, found.sentences, strict=True))
 
     def missing(self, job: Job) -> list[int]:
         """Seeds of a run without a record."""
@@ -62,8 +68,12 @@ class Outcome:
 
     @property
     def done(self) -> list[Run]:
-        """Runs with all seeds on record, in their order."""
-        return [self.runs[job.identity] for job in self.jobs if not self.missing(job)]
+        """Runs with all seeds on record, in their order; other seeds are left out."""
+        return [
+            dataclasses.replace(self.runs[job.identity], only=frozenset(job.seeds))
+            for job in self.jobs
+            if not self.missing(job)
+        ]
 
     @property
     def pending(self) -> list[Job]:
@@ -79,9 +89,10 @@ class Outcome:
     def refuse_failures(self) -> None:
         """Raise a RunError (exit status 1) with the runs and seeds that failed, if any."""
         failures = [
-            f"{run.label} (seeds {', '.join(run.failed)})"
+            f"{run.label} ({named_seeds(failed)})"
             for job in self.jobs
-            if (run := self.runs.get(job.identity)) and run.failed
+            if (run := self.runs.get(job.identity))
+            and (failed := [seed for seed in job.seeds if str(seed) in run.failed])
         ]
         if failures := [*failures, *self.problems.values()]:
             raise RunError(f"FAILED: {'; '.join(f.rstrip('.') for f in failures)}.")
@@ -97,8 +108,8 @@ class Outcome:
         wanted = sum(len(job.seeds) for job in self.jobs)
         known = wanted - sum(len(self.missing(job)) for job in self.jobs)
         return (
-            f"{why}{len(self.done)} of {len(self.jobs)} runs are done, {left} left{kept} "
-            f"({known} of {counted(wanted, 'seed')}); the same command goes on from here."
+            f"{why}{len(self.done)} of {len(self.jobs)} runs are done ({known} of "
+            f"{counted(wanted, 'seed')}), {left} left{kept}; the same command goes on from here."
         )
 
 
@@ -152,7 +163,7 @@ def train_pending(outcome: Outcome, tracker: Tracker) -> None:
         runner = Runner(outcome.pending, tracker, progress, limit, list(outcome.runs.values()))
         try:
             while outcome.pending:
-                with next_part(outcome) as part:
+                with next_part(outcome, progress.say) as part:
                     progress.expect(progress.done + epochs_left(outcome))
                     if part:
                         train_part(part, runner, outcome)
@@ -179,12 +190,15 @@ def epochs_left(outcome: Outcome) -> int:
 
 
 @contextlib.contextmanager
-def next_part(outcome: Outcome) -> Iterator[Job | None]:
-    """Claim seeds of a pending run for the duration of the context; None if none is free."""
+def next_part(outcome: Outcome, say: Callable[[str], None]) -> Iterator[Job | None]:
+    """Claim seeds of a pending run for the duration of the context; None if none is free.
+
+    ``say`` is called with a sentence if a checkpoint is dropped.
+    """
     results_dir = outcome.jobs[0].config.results_dir
     with contextlib.ExitStack() as stack:
         with choosing(results_dir) as alone:
-            part = choose(outcome) if alone else None
+            part = choose(outcome, say) if alone else None
             if part:
                 folder = part_folder(results_dir, part.identity, part.seeds)
                 if not stack.enter_context(claim(folder)):
@@ -192,40 +206,64 @@ def next_part(outcome: Outcome) -> Iterator[Job | None]:
         yield part
 
 
-def choose(outcome: Outcome) -> Job | None:
+def choose(outcome: Outcome, say: Callable[[str], None]) -> Job | None:
     """A pending run with the seeds to train next; no other worker chooses at the same time.
 
     With ``seeds_per_visit`` it is the run with the fewest seeds on record or in training, so that
     all runs get a seed before any gets the next one; else the first run with free seeds, with all
-    of them. The checkpoint of a stopped worker is resumed with its seeds.
+    of them.
     """
     pending = outcome.pending
-    found = {job.identity: parts(job.config.results_dir, job.identity) for job in pending}
-    in_training = {
-        identity: {seed for folder, seeds in of_run.items() if busy(folder) for seed in seeds}
-        for identity, of_run in found.items()
-    }
+    in_training = {job.identity: seeds_in_training(job) for job in pending}
     # Afterwards: a worker writes its record before it releases its part.
     outcome.look_up()
     free = {
         job.identity: [s for s in outcome.missing(job) if s not in in_training[job.identity]]
-        for job in pending
+        for job in outcome.pending
     }
-    candidates = [job for job in pending if free[job.identity]]
+    candidates = [job for job in outcome.pending if free[job.identity]]
     if not candidates:
         return None
     job, each = candidates[0], candidates[0].config.seeds_per_visit
     if each:
         job = min(candidates, key=lambda job: len(job.seeds) - len(free[job.identity]))
-    run, seeds = outcome.runs.get(job.identity), free[job.identity]
-    for folder, stopped in found[job.identity].items():
-        if in_training[job.identity].isdisjoint(stopped):
-            checkpoints = folder / CHECKPOINTS
-            if (run and not {*stopped}.isdisjoint(run.places)) or not checkpoints.is_dir():
-                clear(folder)
-            elif {*stopped} <= {*seeds}:
-                return dataclasses.replace(job, seeds=stopped)
-    return dataclasses.replace(job, seeds=tuple(seeds[:each]))
+    seeds = stopped_part(job, outcome.runs.get(job.identity), free[job.identity], say)
+    return dataclasses.replace(job, seeds=seeds or nameable(free[job.identity][:each]))
+
+
+def seeds_in_training(job: Job) -> set[int]:
+    """Seeds of a run that living workers train."""
+    found = parts(job.config.results_dir, job.identity)
+    return {seed for folder, seeds in found.items() if busy(folder) for seed in seeds}
+
+
+def stopped_part(
+    job: Job, run: Run | None, free: Sequence[int], say: Callable[[str], None]
+) -> tuple[int, ...] | None:
+    """The seeds of a checkpoint to resume, if a stopped worker left one with free seeds.
+
+    A checkpoint with a seed that is on record by now is dropped.
+    """
+    for folder, seeds in parts(job.config.results_dir, job.identity).items():
+        if busy(folder):
+            continue
+        checkpoints = any((folder / CHECKPOINTS).glob("*"))
+        recorded = [seed for seed in seeds if run is not None and seed in run.places]
+        if checkpoints and not recorded and not {*seeds}.isdisjoint(free):
+            return seeds
+        if checkpoints and 0 < len(recorded) < len(seeds):
+            lost = f"{job.config.layer.label}, {named_seeds(seeds)}"
+            say(f"The checkpoint of {lost} is dropped: {named_seeds(recorded)} came on record.")
+        if recorded or not checkpoints:
+            clear(folder)
+    return None
+
+
+def nameable(seeds: Sequence[int]) -> tuple[int, ...]:
+    """The first seeds whose ranges fit into the name of a folder."""
+    while len(in_ranges(seeds)) > LONGEST_NAME:
+        seeds = seeds[: len(seeds) // 2]
+    return tuple(seeds)
 
 
 def train_part(part: Job, runner: Runner, outcome: Outcome) -> None:
@@ -236,12 +274,16 @@ def train_part(part: Job, runner: Runner, outcome: Outcome) -> None:
         record, history = runner.run(part, folder / CHECKPOINTS, sum(outcome.parts_left.values()))
     except RunError as error:
         outcome.problems[part.identity] = str(error)
-        runner.say(f"{part.config.layer.label}: FAILED: {error}")
+        runner.say(f"FAILED: {error}")
         return
-    runner.finish(*trained.write(record, history, results_dir))
-    outcome.trained.add(part.identity)
-    outcome.look_up()
-    clear(folder)
+    with uninterrupted():
+        # This worker may have been suspended for so long that another one did its work.
+        outcome.look_up([part])
+        if outcome.missing(part):
+            runner.finish(*trained.write(record, history, results_dir, warn=runner.say))
+            outcome.trained.add(part.identity)
+            outcome.look_up([part])
+        clear(folder)
 
 
 def hosts(jobs: Sequence[Job]) -> str:

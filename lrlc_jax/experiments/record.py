@@ -23,6 +23,7 @@ SCHEMA = 2
 # Metrics that reports need; records may have others.
 EPOCH_METRICS = ("train_loss", "train_accuracy", "validation_loss", "validation_accuracy")
 FINAL_METRICS = (*EPOCH_METRICS, "test_loss", "test_accuracy")
+TIMES = ("wall_seconds", "compile_seconds", "median_epoch_seconds")
 COUNTS = ("train", "train_available", "validation", "test")
 
 # Records that agree in these fields are equal, for any code and machine.
@@ -292,13 +293,10 @@ def _read(path: pathlib.Path, *version: int) -> Record:
     record = Record(**values)
     if not complete(record):
         raise InputError(f"Record {path} lacks metrics or has invalid ones; {hint}.")
-    if schema == 1:
+    if schema == 1:  # its digest is in the file's name only
         named = re.search(rf"-[0-9a-f]{{16}}-([0-9a-f]{{{DIGEST_LENGTH}}})$", path.stem)
-        digest = named[1] if named else record.digest
-        intact = hashed(record.run) == stored
-    else:
-        intact = True
-    if not intact or digest != record.digest:
+        digest = (named[1] if named else record.digest) if hashed(record.run) == stored else None
+    if digest != record.digest:
         raise InputError(f"Record {path} does not match its digest: it was changed; {hint}.")
     try:
         return dataclasses.replace(record, run=completed(upgraded(record.run)))
@@ -324,11 +322,15 @@ def complete(record: Record) -> bool:
             and len({*record.seeds}) == len(failed)
             and all(type(seed) is int for seed in record.seeds)
             and isinstance(record.machine["device"], str)
+            and isinstance(record.config, dict)
+            and all(isinstance(record.time[name], float | int) for name in TIMES)
             and type(record.matched_parameters) in (int, NoneType)
             and type(record.notes) is list
             and all(isinstance(note, str) for note in record.notes)
             and all(isinstance(count, int) for count in counts)
+            and all(kind.isidentifier() for kind in record.files)
             and all(isinstance(file["sha256"], str) for file in record.files.values())
+            and all(isinstance(file["bytes"], int) for file in record.files.values())
             and {*FINAL_METRICS} <= {*record.final}
             and {*EPOCH_METRICS} <= {*record.epochs}
             and all([value is None for value in values] == failed for values in final)
@@ -339,26 +341,34 @@ def complete(record: Record) -> bool:
         return False
 
 
-def agree(one: Record, other: Record) -> bool:
-    """Whether two records of a run are equal where they share seeds, metrics and other values."""
-    if one.parameters != other.parameters or any(
-        one.data[name] != other.data[name] for name in one.data.keys() & other.data.keys()
-    ):
-        return False
-    where = {seed: position for position, seed in enumerate(other.seeds)}
-    shared = [(i, where[seed]) for i, seed in enumerate(one.seeds) if seed in where]
+def values_of(record: Record, position: int, metrics: Iterable[str]) -> list[Any]:
+    """What records of the same seed must agree in: its failure and these metrics."""
+    lost = record.failed.get(str(record.seeds[position]))
+    # A seed that failed is trained on as long as others of its record.
+    rows = [record.epochs.get(name, [])[: lost or None] for name in metrics]
+    final = [record.final[name][position] for name in metrics]
+    return [lost, final, [[row[position] for row in by_epoch] for by_epoch in rows]]
 
-    def values(record: Record, position: int, metrics: Iterable[str]) -> list[Any]:
-        epochs = (record.epochs.get(name, []) for name in metrics)
-        by_epoch = [[row[position] for row in rows] for rows in epochs]
-        # A seed that failed is trained on as long as others of its record.
-        lost = record.failed.get(str(record.seeds[position]))
-        return [lost, [rows[: lost or None] for rows in by_epoch]] + [
-            record.final[name][position] for name in metrics
-        ]
 
-    metrics = sorted(one.final.keys() & other.final.keys())
-    return all(values(one, i, metrics) == values(other, j, metrics) for i, j in shared)
+def disagreeing(
+    files: Sequence[tuple[pathlib.Path, Record]],
+) -> list[pathlib.Path]:
+    """Files of a run that differ in shared metrics of a seed, in the network's size or the data."""
+    odd: set[pathlib.Path] = set()
+    seen: dict[int, tuple[pathlib.Path, Record, int]] = {}
+    first_path, first = files[0]
+    for path, record in files:
+        data = record.data.keys() & first.data.keys()
+        if record.parameters != first.parameters or any(
+            record.data[name] != first.data[name] for name in data
+        ):
+            odd |= {first_path, path}
+        for position, seed in enumerate(record.seeds):
+            other_path, other, place = seen.setdefault(seed, (path, record, position))
+            metrics = sorted(record.final.keys() & other.final.keys())
+            if values_of(record, position, metrics) != values_of(other, place, metrics):
+                odd |= {other_path, path}
+    return sorted(odd)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -378,8 +388,8 @@ class Records:
         """A sentence for each conflict: where the files are, and how to resolve it."""
         return [
             f"{' and '.join(path.name for path in paths)} in {paths[0].parent} have different "
-            "values for the same seeds of one run, which is ignored; move all but one out of the "
-            "folder (`python scripts/reproduce.py RECORD` says which one holds here)."
+            "results of one run, which is ignored; move all but one out of the folder "
+            "(`python scripts/reproduce.py RECORD` says which one holds here)."
             for paths in self.conflicts.values()
         ]
 
@@ -389,16 +399,7 @@ def group(files: Iterable[tuple[pathlib.Path, Record]]) -> Records:
     runs: dict[str, list[tuple[pathlib.Path, Record]]] = {}
     for path, record in files:
         runs.setdefault(record.identity, []).append((path, record))
-    conflicts = {}
-    for name, same in runs.items():
-        odd = {
-            path: None
-            for (a, one), (b, other) in itertools.combinations(same, 2)
-            if not agree(one, other)
-            for path in (a, b)
-        }
-        if odd:
-            conflicts[name] = sorted(odd)
+    conflicts = {name: odd for name, same in runs.items() if (odd := disagreeing(same))}
     pools = {
         name: Run(tuple(record for _, record in same), tuple(path for path, _ in same))
         for name, same in runs.items()
@@ -407,21 +408,26 @@ def group(files: Iterable[tuple[pathlib.Path, Record]]) -> Records:
     return Records(pools, conflicts)
 
 
-def read_files(paths: Iterable[pathlib.Path]) -> Records:
-    """Read and pool record files."""
-    return group((path, read(path)) for path in paths)
+def files_in(results_dir: str | pathlib.Path) -> list[pathlib.Path]:
+    """The record files of a results folder."""
+    return sorted(p for p in folder(results_dir).glob("*.json") if not p.name.startswith("."))
 
 
 def read_records(results_dir: str | pathlib.Path) -> Records:
     """All records of a results folder."""
-    return read_files(sorted(folder(results_dir).glob("*.json")))
+    return group((path, read(path)) for path in files_in(results_dir))
 
 
-def files_of(run_identity: str, results_dir: str | pathlib.Path) -> list[pathlib.Path]:
-    """Files that may have records of a run: all without another identity in their names."""
-    files = sorted(folder(results_dir).glob("*.json"))
-    names = [(NAME.search(path.name), path) for path in files]
-    return [path for name, path in names if name is None or name[1] == run_identity]
+def read_runs(identities: Iterable[str], results_dir: str | pathlib.Path) -> Records:
+    """The records of these runs; files with other identities in their names are not read."""
+    wanted = {*identities}
+    names = [(NAME.search(path.name), path) for path in files_in(results_dir)]
+    files = [path for name, path in names if name is None or name[1] in wanted]
+    found = group((path, read(path)) for path in files)
+    return Records(
+        {name: run for name, run in found.runs.items() if name in wanted},
+        {name: paths for name, paths in found.conflicts.items() if name in wanted},
+    )
 
 
 def find(run_identity: str, results_dir: str | pathlib.Path) -> Run | None:
@@ -430,7 +436,7 @@ def find(run_identity: str, results_dir: str | pathlib.Path) -> Run | None:
     Raises:
         InputError: if a record cannot be read, or records of the run disagree.
     """
-    found = read_files(files_of(run_identity, results_dir))
-    if run_identity in found.conflicts:
-        raise InputError(found.sentences[list(found.conflicts).index(run_identity)])
+    found = read_runs([run_identity], results_dir)
+    if found.conflicts:
+        raise InputError(found.sentences[0])
     return found.runs.get(run_identity)

@@ -68,7 +68,7 @@ def reproduce(path: pathlib.Path, overrides: Sequence[str] = ()) -> tuple[Compar
     if not outcome.done:
         why = "; ".join(outcome.problems.values()) or outcome.ending
         raise RunError(f"No verdict yet: {why.rstrip('.')}.")
-    again = dataclasses.replace(outcome.done[0], only=frozenset(record.seeds))
+    (again,) = outcome.done
     comparison = compare(record, again)
     return comparison, [
         f"{record.label} on {record.data_title}, {counted(len(record.seeds), 'seed')}",
@@ -143,7 +143,7 @@ def override(
             continue  # another data set may need several settings
         changed = parse(settings)
         if identifying(changed) != identifying(config):
-            raise InputError(f"{name} is fixed by the record: it determines the metrics.")
+            raise InputError(f"{name} is fixed by the record.")
         config = changed
     return parse(settings)
 

@@ -35,7 +35,7 @@ class Runner:
     """Trains runs one after another, with shared data on the device and shared compiled programs.
 
     Args:
-        pending: runs without a record.
+        pending: runs that lack seeds.
         tracker: is notified of runs and epochs.
         progress: counts epochs of all pending runs.
         limit: the time limit of this process.
@@ -144,8 +144,8 @@ class Runner:
             self.on_device = job.dataset, layout.replicate(DeviceData.put(job.dataset))
             same = sum(other.dataset is job.dataset for other in self.pending)
             self.progress.say(
-                f"{job.dataset.description}; {counted(same, 'run')} to train, "
-                f"{counted(protocol.seeds, 'seed')} each; records in "
+                f"{job.dataset.description}; {counted(same, 'run')} of "
+                f"{counted(protocol.seeds, 'seed')} to complete; records in "
                 f"{folder(job.config.results_dir)}"
             )
         return self.on_device[1]

@@ -8,7 +8,7 @@ statistics. The first axis of each array is that of the record's seeds. Nothing 
 import dataclasses
 import hashlib
 import pathlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -16,7 +16,7 @@ import numpy as np
 from flax import nnx
 from safetensors import SafetensorError, numpy, safe_open
 
-from lrlc_jax.errors import InputError
+from lrlc_jax.errors import InputError, RunError
 from lrlc_jax.experiments import record as records
 from lrlc_jax.experiments.identity import known, layer_of
 from lrlc_jax.experiments.record import Record, Run
@@ -42,29 +42,46 @@ def keeps_weights(build: NetworkFactory, seeds: int, keep: str | None) -> bool:
 
 
 def write(
-    record: Record, history: History, results_dir: str | pathlib.Path
+    record: Record, history: History, results_dir: str | pathlib.Path, warn: Callable[[str], None]
 ) -> tuple[Record, list[pathlib.Path]]:
-    """Write predictions, weights and then the record; the record, and the files, its own first.
+    """Write predictions, weights, and at last the record.
 
     A process that is killed before the record is written repeats the end of its training, and
-    replaces the other files.
+    replaces the other files. If an equal record is there, nothing is written.
+
+    Args:
+        record: without checksums of the other files.
+        history: the result of its training.
+        results_dir: the results folder.
+        warn: called with a sentence if the weights cannot be written.
+
+    Returns:
+        The record as it is on disk, and its files, from :func:`files_beside`.
 
     Raises:
-        RunError: if a file cannot be written.
+        RunError: if another file cannot be written.
     """
     path = records.folder(results_dir) / record.file_name
+    if path.exists():
+        return records.read(path), files_beside(path)
     packed = {name: np.packbits(bits, axis=1) for name, bits in history.correct.items()}
     contents = {PREDICTIONS: numpy.save(packed)}
     if history.weights is not None:
         contents[WEIGHTS] = numpy.save(flat(history.weights))
     described = {}
     for kind, content in contents.items():
-        write_atomically(file_of(path, kind), content)
+        try:
+            write_atomically(file_of(path, kind), content)
+        except RunError as error:
+            if kind != WEIGHTS:
+                raise
+            warn(f"The weights are not kept: {error}")
+            continue
         digest = hashlib.sha256(content).hexdigest()
         described[kind] = {"sha256": digest, "bytes": len(content)}
     record = dataclasses.replace(record, files=described)
     records.write(record, results_dir)
-    return record, [path, *(file_of(path, kind) for kind in contents)]
+    return record, files_beside(path)
 
 
 def file_of(record: pathlib.Path, kind: str) -> pathlib.Path:
@@ -92,7 +109,7 @@ def problem(path: pathlib.Path, record: Record, kind: str, *, quick: bool = Fals
     With ``quick`` only its size is compared, not its checksum.
     """
     file, described = file_of(path, kind), record.files[kind]
-    if not file.exists():
+    if not file.is_file():
         return "missing"
     if file.stat().st_size != described["bytes"]:
         return "damaged"
@@ -121,8 +138,8 @@ def verified(path: pathlib.Path, record: Record, kind: str) -> pathlib.Path:
         InputError: if the record has none, or if the file is missing or damaged.
     """
     if kind not in record.files:
-        advice = "keep=weights keeps those of large runs" if kind == WEIGHTS else "it is older"
-        raise InputError(f"Record {path} was written without {kind} ({advice}).")
+        advice = "; they are kept for runs below 32 MiB, or with keep=weights" * (kind == WEIGHTS)
+        raise InputError(f"Record {path} has no {kind}{advice}.")
     if reason := problem(path, record, kind):
         raise InputError(
             f"{file_of(path, kind)} is {reason}; copy it again with its record, or train the run "
@@ -193,17 +210,22 @@ def load_weights(
     """
     file = verified(path, record, WEIGHTS)
     _, *states = split(nnx.eval_shape(lambda: factory_of(record)(nnx.Rngs(0))))
-    loaded = []
+    count, loaded = len(record.seeds), []
     with opened(file) as content:
         for part, state in zip(PARTS, states, strict=True):
-            flat_state: Any = [
-                (
-                    path,
-                    variable.replace(content.get_slice("/".join(map(str, (part, *path))))[index]),
-                )
-                for path, variable in nnx.to_flat_state(state)
-            ]
-            loaded.append(nnx.from_flat_state(flat_state))
+            found: list[Any] = []
+            for place, variable in nnx.to_flat_state(state):
+                (expected,) = jax.tree.leaves(variable)
+                name = "/".join(map(str, (part, *place)))
+                array = content.get_tensor(name) if name in content.keys() else None  # noqa: SIM118
+                if (
+                    array is None
+                    or array.shape != (count, *expected.shape)
+                    or array.dtype != expected.dtype
+                ):
+                    raise InputError(f"{file} does not have the weights of its record ({name}).")
+                found.append((place, variable.replace(array[index])))
+            loaded.append(nnx.from_flat_state(found))
     return loaded[0], loaded[1]
 
 

@@ -138,13 +138,14 @@ def overview(study: StudyConfig, entries: Sequence[Entry], runs: Mapping[str, Ru
 
 
 def status(cell: Cell, seeds: Sequence[int]) -> str:
-    """``done``, ``FAILED`` (on record, with failed seeds), ``4 of 10 seeds``, or ``left``."""
-    if cell.run is None:
+    """``done``, ``FAILED`` (with failed seeds), ``left``, or ``(4 of 10 seeds)``."""
+    known = [seed for seed in seeds if cell.run and seed in cell.run.places]
+    if not cell.run or not known:
         return LEFT
-    if cell.run.failed:
-        return FAILED
-    known = sum(seed in cell.run.places for seed in seeds)
-    return DONE if known == len(seeds) else f"{known} of {len(seeds)} seeds" if known else LEFT
+    failed = any(str(seed) in cell.run.failed for seed in known)
+    if len(known) < len(seeds):
+        return f"({len(known)} of {len(seeds)} seeds{f', {FAILED}' * failed})"
+    return FAILED if failed else DONE
 
 
 def ranks_by_status(row: Row, seeds: Sequence[int]) -> str:

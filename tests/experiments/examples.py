@@ -54,7 +54,7 @@ def example(
         code={"version": "0", "revision": None, "dirty": None, "source_sha256": "0"},
         versions={"python": "3"},
         machine={"device": "cpu"},
-        time={"wall_seconds": 1.0},
+        time={"wall_seconds": 1.0, "compile_seconds": 0.5, "median_epoch_seconds": 0.1},
         seeds=seeds,
         failed=failed,
         parameters=1000 + 10 * rank,

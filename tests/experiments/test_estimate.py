@@ -83,8 +83,8 @@ def test_a_measured_part_stands_for_all_steps_and_seeds(monkeypatch):
     monkeypatch.setattr(estimate, "train", train)
     monkeypatch.setattr(estimate.time, "perf_counter", lambda: clock[0])
     (job,) = make_jobs(ConvConfig())
-    assert measure(job, Work(1000, 0)) == Cost(6, 2)
-    assert measure(job, Work(10**10, 0)) == Cost(6, 2 * 4 * 3)
+    assert measure(job, Work(1000, 0)) == Cost(6, pytest.approx(2 / 3))
+    assert measure(job, Work(10**10, 0)) == Cost(6, pytest.approx(2 * 4))
 
 
 def test_a_measurement_trains_and_leaves_nothing_on_disk(tmp_path, monkeypatch):
@@ -123,4 +123,17 @@ def test_a_forecast_measures_each_kind_once_and_scales_the_others(monkeypatch):
     assert measured == [*((name, None) for name in rates), ("conv", 12)]
     assert count == len(measured)
     costs = [cost(*run) for run in runs(jobs)]
-    assert seconds == pytest.approx(sum(c.once + 7 * c.epoch for c in costs))
+    assert seconds == pytest.approx(sum(c.once + 7 * 3 * c.epoch for c in costs))
+
+
+def test_a_forecast_counts_the_seeds_that_each_run_lacks(monkeypatch):
+    jobs = make_jobs(ConvConfig(), LRLCConfig(rank=2), LRLCConfig(rank=4), epochs=7)
+    lacking = [
+        dataclasses.replace(job, seeds=tuple(range(count)))
+        for job, count in zip(jobs, (1, 3, 2), strict=True)
+    ]
+    each = [1e-6 * sum(work_of(job)) for job in jobs]
+    monkeypatch.setattr(estimate, "measure", lambda _, work: Cost(0, 1e-6 * sum(work)))
+    monkeypatch.setattr(estimate, "enable_cache", lambda **_: None)
+    seconds, _ = forecast(lacking)
+    assert seconds == pytest.approx(7 * (each[0] + 3 * each[1] + 2 * each[2]))

@@ -1,18 +1,22 @@
 """A study is trained in as many pieces as it takes, and says what is left."""
 
 import dataclasses
+import os
+import signal
 
 import jax
 import pytest
 
-from lrlc_jax import signals
+from lrlc_jax import files, signals
 from lrlc_jax.data.dataset import DatasetConfig
 from lrlc_jax.errors import RunError
 from lrlc_jax.experiments import execute as execution
+from lrlc_jax.experiments import record as records
 from lrlc_jax.experiments import runner
 from lrlc_jax.experiments.claims import claim, part_folder
 from lrlc_jax.experiments.config import Config
 from lrlc_jax.experiments.execute import execute
+from lrlc_jax.experiments.record import read
 from lrlc_jax.experiments.study import Loader
 from lrlc_jax.layers import ConvConfig, LRLCConfig
 from lrlc_jax.networks import NetworkConfig
@@ -170,3 +174,164 @@ def test_the_record_is_that_of_its_settings(tmp_path):
     assert record.data["train"] == 100
     assert dataclasses.asdict(job.config.layer)["rank"] == record.run["layer"]["rank"]
     assert {len(values) for values in record.epochs.values()} == {4}
+
+
+def one(folder, **changes):
+    """A run of the convolution, with changes of its protocol and settings."""
+    protocol = ProtocolConfig(epochs=4, seeds=2)
+    fields = {field.name for field in dataclasses.fields(ProtocolConfig)}
+    protocol = dataclasses.replace(
+        protocol, **{name: value for name, value in changes.items() if name in fields}
+    )
+    rest = {name: value for name, value in changes.items() if name not in fields}
+    return Loader().job(
+        Config(
+            layer=ConvConfig(),
+            network=NetworkConfig(channels=4),
+            dataset=DatasetConfig(train_size=100),
+            protocol=protocol,
+            results_dir=str(folder),
+            **rest,
+        )
+    )
+
+
+def seeds_on_record(folder):
+    return sorted(read(path).seeds for path in (folder / "records").glob("*.json"))
+
+
+@pytest.mark.parametrize("name", ["predictions", "weights", "json"])
+def test_a_signal_while_files_are_written_loses_nothing(tmp_path, monkeypatch, name):
+    write = files.write_and_rename
+
+    def interrupted(path, data):
+        if f".{name}" in path.name:
+            os.kill(os.getpid(), signal.SIGTERM)
+        write(path, data)
+
+    monkeypatch.setattr(files, "write_and_rename", interrupted)
+    try:
+        outcome = execute([one(tmp_path)], Tracker())
+    finally:
+        signals._signalled.clear()
+    assert outcome.stopped == "SIGTERM"
+    assert not outcome.pending
+    assert seeds_on_record(tmp_path) == [[0, 1]]
+    assert [path.name for path in tmp_path.iterdir()] == ["records"]
+
+
+def test_weights_that_do_not_fit_on_the_disk_do_not_lose_the_record(tmp_path, monkeypatch, capsys):
+    write = files.write_and_rename
+
+    def full(path, data):
+        if "weights" in path.name:
+            raise OSError(28, "No space left on device")
+        write(path, data)
+
+    monkeypatch.setattr(files, "write_and_rename", full)
+    outcome = execute([one(tmp_path)], Tracker())
+    (run,) = outcome.done
+    assert run.first.files.keys() == {"predictions"}
+    assert "No space left" in capsys.readouterr().err
+
+
+class FinishedByAnother(Tracker):
+    """Another worker writes a record of the same seeds while this one trains them."""
+
+    def __init__(self, folder, change):
+        self.folder, self.change = folder, change
+
+    def epoch(self, epoch, metrics):
+        del metrics
+        if epoch == 4:
+            for path in (self.folder / "records").iterdir():
+                path.unlink()
+            records.write(self.change, self.folder)
+
+
+@pytest.mark.parametrize("changed", [False, True])
+def test_the_work_of_a_worker_that_was_suspended_for_long_is_dropped(tmp_path, changed):
+    job = one(tmp_path / "first")
+    record = execute([job], Tracker()).done[0].first
+    if changed:  # as on another processor
+        final = record.final | {"test_loss": [v + 1e-6 for v in record.final["test_loss"]]}
+        record = dataclasses.replace(record, final=final)
+    job = one(tmp_path / "second")
+    outcome = execute([job], FinishedByAnother(tmp_path / "second", record))
+    assert not outcome.problems
+    assert not outcome.trained
+    assert outcome.done[0].final == record.final
+    assert len(list((tmp_path / "second" / "records").glob("*.json"))) == 1
+
+
+def test_a_run_with_conflicting_records_is_named_and_the_others_are_trained(tmp_path):
+    jobs = study(tmp_path)
+    record = execute(jobs[:1], Tracker()).done[0].first
+    final = record.final | {"test_loss": [v + 1e-6 for v in record.final["test_loss"]]}
+    records.write(dataclasses.replace(record, final=final), tmp_path)
+    outcome = execute(jobs, Tracker())
+    assert outcome.trained == {job.identity for job in jobs[1:]}
+    with pytest.raises(RunError, match="different results of one run"):
+        outcome.refuse_failures()
+
+
+def test_seeds_that_are_on_record_are_not_trained_again(tmp_path):
+    execute([one(tmp_path, seeds=2)], Tracker())
+    outcome = execute([one(tmp_path, seeds=3)], Tracker())
+    assert outcome.done[0].seeds == [0, 1, 2]
+    outcome = execute([one(tmp_path, seeds=2, first_seed=4)], Tracker())
+    assert outcome.done[0].seeds == [4, 5]
+    assert seeds_on_record(tmp_path) == [[0, 1], [2], [4, 5]]
+    assert not execute([one(tmp_path, seeds=2, first_seed=1)], Tracker()).trained
+
+
+def test_failed_seeds_that_were_not_asked_for_do_not_count(tmp_path):
+    job = one(tmp_path, seeds=2)
+    record = execute([job], Tracker()).done[0].first
+    failed = dataclasses.replace(
+        record,
+        seeds=[7, 8],
+        failed={"8": 1},
+        final={name: [values[0], None] for name, values in record.final.items()},
+    )
+    records.write(failed, tmp_path)
+    execute([job], Tracker()).refuse_failures()
+    asked = execute([one(tmp_path, seeds=1, first_seed=8)], Tracker())
+    with pytest.raises(RunError, match="seed 8"):
+        asked.refuse_failures()
+
+
+def stopped_after_two(job, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(execution, "TimeLimit", lambda minutes: Box(2))  # noqa: ARG005
+        assert execute([job], Tracker()).stopped
+
+
+@pytest.mark.parametrize("later", [{"seeds": 4}, {"seeds": 2}, {"seeds": 1, "first_seed": 2}])
+def test_a_checkpoint_is_resumed_with_its_seeds_whatever_is_asked_for(
+    tmp_path, monkeypatch, capsys, later
+):
+    stopped_after_two(one(tmp_path, seeds=4), monkeypatch)
+    outcome = execute([one(tmp_path, **later, seeds_per_visit=1)], Tracker())
+    assert "going on after epoch 2" in capsys.readouterr().err
+    assert seeds_on_record(tmp_path) == [[0, 1, 2, 3]]
+    assert not outcome.pending
+
+
+def test_a_checkpoint_with_a_seed_that_came_on_record_is_dropped_with_a_word(
+    tmp_path, monkeypatch, capsys
+):
+    stopped_after_two(one(tmp_path, seeds=3), monkeypatch)
+    execute([one(tmp_path / "other", seeds=1, first_seed=1)], Tracker())
+    for path in (tmp_path / "other" / "records").iterdir():
+        path.rename(tmp_path / "records" / path.name)
+    outcome = execute([one(tmp_path, seeds=3)], Tracker())
+    assert "is dropped: seed 1" in capsys.readouterr().err
+    assert seeds_on_record(tmp_path) == [[0, 2], [1]]
+    assert not outcome.pending
+
+
+def test_many_isolated_seeds_are_trained_in_parts_whose_names_fit(monkeypatch):
+    monkeypatch.setattr(execution, "LONGEST_NAME", 10)
+    assert execution.nameable(range(100)) == tuple(range(100))
+    assert execution.nameable([1, 3, 5, 7, 9, 11, 13]) == (1, 3, 5)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import pathlib
 import shutil
 
 import pytest
@@ -144,6 +145,11 @@ def tamper(section, name, value):
         (lambda p: change(p, seeds=3), "lacks metrics"),
         (lambda p: change(p, failed={"1": 2}), "lacks metrics"),
         (lambda p: change(p, machine={}), "lacks metrics"),
+        (lambda p: change(p, time={}), "lacks metrics"),
+        (lambda p: change(p, config=[]), "lacks metrics"),
+        (lambda p: change(p, files={"weights": {"sha256": "0"}}), "lacks metrics"),
+        (lambda p: change(p, files={"../x": {"sha256": "0", "bytes": 1}}), "lacks metrics"),
+        (lambda p: p.write_text("[" * 10**5), "is not valid JSON"),
         (lambda p: change(p, matched_parameters="many"), "lacks metrics"),
         (lambda p: change(p, matched_parameters=True), "lacks metrics"),
         (lambda p: change(p, data={"train": 400}), "lacks metrics"),
@@ -168,7 +174,7 @@ def test_equal_seeds_are_one_and_different_ones_a_conflict_of_their_run(tmp_path
     records.write(other, tmp_path)
     found = records.read_records(tmp_path)
     assert not found.runs
-    names = {"copy.json", record.file_name, other.file_name}
+    names = {"copy.json", other.file_name}  # the third agrees with the copy
     assert {path.name for path in found.conflicts[record.identity]} == names
     assert all(name in found.sentences[0] for name in names)
     with pytest.raises(InputError):
@@ -225,8 +231,8 @@ def test_a_seed_that_failed_alone_equals_one_that_failed_beside_others():
 
     beside = failing([0, 1], {"0": 2}, [[1.0, 1.0], [None, 0.9], [None, 0.8]])
     alone = failing([0], {"0": 2}, [[1.0], [None]])
-    assert records.agree(alone, beside)
-    assert records.agree(beside, alone)
+    for files in ((alone, beside), (beside, alone)):
+        assert not records.disagreeing([(pathlib.Path(str(i)), r) for i, r in enumerate(files)])
     run = records.Run((alone, failing([1], {}, [[1.0], [0.9], [0.8]])))
     assert run.epochs["train_loss"] == beside.epochs["train_loss"]
     assert run.failed == {"0": 2}

@@ -236,7 +236,7 @@ def test_a_study_of_studies_is_planned_done_and_shown_study_by_study(project, mo
     assert "2 runs of 2 seeds: 0 done, 0 failed, 2 left." in planned
     assert "Wide convolution (third layer)  rank 1 left" in planned
     assert "translated in 10x10 noise" in planned
-    assert "About 6 s" in planned  # two runs of two epochs
+    assert "About 10 s" in planned  # two runs of two epochs and seeds, and their compilation
     done = sweep(project, "study=both").stdout
     assert "2 runs trained now" in done
     titles = re.findall(r"^# (.*)$", done, re.MULTILINE)

@@ -149,7 +149,7 @@ def test_other_images_of_the_same_shape_can_be_evaluated_and_no_others(lrlc, cap
     assert not any("equal" in line or "DIFFERENT" in line for line in shifted)
     with pytest.raises(InputError, match="12x12x1"):
         evaluate(lrlc, ["dataset.translate=12"])
-    with pytest.raises(InputError, match="rank"):
+    with pytest.raises(InputError, match="layer"):
         evaluate(lrlc, ["layer.rank=2"])
     with pytest.raises(InputError, match="'mnist'"):
         evaluate(lrlc, ["dataset=mnst"])
@@ -171,3 +171,29 @@ def test_training_accuracy_at_the_end_is_that_of_the_network_on_its_training_ima
     final = records.read(lrlc).final
     assert final["train_at_end_accuracy"][1] == pytest.approx(accuracy)
     assert final["train_at_end_accuracy"] != final["train_accuracy"]
+
+
+def test_weights_of_another_network_are_refused(copied):
+    values = trained.numpy.load(file_of(copied, "weights").read_bytes())
+    name = "params/layers/0/kernel"
+    for changed in (
+        {k: v for k, v in values.items() if k != name},
+        values | {name: values[name][:, :1]},
+        values | {name: values[name].astype(np.float16)},
+    ):
+        content = trained.numpy.save(changed)
+        file_of(copied, "weights").write_bytes(content)
+        text = json.loads(copied.read_text())
+        digest = trained.hashlib.sha256(content).hexdigest()
+        text["files"]["weights"] = {"sha256": digest, "bytes": len(content)}
+        copied.write_text(json.dumps(text))
+        with pytest.raises(InputError, match=name):
+            trained_network(copied)
+
+
+def test_only_settings_of_data_and_speed_can_be_given(lrlc):
+    lines = evaluate(lrlc, ["seeds_at_once=2", "product_way=patches", "dataset.train_size=10"])
+    assert any("test accuracy" in line for line in lines)
+    for given in ("results_dir=x", "tracker=wandb", "protocol.seeds=2", "x"):
+        with pytest.raises(InputError):
+            evaluate(lrlc, [given])

@@ -19,13 +19,14 @@ from lrlc_jax.experiments.config import Config, StudyConfig
 from lrlc_jax.experiments.record import group, read_records
 from lrlc_jax.experiments.statistics import EQUAL, compare
 from lrlc_jax.experiments.study import load_studies, study_layers
+from lrlc_jax.layers import ConvConfig
 from lrlc_jax.networks import NetworkConfig
-from lrlc_jax.report.build import build, overview
+from lrlc_jax.report.build import build, overview, status
 from lrlc_jax.report.figures import FIGURES, accuracy_against_rank, study_figure
-from lrlc_jax.report.results import shown, study_results
+from lrlc_jax.report.results import Cell, shown, study_results
 from lrlc_jax.report.tables import TABLES, Table, accuracy, all_runs, formats, markdown, study_table
 from tests.conftest import ROOT
-from tests.experiments.examples import example
+from tests.experiments.examples import example, pool
 
 STUDY = StudyConfig(
     name="small",
@@ -475,8 +476,12 @@ def test_the_overview_counts_seeds_of_unfinished_runs():
     part = example(rank=2, validation=(0.9,), test=(0.9,), seeds=[1])
     other = example(rank=4, validation=(0.9,), test=(0.9,), seeds=[7])
     lines = overview(STUDY, entries_of(STUDY), pooled((conv, bias, part, other)).runs)
+    lost = example("conv", validation=(None,), test=(None,), seeds=[1], failed={"1": 2})
+    assert status(Cell(ConvConfig(), "", pool(lost)), (0, 1)) == "(1 of 2 seeds, FAILED)"
+    assert status(Cell(ConvConfig(), "", pool(lost)), (1,)) == "FAILED"
+    assert status(Cell(ConvConfig(), "", pool(lost)), (0,)) == "left"
     (row,) = [line for line in lines if "LRLC" in line]
-    assert row.endswith("rank 1 done; 2 1 of 3 seeds; 4 left")
+    assert row.endswith("rank 1 done; 2 (1 of 3 seeds); 4 left")
     assert lines[-1].endswith("2 done, 0 failed, 2 left.")
 
 
