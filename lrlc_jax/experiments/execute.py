@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 
 from lrlc_jax.errors import RunError
 from lrlc_jax.experiments import record as records
@@ -227,8 +227,11 @@ def choose(outcome: Outcome, say: Callable[[str], None]) -> Job | None:
     job, each = candidates[0], candidates[0].config.seeds_per_visit
     if each:
         job = min(candidates, key=lambda job: len(job.seeds) - len(free[job.identity]))
-    seeds = stopped_part(job, outcome.runs.get(job.identity), free[job.identity], say)
-    return dataclasses.replace(job, seeds=seeds or nameable(free[job.identity][:each]))
+    seeds = free[job.identity]
+    stopped = stopped_part(
+        job, outcome.runs.get(job.identity), seeds, in_training[job.identity], say
+    )
+    return dataclasses.replace(job, seeds=stopped or nameable(seeds[:each]))
 
 
 def seeds_in_training(job: Job) -> set[int]:
@@ -238,7 +241,11 @@ def seeds_in_training(job: Job) -> set[int]:
 
 
 def stopped_part(
-    job: Job, run: Run | None, free: Sequence[int], say: Callable[[str], None]
+    job: Job,
+    run: Run | None,
+    free: Sequence[int],
+    in_training: Set[int],
+    say: Callable[[str], None],
 ) -> tuple[int, ...] | None:
     """The seeds of a checkpoint to resume, if a stopped worker left one with free seeds.
 
@@ -249,7 +256,8 @@ def stopped_part(
             continue
         checkpoints = any((folder / CHECKPOINTS).glob("*"))
         recorded = [seed for seed in seeds if run is not None and seed in run.places]
-        if checkpoints and not recorded and not {*seeds}.isdisjoint(free):
+        wanted = not {*seeds}.isdisjoint(free) and in_training.isdisjoint(seeds)
+        if checkpoints and wanted and not recorded:
             return seeds
         if checkpoints and 0 < len(recorded) < len(seeds):
             lost = f"{job.config.layer.label}, {named_seeds(seeds)}"

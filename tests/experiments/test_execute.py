@@ -331,6 +331,15 @@ def test_a_checkpoint_with_a_seed_that_came_on_record_is_dropped_with_a_word(
     assert not outcome.pending
 
 
+def test_a_checkpoint_with_a_seed_that_another_worker_trains_is_left(tmp_path, monkeypatch):
+    job = one(tmp_path, seeds=2, wait_for_others=False)
+    stopped_after_two(job, monkeypatch)
+    with claim(part_folder(tmp_path, job.identity, [1, 2])) as claimed:
+        assert claimed
+        execute([one(tmp_path, seeds=3, wait_for_others=False)], Tracker())
+    assert seeds_on_record(tmp_path) == [[0]]
+
+
 def test_many_isolated_seeds_are_trained_in_parts_whose_names_fit(monkeypatch):
     monkeypatch.setattr(execution, "LONGEST_NAME", 10)
     assert execution.nameable(range(100)) == tuple(range(100))

@@ -5,6 +5,7 @@ import dataclasses
 import io
 import itertools
 import pathlib
+import shutil
 from types import SimpleNamespace
 
 import matplotlib.figure
@@ -541,3 +542,21 @@ def test_the_overview_counts_each_run_once_and_shows_the_status_of_each_rank():
     assert rows["Convolution"] == "done"
     assert lines[-1] == "4 runs of 3 seeds: 2 done, 1 failed, 1 left."
     assert any("SUBSET of 400" in line for line in lines)
+
+
+def test_old_and_new_records_of_the_same_seeds_are_one_row(tmp_path):
+    """Records of schema 1 beside today's, trained again: no conflict, and the same tables."""
+    new, both = tmp_path / "new", tmp_path / "both"
+    for folder in (new, both):
+        shutil.copytree(ROOT / "results" / "published" / "records", folder / "records")
+    old = ROOT / "tests" / "experiments" / "records_of_schema_1"
+    shutil.copytree(old, both / "records", dirs_exist_ok=True)
+    found = read_records(both)
+    assert not found.conflicts
+    twice = [run for run in found.runs.values() if len(run.records) == 2]
+    assert len(twice) == len(list(old.iterdir()))
+    studies = [MENU["quick"], MENU["layers"]]
+    one, other = (build(studies, str(folder)).tables for folder in (new, both))
+    assert {name: table.rows for name, table in one.items()} == {
+        name: table.rows for name, table in other.items()
+    }
