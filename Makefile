@@ -20,7 +20,7 @@ help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: run-sweep
-run-sweep: $(VENV)/with-experiments ## Train the runs of STUDY that have no record in RESULTS, and write its tables
+run-sweep: $(VENV)/with-experiments ## Train the missing seeds of STUDY in RESULTS, and write its tables
 	$(RUN) scripts/sweep.py study=$(STUDY) results_dir="$(RESULTS)" $(ARGS)
 
 .PHONY: tables

@@ -110,11 +110,14 @@ def leave(results: Iterable[Result]) -> NoReturn:
 
 
 class Arguments(argparse.ArgumentParser):
-    """Command line of a script without Hydra settings: file names and flags."""
+    """Command line of a script without Hydra settings: a record, and ``name=value``."""
 
     def __init__(self, *, description: str, epilog: str) -> None:
         plain = argparse.RawDescriptionHelpFormatter
         super().__init__(description=description, epilog=epilog, formatter_class=plain)
+        record = {"metavar": "RECORD", "type": pathlib.Path, "help": "file of a record"}
+        self.add_argument("record", **record)  # type: ignore[arg-type]
+        self.add_argument("overrides", metavar="name=value", nargs="*", help="see below")
 
     def error(self, message: str) -> NoReturn:
         """Refuse the command line."""

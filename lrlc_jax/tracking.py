@@ -26,7 +26,6 @@ MODES = ("offline", "online", "disabled")
 ONE_RUN = "train"  # group of runs outside of a study
 # Settings that are not in a run's name: it has them in other words, or they do not change results.
 NOT_IN_NAME = {"name", "source", "path", "manual_dir", "cache_dir"}
-NOT_IN_NAME |= {"seeds", "first_seed", "data_parallel"}
 TYPES = {
     ".json": "record",
     ".predictions.safetensors": "predictions",
@@ -40,7 +39,7 @@ class TrackerConfig(Schema):
 
     Attributes:
         name: the tracker.
-        mode: of W&B; None: WANDB_MODE, or ``online`` in a sweep of W&B and else ``offline``.
+        mode: of W&B; None: WANDB_MODE, or ``online`` in a W&B sweep, otherwise ``offline``.
         project: of W&B; None: WANDB_PROJECT, or ``lrlc_jax``.
         entity: user or team of W&B; None: WANDB_ENTITY, or the user's default.
     """
@@ -73,7 +72,7 @@ def changes(settings: Schema) -> list[str]:
     return [
         f"{name} {value}"
         for name, value in vars(settings).items()
-        if name not in NOT_IN_NAME and value != getattr(default, name)
+        if name not in NOT_IN_NAME | {*settings.NOT_IN_IDENTITY} and value != getattr(default, name)
     ]
 
 
@@ -142,7 +141,7 @@ def guarded(
 
 
 class WandbTracker(Tracker):
-    """One W&B run for each run, in the group of its study, and one for each study's table.
+    """One W&B run for each visit of a run, in the group of its study, and one for each table.
 
     ``prefix`` begins the W&B ids, to tell repetitions of a run apart. W&B's own environment
     variables apply, unless a setting says otherwise.
@@ -257,7 +256,7 @@ class WandbTracker(Tracker):
         data = {**record.data, "fingerprint": record.run["dataset"]["fingerprint"]}
         self.run.config.update({"identity": record.identity, "data": data}, allow_val_change=True)
         for path in files:
-            kind = TYPES.get("".join(path.suffixes[-2:]), "file")
+            kind = TYPES["".join(path.suffixes[-2:])]
             name = path.name.partition(".")[0]
             artifact = wandb.Artifact(f"{kind}-{name}"[:NAME_LENGTH], type=kind)
             # The files never change: W&B needs no copy until it uploads them.

@@ -1,6 +1,5 @@
 """Repeat the run of a record, and compare the metrics (``--help``)."""
 
-import pathlib
 from collections.abc import Sequence
 
 from lrlc_jax.cli import Arguments, run_script
@@ -21,8 +20,6 @@ After an interruption the same command resumes; after the run it only compares.
 def main(arguments: Sequence[str]) -> None:
     """Repeat a run, unless that is done already, and print the comparison."""
     parser = Arguments(description="Repeat the run of RECORD and compare.", epilog=EPILOG)
-    parser.add_argument("record", metavar="RECORD", type=pathlib.Path, help="file of a record")
-    parser.add_argument("overrides", metavar="name=value", nargs="*", default=[], help="see below")
     given = parser.parse_args(arguments)
     comparison, lines = reproduce(given.record, given.overrides)
     print("\n".join(lines))

@@ -1,4 +1,4 @@
-"""Train the runs of a study without a record, then write its tables and figures (``--help``)."""
+"""Train the missing seeds of a study, then write its tables and figures (``--help``)."""
 
 import dataclasses
 import pathlib
@@ -12,6 +12,7 @@ from lrlc_jax.experiments.config import StudyConfig, parse, typed
 from lrlc_jax.experiments.estimate import time_left
 from lrlc_jax.experiments.execute import Outcome, execute
 from lrlc_jax.experiments.study import Entry, jobs, load_studies, plan
+from lrlc_jax.progress import counted
 from lrlc_jax.report.build import build, check, overview
 from lrlc_jax.report.tables import markdown
 from lrlc_jax.tracking import make_tracker
@@ -58,7 +59,8 @@ def sweep(values: dict[str, Any], overrides: list[str]) -> None:
         known = sum(run.identity not in outcome.trained for run in outcome.done)
         # Equal outputs of several workers are printed once; this line differs between them.
         count = sys.stdout if worker is None else sys.stderr
-        print(f"{len(outcome.trained)} runs trained now, {known} were on record.", file=count)
+        trained = counted(len(outcome.trained), "run")
+        print(f"{trained} trained now, {known} already on record.", file=count)
     outcome.refuse_failures()
 
 

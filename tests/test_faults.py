@@ -8,6 +8,7 @@ import json
 import os
 import pathlib
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -20,6 +21,7 @@ import pytest
 
 from lrlc_jax.experiments.record import NAME, read
 from lrlc_jax.experiments.trained import load_weights, predictions
+from lrlc_jax.progress import counted
 from tests.commands import TINY, call, command, here, snapshot
 
 KILLS = int(os.environ.get("LRLC_JAX_KILLS", "6"))
@@ -127,7 +129,8 @@ def test_a_study_killed_at_random_instants_ends_as_an_undisturbed_one(tmp_path, 
     results.parent.mkdir(exist_ok=True)
     output = call(results.parent, "sweep", *SMALL).stdout
     known = len(survived)
-    assert f"{RUNS - known} runs trained now, {known} were on record." in output
+    trained = counted(RUNS - known, "run")
+    assert f"{trained} trained now, {known} already on record." in output
     assert_equal(results, expected)
     print(f"killed {kills} times; {number + 1} studies finished; {resumed} runs resumed")
 
@@ -208,7 +211,7 @@ def test_four_workers_do_each_run_once(tmp_path, undisturbed):
     workers = [start(tmp_path, "sweep", *SMALL) for _ in range(4)]
     answers = [worker.communicate(timeout=300) for worker in workers]
     assert [worker.returncode for worker in workers] == [0] * 4, answers
-    trained = [int(out.split(" runs trained now")[0].split()[-1]) for out, _ in answers]
+    trained = [int(re.search(r"(\d+) runs? trained now", out)[1]) for out, _ in answers]
     assert sum(trained) == RUNS
     assert all("LRLC (third layer)" in out for out, _ in answers)
     assert_equal(tmp_path / "results", undisturbed[0])
@@ -250,7 +253,7 @@ def test_a_used_up_time_box_starts_nothing_and_exits_0(tmp_path):
     assert not list((tmp_path / "results" / "records").iterdir())
     here(tmp_path, *study)
     answer = here(tmp_path, *study, "budget_minutes=0")
-    assert "0 runs trained now, 1 were on record" in answer.stdout
+    assert "0 runs trained now, 1 already on record" in answer.stdout
 
 
 @pytest.mark.slow
@@ -280,7 +283,7 @@ def test_a_full_disk_gets_a_sentence_and_loses_no_record(tmp_path, undisturbed):
     assert 0 < len(done) < RUNS
     assert all(not name.startswith(".") for name in left)
     assert (tmp_path / "status2").read_text().strip() == "0", (tmp_path / "err2").read_text()
-    assert f"{RUNS - len(done)} runs trained now" in (tmp_path / "out2").read_text()
+    assert f"{counted(RUNS - len(done), 'run')} trained now" in (tmp_path / "out2").read_text()
     assert_equal(tmp_path / "results", expected)
 
 

@@ -161,7 +161,7 @@ def test_workers_share_a_study(tmp_path, name):
     kept = {"records", "tables", "figures", "multirun"}
     assert {path.name for path in results.iterdir()} == kept
     logs = [path.read_text() for path in results.glob("multirun/.submitit/*/*.err")]
-    trained = re.findall(r"worker=[12]: (\d) runs trained now", answer.stderr + "".join(logs))
+    trained = re.findall(r"worker=[12]: (\d) runs? trained now", answer.stderr + "".join(logs))
     assert sum(map(int, trained)) == 3
 
 

@@ -65,7 +65,7 @@ def choosing(results_dir: str | pathlib.Path) -> Iterator[bool]:
     Raises:
         RunError: if the file system refuses to write or lock.
     """
-    path = unfinished(results_dir, LOCK)
+    path = unfinished(results_dir, "") / LOCK
     deadline = time.monotonic() + CHOOSE_SECONDS
     while True:
         with writable(path.parent):
@@ -126,7 +126,10 @@ def claim(folder: pathlib.Path) -> Iterator[bool]:
             yield True
         finally:
             stop.set()
-            for name in (OWNER, LOCK):  # while the lock is held: its next holder checks the file
+            for name in (
+                OWNER,
+                LOCK,
+            ):  # before unlocking: `locked` checks that its file exists
                 (folder / name).unlink(missing_ok=True)
             remove_empty(folder)
     finally:

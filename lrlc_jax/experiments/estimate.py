@@ -50,7 +50,7 @@ class Cost(NamedTuple):
     epoch: float
 
 
-Run: TypeAlias = tuple[Job, Work]
+Candidate: TypeAlias = tuple[Job, Work]
 
 
 def time_left(left: Sequence[Job]) -> str:
@@ -76,8 +76,8 @@ def forecast(left: Sequence[Job]) -> tuple[float, int]:
     # Cached programs are used but none is added, so that compilation takes as long as in the runs.
     enable_cache(write=False)
     # The convolution is measured first, even if none is left: other kinds are scaled by its rate.
-    plain: dict[int, Run] = {}
-    kinds: dict[tuple[int, str], list[Run]] = {}
+    plain: dict[int, Candidate] = {}
+    kinds: dict[tuple[int, str], list[Candidate]] = {}
     for job in left:
         data = id(job.dataset)
         if data not in plain:
@@ -111,7 +111,7 @@ def work_of(job: Job) -> Work:
     return Work(sum(layers.values()) - special, special)
 
 
-def representative(runs: Sequence[Run]) -> Run:
+def representative(runs: Sequence[Candidate]) -> Candidate:
     """The run with the most multiply-adds in the layer under study; among equals, the middle rank.
 
     Runs with long steps are left out; if all are long, it is the one with the shortest step.

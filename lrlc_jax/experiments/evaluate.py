@@ -17,7 +17,7 @@ from lrlc_jax.experiments.provenance import machine
 from lrlc_jax.experiments.record import Record
 from lrlc_jax.experiments.reproduce import override, section_of, settings_of
 from lrlc_jax.experiments.runner import numbers
-from lrlc_jax.experiments.statistics import Mean, in_percent, in_words, mean_over_seeds
+from lrlc_jax.experiments.statistics import Mean, in_words, mean_over_seeds
 from lrlc_jax.experiments.trained import factory_of, load_weights
 from lrlc_jax.networks import check_precision, split
 from lrlc_jax.progress import counted
@@ -83,7 +83,7 @@ def evaluate(path: pathlib.Path, overrides: Sequence[str] = ()) -> list[str]:
     record = records.read(path)
     for given in overrides:
         one_of("setting of an evaluation", section_of(given), FREE)
-    config = override(settings_of(record, machine()["device"]), overrides, free=FREE)
+    config = override(settings_of(record, machine()["device"]), overrides, fixed=False)
     dataset = load(config.dataset)
     same = dataset.fingerprint == record.run["dataset"]["fingerprint"]
     if not (same or overrides):
@@ -113,6 +113,6 @@ def evaluate(path: pathlib.Path, overrides: Sequence[str] = ()) -> list[str]:
 def formatted(metric: str, mean: Mean) -> str:
     """A mean with its standard error; an accuracy in percent."""
     if metric.endswith("accuracy"):
-        return in_percent(mean)
+        return mean.percent(" %")
     error = mean.standard_error
     return f"{mean.value:.4f}" + (" (one seed)" if error is None else f" ± {error:.4f}")

@@ -81,10 +81,13 @@ class Outcome:
         return [job for job in self.jobs if self.missing(job) and job.identity not in self.problems]
 
     @property
-    def parts_left(self) -> dict[str, int]:
-        """Number of visits that each pending run needs, by identity."""
-        each = self.jobs[0].config.seeds_per_visit or math.inf
-        return {job.identity: math.ceil(len(self.missing(job)) / each) or 1 for job in self.pending}
+    def visits_left(self) -> dict[str, int]:
+        """Visits that each pending run needs, by identity."""
+        each = self.jobs[0].config.seeds_per_visit
+        return {
+            job.identity: math.ceil(len(self.missing(job)) / (each or len(job.seeds)))
+            for job in self.pending
+        }
 
     def refuse_failures(self) -> None:
         """Raise a RunError (exit status 1) with the runs and seeds that failed, if any."""
@@ -143,7 +146,7 @@ def execute(jobs: Sequence[Job], tracker: Tracker) -> Outcome:
 
 
 def remove_finished_parts(outcome: Outcome) -> None:
-    """Remove what workers left that died between writing a record and cleaning up."""
+    """Remove folders of workers that died between writing a record and removing their folder."""
     for job in outcome.jobs:
         run, results_dir = outcome.runs.get(job.identity), job.config.results_dir
         left = parts(results_dir, job.identity)
@@ -185,7 +188,7 @@ def train_pending(outcome: Outcome, tracker: Tracker) -> None:
 
 def epochs_left(outcome: Outcome) -> int:
     """Epochs of all visits that pending runs need."""
-    visits = outcome.parts_left
+    visits = outcome.visits_left
     return sum(visits[job.identity] * job.config.protocol.epochs for job in outcome.pending)
 
 
@@ -249,7 +252,8 @@ def stopped_part(
 ) -> tuple[int, ...] | None:
     """The seeds of a checkpoint to resume, if a stopped worker left one with free seeds.
 
-    A checkpoint with a seed that is on record by now is dropped.
+    A checkpoint with a seed that is on record by now is dropped. Folders without a checkpoint are
+    removed too.
     """
     for folder, seeds in parts(job.config.results_dir, job.identity).items():
         if busy(folder):
@@ -279,7 +283,7 @@ def train_part(part: Job, runner: Runner, outcome: Outcome) -> None:
     results_dir = part.config.results_dir
     folder = part_folder(results_dir, part.identity, part.seeds)
     try:
-        record, history = runner.run(part, folder / CHECKPOINTS, sum(outcome.parts_left.values()))
+        record, history = runner.run(part, folder / CHECKPOINTS, sum(outcome.visits_left.values()))
     except RunError as error:
         outcome.problems[part.identity] = str(error)
         runner.say(f"FAILED: {error}")

@@ -30,7 +30,7 @@ COUNTS = ("train", "train_available", "validation", "test")
 MEASURED = ("seeds", "failed", "parameters", "matched_parameters", "epochs", "final")
 COMPARED = ("run", "data", *MEASURED)
 DIGEST_LENGTH = 12
-MANY_SEEDS = 40  # characters of seeds in a file name
+MANY_SEEDS = 40  # longer lists become the first seed and the number of others in a file name
 NAME = re.compile(rf"-([0-9a-f]{{16}})-seeds[0-9+-]+-[0-9a-f]{{{DIGEST_LENGTH}}}\.json")
 OPTIONAL = {"matched_parameters", "files"}
 
@@ -159,7 +159,10 @@ class Run:
 
     @functools.cached_property
     def epochs(self) -> dict[str, ByEpoch]:
-        """Metrics per epoch and seed; None after the failure of all seeds of a record."""
+        """Metrics per epoch and seed; None for epochs after a record's last one.
+
+        A record ends early if all of its seeds failed.
+        """
         names = dict.fromkeys(name for record in self.records for name in record.epochs)
         found = {}
         for name in names:
@@ -344,7 +347,7 @@ def complete(record: Record) -> bool:
 def values_of(record: Record, position: int, metrics: Iterable[str]) -> list[Any]:
     """What records of the same seed must agree in: its failure and these metrics."""
     lost = record.failed.get(str(record.seeds[position]))
-    # A seed that failed is trained on as long as others of its record.
+    # A failed seed runs on until all seeds of its record have failed: later epochs may differ.
     rows = [record.epochs.get(name, [])[: lost or None] for name in metrics]
     final = [record.final[name][position] for name in metrics]
     return [lost, final, [[row[position] for row in by_epoch] for by_epoch in rows]]
@@ -388,8 +391,8 @@ class Records:
         """A sentence for each conflict: where the files are, and how to resolve it."""
         return [
             f"{' and '.join(path.name for path in paths)} in {paths[0].parent} have different "
-            "results of one run, which is ignored; move all but one out of the folder "
-            "(`python scripts/reproduce.py RECORD` says which one holds here)."
+            "results of one run, which is ignored; move all of these files but one out of the "
+            "folder (`python scripts/reproduce.py RECORD` says which one holds here)."
             for paths in self.conflicts.values()
         ]
 

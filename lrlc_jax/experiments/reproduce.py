@@ -112,21 +112,19 @@ def settings_of(record: Record, device: str | None = None) -> dict[str, Any]:
     }
 
 
-def override(
-    settings: dict[str, Any], overrides: Sequence[str], free: Sequence[str] = ()
-) -> Config:
-    """The configuration with changed settings; those in the run's identity cannot change.
+def override(settings: dict[str, Any], overrides: Sequence[str], *, fixed: bool = True) -> Config:
+    """The configuration with changed settings.
 
     Args:
         settings: from :func:`settings_of`.
         overrides: ``name=value``, with the value in YAML.
-        free: sections that may change all the same.
+        fixed: refuse changes of settings that determine the metrics.
 
     Raises:
-        InputError: for an unknown setting, a bad value, or a setting that determines the metrics.
+        InputError: for an unknown setting, a bad value, or a setting that is fixed.
     """
-    config = parse(settings)
-    for given in sorted(overrides, key=lambda given: section_of(given) in free):
+    recorded = identifying(parse(settings))
+    for given in overrides:
         name, equals, text = given.partition("=")
         if not equals:
             raise InputError(f"{given!r} is not valid; write name=value.")
@@ -136,15 +134,9 @@ def override(
         section, _, key = name.partition(".")
         if section in {*SECTIONS, "layer"}:
             value = {**settings.get(section, {}), key: value} if key else {"name": value}
-            settings = settings | {section: value}
-        else:
-            settings = settings | {name: value}
-        if section in free:
-            continue  # another data set may need several settings
-        changed = parse(settings)
-        if identifying(changed) != identifying(config):
+        settings = settings | {section if section in {*SECTIONS, "layer"} else name: value}
+        if fixed and identifying(parse(settings)) != recorded:
             raise InputError(f"{name} is fixed by the record.")
-        config = changed
     return parse(settings)
 
 

@@ -1,4 +1,4 @@
-"""One run, from its settings to its record."""
+"""Some seeds of a run, from their settings to their record."""
 
 import datetime
 import pathlib
@@ -100,7 +100,7 @@ class Runner:
         )
 
         # Training.
-        def on_resume(earlier: Sequence[dict[str, np.ndarray]]) -> None:
+        def on_start(earlier: Sequence[dict[str, np.ndarray]]) -> None:
             self.tracker.start_run(config, job.name, job.seeds, earlier)
 
         def on_epoch(epoch: int, metrics: dict[str, np.ndarray]) -> None:
@@ -121,7 +121,7 @@ class Runner:
                 seeds=job.seeds,
                 seeds_at_once=config.seeds_at_once,
                 on_epoch=on_epoch,
-                on_resume=on_resume,
+                on_start=on_start,
                 checkpoints=checkpoints,
                 keep_weights=keeps_weights(factory, protocol.seeds, config.keep),
             )
@@ -206,7 +206,7 @@ class Session:
             "compile_seconds": 0.0,
             "programs": 0,
             "epoch_seconds": [],
-            "parts": [],
+            "sessions": [],
         }
         self.epoch_seconds: list[float] = list(self.before["epoch_seconds"])
         checkpoints.about = self.about
@@ -225,18 +225,21 @@ class Session:
             "compile_seconds": self.before["compile_seconds"] + self.clock.seconds - self.compiled,
             "programs": self.before["programs"] + self.clock.programs - self.programs,
             "epoch_seconds": self.epoch_seconds,
-            "parts": [*self.before["parts"], {"epochs": len(self.epoch_seconds), **self.origin}],
+            "sessions": [
+                *self.before["sessions"],
+                {"epochs": len(self.epoch_seconds), **self.origin},
+            ],
         }
 
 
 def record_of(job: Job, factory: NetworkFactory, history: History, session: Session) -> Record:
-    """The record of a trained run."""
+    """The record of the seeds of a job, without its files."""
     config, dataset = job.config, job.dataset
     shared, way, matched = config.protocol.data_parallel, config.product_way, factory.matched()
     failed = dict(sorted(history.failed.items()))
     lost = np.array([seed in failed for seed in history.seeds])
     final = history.epochs[-1] | history.test
-    total, earlier = session.about(), session.before["parts"]
+    total, earlier = session.about(), session.before["sessions"]
     outside = 1 - history.computing_seconds / (time.perf_counter() - session.began)
     moved = any({**part, **session.origin} != part for part in earlier)
     return Record(
@@ -249,7 +252,7 @@ def record_of(job: Job, factory: NetworkFactory, history: History, session: Sess
             **({"data_parallel": shared} if shared > 1 else {}),
             **({"product_way": way} if way else {}),
             # Earlier sessions, if other code or another machine trained one.
-            **({"earlier_parts": earlier} if moved else {}),
+            **({"earlier_sessions": earlier} if moved else {}),
         },
         data={
             "classes": dataset.num_classes,
@@ -267,9 +270,9 @@ def record_of(job: Job, factory: NetworkFactory, history: History, session: Sess
             "compile_seconds": round(total["compile_seconds"], 3),
             "programs_compiled": total["programs"],
             "median_epoch_seconds": round(float(np.median(total["epoch_seconds"])), 4),
-            # Of this session, outside of programs and their compilation.
+            # Of this session: copying data, progress, checkpoints.
             "outside_share": round(outside, 4),
-            **({"parts": len(total["parts"])} if earlier else {}),
+            **({"sessions": len(total["sessions"])} if earlier else {}),
         },
         seeds=list(history.seeds),
         failed={str(seed): epoch for seed, epoch in failed.items()},

@@ -29,15 +29,15 @@ class Mean:
     value: float
     standard_error: float | None
 
-    def percent(self) -> str:
-        """As a percentage.
+    def percent(self, sign: str = "") -> str:
+        """As a percentage, with a sign.
 
-        >>> Mean(0.98765, 0.00123).percent()
-        '98.77 ± 0.12'
+        >>> Mean(0.98765, 0.00123).percent(), Mean(0.98765, None).percent(" %")
+        ('98.77 ± 0.12', '98.77 % (one seed)')
         """
         if self.standard_error is None:
-            return f"{100 * self.value:.2f} (one seed)"
-        return f"{100 * self.value:.2f} ± {100 * self.standard_error:.2f}"
+            return f"{100 * self.value:.2f}{sign} (one seed)"
+        return f"{100 * self.value:.2f} ± {100 * self.standard_error:.2f}{sign}"
 
 
 def mean_over_seeds(values: Iterable[float | None]) -> Mean | None:
@@ -90,17 +90,7 @@ def describe(record: Results) -> str:
         return f"FAILED: the loss was not finite ({seeds})"
     names = ("validation", "test")
     means = {name: mean_over_seeds(record.final[f"{name}_accuracy"]) for name in names}
-    return ", ".join(f"{name} {in_percent(mean)}" for name, mean in means.items() if mean)
-
-
-def in_percent(mean: Mean) -> str:
-    """As a percentage, with the sign.
-
-    >>> in_percent(Mean(0.98765, 0.00123)), in_percent(Mean(0.98765, None))
-    ('98.77 ± 0.12 %', '98.77 % (one seed)')
-    """
-    value, _, rest = mean.percent().partition(" (")
-    return f"{value} %" + (f" ({rest}" if rest else "")
+    return ", ".join(f"{name} {mean.percent(' %')}" for name, mean in means.items() if mean)
 
 
 @dataclasses.dataclass(frozen=True)

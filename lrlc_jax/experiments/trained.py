@@ -28,7 +28,7 @@ from lrlc_jax.training.metrics import Array, History
 PREDICTIONS, WEIGHTS = KINDS = ("predictions", "weights")
 SMALL_RUN = 32 * 2**20  # bytes; by default the weights of larger runs are not kept
 SHOWN = 3  # names of files in a sentence
-PARTS = ("params", "stats")  # parameters, moving statistics
+COLLECTIONS = ("params", "stats")  # parameters, moving statistics
 
 
 def keeps_weights(build: NetworkFactory, seeds: int, keep: str | None) -> bool:
@@ -93,7 +93,7 @@ def flat(weights: tuple[State, State]) -> dict[str, Array]:
     """Arrays by name, such as ``params/layers/2/bases``."""
     return {
         "/".join(map(str, (part, *path))): np.ascontiguousarray(variable[...])
-        for part, state in zip(PARTS, weights, strict=True)
+        for part, state in zip(COLLECTIONS, weights, strict=True)
         for path, variable in nnx.to_flat_state(state)
     }
 
@@ -212,7 +212,7 @@ def load_weights(
     _, *states = split(nnx.eval_shape(lambda: factory_of(record)(nnx.Rngs(0))))
     count, loaded = len(record.seeds), []
     with opened(file) as content:
-        for part, state in zip(PARTS, states, strict=True):
+        for part, state in zip(COLLECTIONS, states, strict=True):
             found: list[Any] = []
             for place, variable in nnx.to_flat_state(state):
                 (expected,) = jax.tree.leaves(variable)

@@ -21,7 +21,7 @@ def metric(function: Metric) -> Metric:
 
     It returns one value for each example. The metric is their mean over the split: exact for
     booleans and integers, the mean of the batches' means for floats in training. Its name becomes
-    ``train_NAME``, ``validation_NAME`` and ``test_NAME``.
+    ``train_NAME``, ``validation_NAME``, ``train_at_end_NAME`` and ``test_NAME``.
     """
     METRICS[function.__name__] = function
     return function
@@ -88,8 +88,8 @@ class History:
     Attributes:
         seeds: in the order of every array.
         epochs: ``train_NAME`` and ``validation_NAME`` of each epoch, until every seed has failed.
-        test: after the last epoch: ``train_at_end_NAME``, over the training images with the moving
-            statistics, and ``test_NAME``.
+        test: metrics measured only after the last epoch: ``test_NAME``, and ``train_at_end_NAME``
+            over the training images with the moving statistics.
         correct: whether each image is classified correctly after the last epoch, by split
             (validation and test), boolean arrays ``(seeds, images)``.
         weights: parameters and moving statistics, with a leading axis of seeds, on the host; None

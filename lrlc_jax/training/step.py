@@ -184,8 +184,8 @@ def evaluate(
 
     def one_chunk(index: jax.Array) -> tuple[dict[str, jax.Array], jax.Array]:
         valid = index < count
-        images = examples.images[jnp.minimum(index, count - 1)]
-        labels = examples.labels[jnp.minimum(index, count - 1)]
+        place = jnp.minimum(index, count - 1)
+        images, labels = examples.images[place], examples.labels[place]
         if noise is not None:
             key = jax.random.fold_in(purpose_key(state.seed, PLACE, epoch), index[0])
             images = place_in_noise(key, images, noise)

@@ -40,9 +40,10 @@ SEED_LIMIT = 2**32  # seeds are 32-bit numbers
 class ProtocolConfig(Schema):
     """Hyperparameters of training (section 4 of the paper).
 
-    The results of a seed depend on all but ``name``, a label; ``seeds`` and ``first_seed``; and
-    ``data_parallel``, the number of devices that share a batch, which changes rounding only.
-    ``weight_decay`` is decoupled from the gradient (AdamW) and applies to all parameters.
+    ``name`` is a label. ``seeds`` and ``first_seed`` choose the seeds. ``data_parallel`` is the
+    number of devices that share a batch; it changes rounding only. All other settings determine the
+    results of a seed. ``weight_decay`` is decoupled from the gradient (AdamW) and applies to all
+    parameters.
     """
 
     SECTION = "protocol"
@@ -88,7 +89,7 @@ class ProtocolConfig(Schema):
             )
 
 
-PAPER_PROTOCOL = ProtocolConfig("paper", 150, 10, 512, 0.01, 10)
+PAPER_PROTOCOL = ProtocolConfig("paper", epochs=150, warmup_epochs=10, batch_size=512)
 
 
 @jax.tree_util.register_dataclass
@@ -179,9 +180,10 @@ def evaluate_seeds(
 
 
 def evaluations(data: DeviceData, epoch: int) -> list[Callable[..., Any]]:
-    """Evaluations of training, validation and test images, still without network and states.
+    """Functions that evaluate training, validation and test images.
 
-    Training images in noise get the places of ``epoch``.
+    Their arguments are those of :func:`evaluate_seeds` up to ``states``. Training images in noise
+    get the places of ``epoch``.
     """
     return [
         functools.partial(
@@ -212,7 +214,7 @@ def train(
     seeds: Sequence[int],
     seeds_at_once: int | None = None,
     on_epoch: Callable[[int, dict[str, Array]], None] | None = None,
-    on_resume: Callable[[Sequence[dict[str, Array]]], None] | None = None,
+    on_start: Callable[[Sequence[dict[str, Array]]], None] | None = None,
     checkpoints: Checkpoints | None = None,
     keep_weights: bool = False,
 ) -> History:
@@ -229,8 +231,8 @@ def train(
         on_epoch: callback after each epoch, with its number (from 1) and its metrics, arrays
             ``(seeds,)`` by names such as ``train_loss``. It may raise
             :class:`~lrlc_jax.signals.Stopped`, as a signal does.
-        on_resume: callback before the first epoch, with the metrics of the epochs that an earlier
-            process trained.
+        on_start: callback before the first epoch of this process, with the metrics of the epochs
+            that earlier ones trained.
         checkpoints: for saving and resuming; also saved when training is stopped.
         keep_weights: return the trained parameters and moving statistics.
 
@@ -283,8 +285,8 @@ def train(
         if checkpoints:
             checkpoints.save(now._replace(states=layout.get(now.states)))
 
-    if on_resume:
-        on_resume(now.epochs)
+    if on_start:
+        on_start(now.epochs)
 
     # Epochs, until all seeds have failed; then the evaluation.
     try:

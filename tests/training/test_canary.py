@@ -19,7 +19,7 @@ from lrlc_jax.data import load
 from lrlc_jax.data.dataset import DatasetConfig
 from lrlc_jax.experiments import provenance
 from lrlc_jax.experiments.identity import TRAINING_VERSION
-from lrlc_jax.experiments.trained import PARTS
+from lrlc_jax.experiments.trained import COLLECTIONS
 from lrlc_jax.layers import LAYERS
 from lrlc_jax.networks import NetworkConfig, NetworkFactory
 from lrlc_jax.training import train as loop
@@ -80,7 +80,9 @@ def training(case):
         name: np.array([metrics[name] for metrics in history.epochs])
         for name in ("train_loss", "validation_loss")
     }
-    arrays = jax.tree_util.tree_leaves_with_path(dict(zip(PARTS, history.weights, strict=True)))
+    arrays = jax.tree_util.tree_leaves_with_path(
+        dict(zip(COLLECTIONS, history.weights, strict=True))
+    )
     sizes = {
         jax.tree_util.keystr(path, simple=True, separator="."): np.abs(np.asarray(leaf, np.float64))
         .reshape(len(SEEDS), -1)

@@ -122,7 +122,7 @@ def test_a_time_between_checkpoints_that_is_none_is_refused(setting):
 
 
 def test_values_saved_beside_the_state_come_back(tmp_path, run):
-    about = {"seconds": 1.25, "parts": [{"epochs": 2, "machine": "Gerät"}]}
+    about = {"seconds": 1.25, "sessions": [{"epochs": 2, "machine": "Gerät"}]}
     checkpoints = Checkpoints(tmp_path, about=lambda: about)
     assert checkpoints.before == {}
     run(stop=2, checkpoints=checkpoints)
