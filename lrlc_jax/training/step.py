@@ -187,8 +187,11 @@ def evaluate(
         place = jnp.minimum(index, count - 1)
         images, labels = examples.images[place], examples.labels[place]
         if noise is not None:
-            key = jax.random.fold_in(purpose_key(state.seed, PLACE, epoch), index[0])
-            images = place_in_noise(key, images, noise)
+            # A key for each image, so that places do not depend on chunks and devices.
+            key = purpose_key(state.seed, PLACE, epoch)
+            images = jax.vmap(
+                lambda i, image: place_in_noise(jax.random.fold_in(key, i), image[None], noise)[0]
+            )(index, images)
         inputs = to_input(images, scaling)
         logits, _ = apply(graphdef, state.params, state.stats, inputs, train=False)
         sums = {
