@@ -65,11 +65,16 @@ def values(history):
     return [*history.epochs, history.test]
 
 
-@pytest.mark.parametrize("warmup", [0, 20])
-def test_the_optimizer_is_adam_with_linear_warmup_and_cosine_decay(warmup):
-    schedule = Hyperparameters(*map(jnp.float32, (0.01, warmup, 60)))
+@pytest.mark.parametrize(
+    ("warmup", "epsilon", "decay"), [(0, 1e-8, 0), (20, 1e-8, 0), (20, 0.1, 0), (0, 1e-8, 0.3)]
+)
+def test_the_optimizer_is_adamw_with_linear_warmup_and_cosine_decay(warmup, epsilon, decay):
+    protocol = ProtocolConfig(
+        epochs=3, warmup_epochs=warmup // 20, adam_epsilon=epsilon, weight_decay=decay
+    )
+    schedule = loop.hyperparameters(protocol, steps=20)
     rate = optax.warmup_cosine_decay_schedule(0.0 if warmup else 0.01, 0.01, warmup, 60)
-    ours, theirs = make_optimizer(schedule), optax.adam(rate)
+    ours, theirs = make_optimizer(schedule), optax.adamw(rate, eps=epsilon, weight_decay=decay)
     params = jnp.array([1.0, -2.0, 3.0])
     states = ours.init(params), theirs.init(params)
     for number in range(60):
