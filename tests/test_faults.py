@@ -24,7 +24,7 @@ from lrlc_jax.experiments.trained import load_weights, predictions
 from lrlc_jax.progress import counted
 from tests.commands import TINY, call, command, here, snapshot
 
-KILLS = int(os.environ.get("LRLC_JAX_KILLS", "6"))
+KILLS = int(os.environ.get("LRLC_JAX_KILLS", "4"))
 RUNS = 3
 SMALL = [
     "study.runs=[{layer:conv},{layer:lrlc,at:[1,3],rank:2}]",
@@ -157,7 +157,7 @@ def by_seed(results):
 @pytest.mark.slow
 def test_seeds_added_by_killed_workers_are_those_of_one_undisturbed_run(tmp_path):
     run = ["layer=lrlc", "layer.rank=2", "network.channels=8", "dataset.train_size=100"]
-    run += ["protocol.epochs=20", "checkpoint.every_epochs=1"]
+    run += ["protocol.epochs=10", "checkpoint.every_epochs=1"]
     whole, grown = tmp_path / "whole", tmp_path / "grown"
     for folder in (whole, grown):
         folder.mkdir()

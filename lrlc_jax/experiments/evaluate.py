@@ -24,7 +24,7 @@ from lrlc_jax.progress import counted
 from lrlc_jax.training.devices import default_seeds_at_once, enable_cache, fixed_settings, lay_out
 from lrlc_jax.training.metrics import Array, named
 from lrlc_jax.training.step import TrainState
-from lrlc_jax.training.train import DeviceData, evaluations
+from lrlc_jax.training.train import DeviceData, evaluation
 
 FREE = ("dataset", "seeds_at_once", "product_way")
 
@@ -60,7 +60,7 @@ def metrics_of(
     seeds = np.asarray(record.seeds, np.uint32)
     states = layout.put(TrainState(seeds, params, stats, ()))  # type: ignore[arg-type]
     data = layout.replicate(DeviceData.put(dataset))
-    *_, test = evaluations(data, record.run["protocol"]["epochs"])
+    test = evaluation(data, "test", record.run["protocol"]["epochs"])
     try:
         metrics, _ = test(graphdef, layout, at_once, states)
         return named(test=layout.get(jax.block_until_ready(metrics)))

@@ -149,8 +149,8 @@ def _epoch(
         state, metrics = train_one_epoch(
             graphdef, batch_size, state, train, scaling, hyper, epoch, noise, axis
         )
-        validated, _ = evaluate(graphdef, state, data.validation, scaling, axis)
-        return state, {"train": metrics, "validation": validated}
+        validated, correct = evaluate(graphdef, state, data.validation, scaling, axis)
+        return state, {"train": metrics, "validation": validated}, correct
 
     return layout.over_seeds(one_seed, seeds_at_once, states, data, hyper, epoch)
 
@@ -179,18 +179,27 @@ def evaluate_seeds(
     return layout.over_seeds(one_seed, *arguments)  # type: ignore[no-any-return]
 
 
-def evaluations(data: DeviceData, epoch: int) -> list[Callable[..., Any]]:
-    """Functions that evaluate training, validation and test images.
+def evaluation(data: DeviceData, split: str, epoch: int) -> Callable[..., Any]:
+    """The function that evaluates a split; its arguments are those of :func:`evaluate_seeds`.
 
-    Their arguments are those of :func:`evaluate_seeds` up to ``states``. Training images in noise
-    get the places of ``epoch``.
+    Training images in noise get the places of ``epoch``.
     """
-    return [
-        functools.partial(
-            evaluate_seeds, examples=e, scaling=data.scaling, epoch=jnp.int32(epoch), noise=noise
-        )
-        for e, noise in ((data.train, data.noise), (data.validation, None), (data.test, None))
-    ]
+    return functools.partial(
+        evaluate_seeds,
+        examples=getattr(data, split),
+        scaling=data.scaling,
+        epoch=jnp.int32(epoch),
+        noise=data.noise if split == "train" else None,
+    )
+
+
+def resumed(
+    build: Build, layout: Layout, seeds: Array, checkpoints: Checkpoints
+) -> Snapshot | None:
+    """The newest checkpoint, with its states on the devices; None if there is none."""
+    shapes = jax.eval_shape(jax.vmap(functools.partial(init, build)), seeds)
+    saved = checkpoints.load(shapes._replace(seed=seeds))
+    return saved and saved._replace(states=layout.put(saved.states))
 
 
 def hyperparameters(protocol: ProtocolConfig, steps: int) -> Hyperparameters:
@@ -260,13 +269,9 @@ def train(
 
     # Initial state, from the newest checkpoint or from the seeds.
     start = np.asarray(seeds, np.uint32)
-    shapes = jax.eval_shape(jax.vmap(functools.partial(init, build)), start)
-    saved = checkpoints.load(shapes._replace(seed=start)) if checkpoints else None
-    if saved:
-        now = saved._replace(states=layout.put(saved.states))
-    else:
-        now = Snapshot(timed(_init_seeds, build, layout, layout.put(start)), (), 0)
-    del saved  # frees its states
+    found = resumed(build, layout, start, checkpoints) if checkpoints else None
+    now = found or Snapshot(timed(_init_seeds, build, layout, layout.put(start)), (), 0)
+    del found  # frees its states later
 
     # Number of seeds at once. A resumed run keeps it, for equal rounding.
     def arguments(at_once: int) -> tuple[Any, ...]:
@@ -285,25 +290,29 @@ def train(
         if checkpoints:
             checkpoints.save(now._replace(states=layout.get(now.states)))
 
+    def evaluated(split: str) -> Any:
+        program = evaluation(data, split, protocol.epochs)
+        return layout.get(timed(program, graphdef, layout, at_once, now.states))
+
     if on_start:
         on_start(now.epochs)
 
     # Epochs, until all seeds have failed; then the evaluation.
+    correct = None
     try:
         while (epoch := len(now.epochs) + 1) <= protocol.epochs:
             if len(first_failures(seeds, now.epochs)) == len(seeds):
                 break
-            states, on_device = timed(_epoch, *arguments(at_once))
+            states, on_device, correct = timed(_epoch, *arguments(at_once))
             metrics = named(**layout.get(on_device))
             now = Snapshot(states, (*now.epochs, metrics), at_once)
             if on_epoch:
                 on_epoch(epoch, metrics)
             if checkpoints and epoch < protocol.epochs and checkpoints.due(epoch):
                 save()
-        trained, validated, tested = (
-            layout.get(timed(program, graphdef, layout, at_once, now.states))
-            for program in evaluations(data, protocol.epochs)
-        )
+        trained, tested = evaluated("train"), evaluated("test")
+        # Of the last epoch, unless an earlier process trained it.
+        validated = evaluated("validation")[1] if correct is None else layout.get(correct)
     except Stopped:
         save()
         raise
@@ -313,7 +322,7 @@ def train(
         seeds=tuple(seeds),
         epochs=now.epochs,
         test=test,
-        correct={"validation": validated[1], "test": tested[1]},
+        correct={"validation": validated, "test": tested[1]},
         weights=layout.get((now.states.params, now.states.stats)) if keep_weights else None,
         failed={seed: min(epoch, len(now.epochs)) for seed, epoch in failed.items()},
         parameters=count_parameters(params),

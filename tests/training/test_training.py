@@ -117,7 +117,7 @@ def test_seeds_that_do_not_fit_at_once_train_in_the_largest_groups_that_do(
     clock = CompileClock()
     at_once = run()
     assert at_once.seeds_at_once == count
-    assert clock.programs <= 4  # 3 evaluations, and the epoch once, after a question for its memory
+    assert clock.programs <= 3  # 2 evaluations, and the epoch once, after a question for its memory
     for a, b in zip(one_by_one.epochs, at_once.epochs, strict=True):
         np.testing.assert_allclose(a["train_loss"], b["train_loss"], rtol=2e-3)
     np.testing.assert_allclose(one_by_one.test["test_loss"], at_once.test["test_loss"], rtol=1e-2)
@@ -198,6 +198,31 @@ def test_evaluation_counts_every_example_once(start, dataset):
         assert float(metrics["accuracy"]) == pytest.approx(right, abs=1e-6)
         perfect, _ = program(graphdef, state, Examples(images[:count], predicted[:count]), SCALING)
         assert float(perfect["accuracy"]) == 1
+
+
+def test_predictions_do_not_depend_on_a_stop_between_training_and_evaluation(
+    dataset, data, tmp_path
+):
+    def stop(epoch, _):
+        if epoch == PROTOCOL.epochs:
+            raise Stopped
+
+    whole = train(factory(dataset), data, PROTOCOL, seeds=(3, 7))
+    with pytest.raises(Stopped):
+        train(
+            factory(dataset),
+            data,
+            PROTOCOL,
+            seeds=(3, 7),
+            on_epoch=stop,
+            checkpoints=Checkpoints(tmp_path),
+        )
+    later = train(factory(dataset), data, PROTOCOL, seeds=(3, 7), checkpoints=Checkpoints(tmp_path))
+    for found in (whole, later):
+        means = found.correct["validation"].mean(axis=1)
+        np.testing.assert_allclose(means, found.epochs[-1]["validation_accuracy"], rtol=1e-6)
+    np.testing.assert_equal(later.correct, whole.correct)
+    np.testing.assert_equal(values(later), values(whole))
 
 
 def test_a_loss_that_is_not_finite_fails_its_seed_and_no_other(dataset, data):
