@@ -3,7 +3,6 @@
 LRLC_JAX_KILLS is the number of kills of a study (`make test-all ARGS="-k random"`).
 """
 
-import collections
 import json
 import os
 import pathlib
@@ -19,7 +18,7 @@ import time
 import jax
 import pytest
 
-from lrlc_jax.experiments.record import NAME, read
+from lrlc_jax.experiments.record import read
 from lrlc_jax.experiments.trained import load_weights, predictions
 from lrlc_jax.progress import counted
 from tests.commands import TINY, call, command, here, snapshot
@@ -179,35 +178,6 @@ def test_seeds_added_by_killed_workers_are_those_of_one_undisturbed_run(tmp_path
     assert kills >= KILLS
     assert by_seed(grown / "results") == by_seed(whole / "results")
     assert [path.name for path in (grown / "results").iterdir()] == ["records"]
-
-
-@pytest.mark.slow
-def test_every_run_gets_a_seed_before_any_gets_the_next_though_workers_are_killed(tmp_path):
-    study = ["sweep", *SMALL, "protocol.seeds=3", "seeds_per_visit=1"]
-    results, kills = tmp_path / "results", 0
-
-    def counts():
-        names = [path.name for path in results.glob("records/*.json")]
-        found = collections.Counter(NAME.search(name)[1] for name in names)
-        return [*found.values(), *[0] * (RUNS - len(found))]
-
-    while sum(counts()) < 3 * RUNS:
-        workers = [start(tmp_path, *study) for _ in range(2)]
-        before, killed = sum(counts()), kills >= KILLS
-        while any(worker.poll() is None for worker in workers):
-            seen = counts()
-            # Two workers: each may be in the training of a seed.
-            assert max(seen) - min(seen) <= 2, seen
-            if not killed and sum(seen) > before:
-                for worker in workers:
-                    os.killpg(worker.pid, signal.SIGKILL)
-                    kills += 1
-                break
-            time.sleep(0.01)
-        answers = [worker.communicate() for worker in workers]
-        if killed:
-            assert [worker.returncode for worker in workers] == [0, 0], answers
-    assert max(counts()) == min(counts()) == 3
 
 
 @pytest.mark.slow

@@ -344,3 +344,39 @@ def test_many_isolated_seeds_are_trained_in_parts_whose_names_fit(monkeypatch):
     monkeypatch.setattr(execution, "LONGEST_NAME", 10)
     assert execution.nameable(range(100)) == tuple(range(100))
     assert execution.nameable([1, 3, 5, 7, 9, 11, 13]) == (1, 3, 5)
+
+
+class Order(Tracker):
+    """The runs in the order of their training, each with its seeds."""
+
+    def __init__(self):
+        self.visits = []
+
+    def finish_run(self, record, files):
+        assert files
+        self.visits.append((record.identity, tuple(record.seeds)))
+
+
+def test_every_run_gets_a_seed_before_any_gets_the_next(tmp_path):
+    jobs = study(tmp_path, seeds_per_visit=1)
+    first, second, third = (job.identity for job in jobs)
+    execute([dataclasses.replace(jobs[1], seeds=(0,))], Tracker())
+    order = Order()
+    execute(jobs, order)
+    assert order.visits == [
+        *((name, (0,)) for name in (first, third)),
+        *((name, (1,)) for name in (first, second, third)),
+    ]
+
+
+def test_seeds_in_training_by_another_worker_count_as_those_of_their_run(tmp_path):
+    jobs = study(tmp_path, seeds_per_visit=1, wait_for_others=False)
+    first, second, third = (job.identity for job in jobs)
+    order = Order()
+    with claim(part_folder(tmp_path, first, [0])) as claimed:
+        assert claimed
+        execute(jobs, order)
+    assert order.visits == [
+        *((name, (0,)) for name in (second, third)),
+        *((name, (1,)) for name in (first, second, third)),
+    ]
