@@ -32,6 +32,11 @@ class Schema:
         values = dataclasses.asdict(self)
         return {name: value for name, value in values.items() if name not in self.NOT_IN_IDENTITY}
 
+    def changed(self) -> dict[str, Any]:
+        """Settings whose canonical form differs from that of the default."""
+        own, default = self.canonical(), type(self)().canonical()
+        return {name: getattr(self, name) for name in own if own[name] != default[name]}
+
     def check(self) -> None:
         """Raise an :class:`InputError` with the name of the first field with an invalid value."""
         for field in dataclasses.fields(self):

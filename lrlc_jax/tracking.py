@@ -66,20 +66,15 @@ def of_sweep() -> bool:
     return bool(os.environ.get("WANDB_SWEEP_ID"))
 
 
-def changes(settings: Schema) -> list[str]:
-    """Settings that differ from the defaults, such as ``epochs 150``."""
-    default = type(settings)()
-    return [
-        f"{name} {value}"
-        for name, value in vars(settings).items()
-        if name not in NOT_IN_NAME | {*settings.NOT_IN_IDENTITY} and value != getattr(default, name)
-    ]
-
-
 def run_name(config: "Config", seeds: Sequence[int]) -> str:
     """The layer, the data, the seeds, and every setting that differs from its default."""
     sections = config.dataset, config.network, config.protocol
-    changed = [change for section in sections for change in changes(section)]
+    changed = [
+        f"{name} {value}"
+        for section in sections
+        for name, value in section.changed().items()
+        if name not in NOT_IN_NAME
+    ]
     return "; ".join([config.layer.label, config.dataset.name, named_seeds(seeds), *changed])
 
 

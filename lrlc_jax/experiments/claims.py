@@ -51,7 +51,8 @@ def parts(results_dir: str | pathlib.Path, identity: str) -> dict[pathlib.Path, 
     found = {}
     for folder in sorted(unfinished(results_dir, identity).glob("seeds*")):
         if NAME.fullmatch(folder.name):
-            ranges = [list(map(int, r.split("-"))) for r in folder.name[5:].split("+")]
+            words = folder.name.removeprefix("seeds").split("+")
+            ranges = [[int(number) for number in word.split("-")] for word in words]
             found[folder] = tuple(n for r in ranges for n in range(r[0], r[-1] + 1))
     return found
 
@@ -126,10 +127,8 @@ def claim(folder: pathlib.Path) -> Iterator[bool]:
             yield True
         finally:
             stop.set()
-            for name in (
-                OWNER,
-                LOCK,
-            ):  # before unlocking: `locked` checks that its file exists
+            # Before unlocking: `locked` checks that its file exists.
+            for name in (OWNER, LOCK):
                 (folder / name).unlink(missing_ok=True)
             remove_empty(folder)
     finally:

@@ -14,16 +14,14 @@ from typing import NamedTuple, TypeAlias
 import jax
 import numpy as np
 from flax import nnx
-from jax.errors import JaxRuntimeError
 
-from lrlc_jax.errors import RunError
 from lrlc_jax.experiments import provenance
 from lrlc_jax.experiments.runner import network_of
 from lrlc_jax.experiments.study import Job
 from lrlc_jax.layers import ConvConfig
 from lrlc_jax.networks import check_precision, multiply_adds
 from lrlc_jax.progress import Progress, counted, duration
-from lrlc_jax.training.devices import default_seeds_at_once, enable_cache
+from lrlc_jax.training.devices import default_seeds_at_once, enable_cache, reported_failure
 from lrlc_jax.training.train import DeviceData, train
 
 # Rough multiply-adds per second. Rough times only decide which network is measured, and on which
@@ -166,7 +164,7 @@ def measure(job: Job, work: Work) -> Cost:
     rough_epoch = len(part.seeds) * steps * rough_step(job, work)
     epochs = max(FEWEST_EPOCHS, min(MOST_EPOCHS, int(ALL_EPOCHS / rough_epoch)))
     times = [time.perf_counter()]
-    try:
+    with reported_failure(f"{job.config.layer.label} could not be measured"):
         train(
             network_of(part),
             DeviceData.put(part.dataset),
@@ -175,9 +173,6 @@ def measure(job: Job, work: Work) -> Cost:
             seeds_at_once=part.config.seeds_at_once,
             on_epoch=lambda *_: times.append(time.perf_counter()),
         )
-    except (JaxRuntimeError, MemoryError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise RunError(f"{job.config.layer.label} could not be measured: {reason}.") from error
     first, *later = np.diff(times)
     epoch = float(np.median(later or [first]))
     once = time.perf_counter() - times[0] - (len(times) - 1) * epoch

@@ -7,10 +7,9 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 from flax import nnx
-from jax.errors import JaxRuntimeError
 
 from lrlc_jax.data import Dataset, load
-from lrlc_jax.errors import InputError, RunError, one_of
+from lrlc_jax.errors import InputError, one_of
 from lrlc_jax.experiments import record as records
 from lrlc_jax.experiments.config import RunConfig
 from lrlc_jax.experiments.provenance import machine
@@ -21,7 +20,13 @@ from lrlc_jax.experiments.statistics import Mean, in_words, mean_over_seeds
 from lrlc_jax.experiments.trained import factory_of, load_weights
 from lrlc_jax.networks import check_precision, split
 from lrlc_jax.progress import counted
-from lrlc_jax.training.devices import default_seeds_at_once, enable_cache, fixed_settings, lay_out
+from lrlc_jax.training.devices import (
+    default_seeds_at_once,
+    enable_cache,
+    fixed_settings,
+    lay_out,
+    reported_failure,
+)
 from lrlc_jax.training.metrics import Array, named
 from lrlc_jax.training.step import TrainState
 from lrlc_jax.training.train import DeviceData, evaluation
@@ -61,12 +66,9 @@ def metrics_of(
     states = layout.put(TrainState(seeds, params, stats, ()))  # type: ignore[arg-type]
     data = layout.replicate(DeviceData.put(dataset))
     test = evaluation(data, "test", record.run["protocol"]["epochs"])
-    try:
+    with reported_failure(f"{record.label} could not be evaluated"):
         metrics, _ = test(graphdef, layout, at_once, states)
         return named(test=layout.get(jax.block_until_ready(metrics)))
-    except (JaxRuntimeError, MemoryError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise RunError(f"{record.label} could not be evaluated: {reason}.") from error
 
 
 def evaluate(path: pathlib.Path, overrides: Sequence[str] = ()) -> list[str]:

@@ -8,10 +8,9 @@ from typing import Any
 
 import numpy as np
 from flax import nnx
-from jax.errors import JaxRuntimeError
 
 from lrlc_jax.data import Dataset
-from lrlc_jax.errors import InputError, RunError
+from lrlc_jax.errors import InputError
 from lrlc_jax.experiments import provenance
 from lrlc_jax.experiments.record import Record, Run, folder
 from lrlc_jax.experiments.statistics import describe
@@ -22,7 +21,7 @@ from lrlc_jax.progress import Progress, counted, duration
 from lrlc_jax.signals import Stopped, TimeLimit
 from lrlc_jax.tracking import Tracker
 from lrlc_jax.training.checkpoint import Checkpoints
-from lrlc_jax.training.devices import CompileClock, enable_cache, lay_out
+from lrlc_jax.training.devices import CompileClock, enable_cache, lay_out, reported_failure
 from lrlc_jax.training.metrics import History, finite
 from lrlc_jax.training.train import DeviceData, train
 
@@ -114,24 +113,22 @@ class Runner:
                 self.limit.require(SLACK * max(later, default=first) + SAVING)
 
         try:
-            history = train(
-                factory,
-                data,
-                protocol,
-                seeds=job.seeds,
-                seeds_at_once=config.seeds_at_once,
-                on_epoch=on_epoch,
-                on_start=on_start,
-                checkpoints=checkpoints,
-                keep_weights=keeps_weights(factory, protocol.seeds, config.keep),
-            )
+            with reported_failure(f"{label} could not be trained"):
+                history = train(
+                    factory,
+                    data,
+                    protocol,
+                    seeds=job.seeds,
+                    seeds_at_once=config.seeds_at_once,
+                    on_epoch=on_epoch,
+                    on_start=on_start,
+                    checkpoints=checkpoints,
+                    keep_weights=keeps_weights(factory, protocol.seeds, config.keep),
+                )
         except Stopped:
             if saved := checkpoints.saved_epochs:
                 self.kept = f"{label} is kept after epoch {saved} of {protocol.epochs}"
             raise
-        except (JaxRuntimeError, MemoryError) as error:
-            reason = " ".join(str(error).split())[:300]
-            raise RunError(f"{label} could not be trained: {reason}.") from error
 
         return record_of(job, factory, history, session), history
 

@@ -279,11 +279,10 @@ class SpecialLayerConfig(LayerConfig):
         names = [ORDINALS[position - 1] for position in self.positions]
         where = f"{' and '.join(names)} layer{'s' * (len(names) > 1)}"
         where = "all layers" if len(names) == DEPTH else where
-        default, own = type(self)().canonical(), self.canonical()
         changed = [
             f", {name} {value}"
-            for name, value in vars(self).items()
-            if name not in LayerConfig.STRUCTURE and own[name] != default[name]
+            for name, value in self.changed().items()
+            if name not in LayerConfig.STRUCTURE
         ]
         return f"{self.TITLE} ({where}){''.join(changed)}"
 

@@ -7,11 +7,11 @@ from typing import Any
 
 from lrlc_jax.data.dataset import data_slug
 from lrlc_jax.experiments.config import StudyConfig
-from lrlc_jax.experiments.identity import changed, hashed, identity
+from lrlc_jax.experiments.identity import changed, hashed, identity, layer_of
 from lrlc_jax.experiments.record import Record, Records, Run, title_of
 from lrlc_jax.experiments.statistics import best
 from lrlc_jax.experiments.study import study_layers
-from lrlc_jax.layers import LAYERS, LayerConfig, RankedLayerConfig
+from lrlc_jax.layers import LayerConfig, RankedLayerConfig
 from lrlc_jax.networks import PAPER_NETWORK
 from lrlc_jax.progress import counted
 from lrlc_jax.training.train import PAPER_PROTOCOL
@@ -151,11 +151,9 @@ class StudyResults:
         counts = [len(run.seeds) for run in self.known.values()]
         if not self.seeds_differ:
             return counted(counts[0], "seed")
-        return (
-            f"{min(counts)} TO {max(counts)} SEEDS"
-            if min(counts) < max(counts)
-            else (f"{counts[0]} SEEDS, NOT THE SAME ONES")
-        )
+        if min(counts) < max(counts):
+            return f"{min(counts)} TO {max(counts)} SEEDS"
+        return f"{counts[0]} SEEDS, NOT THE SAME ONES"
 
     @functools.cached_property
     def problems(self) -> list[str]:
@@ -207,10 +205,8 @@ def setting_of(run: Run) -> dict[str, Any]:
 
 def options_of(run: Run) -> dict[str, Any]:
     """Options of a run's layer that are not the default."""
-    layer = run.run["layer"]
-    defaults = LAYERS[layer["name"]]().canonical()
-    structure = LAYERS[layer["name"]].STRUCTURE
-    return {k: v for k, v in layer.items() if k not in structure and v != defaults.get(k)}
+    layer = layer_of(run.run["layer"])
+    return {name: v for name, v in layer.changed().items() if name not in layer.STRUCTURE}
 
 
 def shown(

@@ -7,10 +7,11 @@ from typing import Any, TypeVar
 
 import jax
 import numpy as np
+from jax.errors import JaxRuntimeError
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as Spec
 
-from lrlc_jax.errors import InputError
+from lrlc_jax.errors import InputError, RunError
 from lrlc_jax.files import cache_folder
 
 SEEDS, BATCH = "seeds", "batch"  # axes of the grid of devices
@@ -189,6 +190,19 @@ class CompileClock:
         if event.startswith("/jax/core/compile/"):
             self.seconds += duration_secs
             self.programs += event.endswith("/backend_compile_duration")
+
+
+@contextlib.contextmanager
+def reported_failure(what: str) -> Iterator[None]:
+    """Report a failure of the device, such as out of memory, as a RunError.
+
+    ``what`` begins its message, such as ``Convolution could not be trained``.
+    """
+    try:
+        yield
+    except (JaxRuntimeError, MemoryError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise RunError(f"{what}: {reason}.") from error
 
 
 @contextlib.contextmanager
