@@ -75,7 +75,7 @@ clean: ## Remove .venv, .venv-peers and caches; keep results
 
 # DIRECTORY/with-EXTRA: install the package with an extra, in editable mode, into an environment.
 define install
-@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check \
+@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile \
 	--constraint constraints.txt --editable '.[$(@F:with-%=%)]'
 @touch $@
 endef

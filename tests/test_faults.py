@@ -23,7 +23,7 @@ from lrlc_jax.experiments.trained import load_weights, predictions
 from lrlc_jax.progress import counted
 from tests.commands import TINY, call, command, here, snapshot
 
-KILLS = int(os.environ.get("LRLC_JAX_KILLS", "4"))
+KILLS = int(os.environ.get("LRLC_JAX_KILLS", "6"))
 RUNS = 3
 SMALL = [
     "study.runs=[{layer:conv},{layer:lrlc,at:[1,3],rank:2}]",
@@ -156,26 +156,28 @@ def by_seed(results):
 @pytest.mark.slow
 def test_seeds_added_by_killed_workers_are_those_of_one_undisturbed_run(tmp_path):
     run = ["layer=lrlc", "layer.rank=2", "network.channels=8", "dataset.train_size=100"]
-    run += ["protocol.epochs=10", "checkpoint.every_epochs=1"]
+    run += ["protocol.epochs=60", "checkpoint.every_epochs=1"]
     whole, grown = tmp_path / "whole", tmp_path / "grown"
     for folder in (whole, grown):
         folder.mkdir()
     call(whole, "train", *run, "protocol.seeds=10")
     call(grown, "train", *run, "protocol.seeds=4")
-    chance, kills = random.Random(4), 0
-    while len(by_seed(grown / "results")) < 10 or kills < KILLS:
+    chance, rounds = random.Random(4), max(1, KILLS // 6)
+    for number in range(rounds + 1):
         more = [*run, "protocol.seeds=10", "seeds_per_visit=1"]
         workers = [start(grown, "train", *more) for _ in range(3)]
-        if kills < KILLS:
-            time.sleep(chance.uniform(2, 8))
+        if number < rounds:
+            while not list(grown.glob("results/unfinished/*/*/checkpoints/*.npz")):
+                assert workers[0].poll() is None, workers[0].communicate()
+                time.sleep(0.02)
+            time.sleep(chance.uniform(0, 1))
             for worker in workers:
                 kill(worker)
-                kills += 1
+            assert (grown / "results" / "unfinished").exists()
         else:
             answers = [worker.communicate(timeout=300) for worker in workers]
             assert [worker.returncode for worker in workers] == [0] * 3, answers
             assert all("seeds 0-9" in out for out, _ in answers)
-    assert kills >= KILLS
     assert by_seed(grown / "results") == by_seed(whole / "results")
     assert [path.name for path in (grown / "results").iterdir()] == ["records"]
 

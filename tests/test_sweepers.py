@@ -168,6 +168,9 @@ def test_a_search_of_runs_maximises_the_mean_validation_accuracy(tmp_path):
     assert means.keys() == {1, 2}
     assert found["best_value"] == pytest.approx(max(means.values()), abs=1e-9)
     assert means[found["best_params"]["layer.rank"]] == max(means.values())
+    again = call(tmp_path, "train", *arguments)
+    assert again.stdout.count("already on record") == 2
+    assert best(tmp_path) == found
 
 
 def test_a_search_stops_at_its_time_limit_and_exits_as_a_single_run(tmp_path):
