@@ -4,20 +4,22 @@ STUDY ?= quick
 DATASET ?= digits
 RESULTS ?= results
 RECORD ?=
+TARGET ?= h100
 ARGS ?=
 TEST_PROCESSES ?= 2
 
 VENV := .venv
 PEERS := .venv-peers
+COMPILERS := .venv-compilers
 RUN := @$(VENV)/bin/python
 .DEFAULT_GOAL := help
 
 .PHONY: help
 help: ## Show this help
-	@echo "Usage: make TARGET [STUDY=quick] [DATASET=digits] [RESULTS=results] [RECORD=FILE] [ARGS=\"name=value ...\"]"
-	@echo "ARGS are settings of the target's command, such as ARGS=\"dataset=mnist protocol.seeds=3\"."
+	@echo "Usage: make COMMAND [STUDY=quick] [DATASET=digits] [RESULTS=results] [RECORD=FILE] [TARGET=h100] [ARGS=\"name=value ...\"]"
+	@echo "ARGS are settings of the command, such as ARGS=\"dataset=mnist protocol.seeds=3\"."
 	@echo
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: run-sweep
 run-sweep: $(VENV)/with-experiments ## Train the missing seeds of STUDY in RESULTS, and write its tables
@@ -52,6 +54,14 @@ benchmark: $(VENV)/with-experiments ## Time training steps of ours and the peers
 .PHONY: peers
 peers: $(PEERS)/with-peers ## Install PyTorch and TensorFlow for the benchmark, in an environment of their own
 
+.PHONY: compile-for
+compile-for: $(COMPILERS)/with-compilers ## Compile for TARGET (h100, a100, v5e, v6e), without having it, and count what programs cost
+	@$(COMPILERS)/bin/python scripts/compile_for.py target=$(TARGET) results_dir="$(RESULTS)" $(ARGS)
+
+.PHONY: check-device
+check-device: $(VENV)/with-experiments ## Check and measure this GPU, TPU or CPU, in 3 minutes; ARGS=--quick checks for errors only
+	$(RUN) scripts/check_device.py results_dir="$(RESULTS)" $(ARGS)
+
 .PHONY: test
 test: $(VENV)/with-test ## Run the tests, without the slow ones
 	$(RUN) -m pytest -n $(TEST_PROCESSES) -m "not slow" $(ARGS)
@@ -70,8 +80,8 @@ lint: $(VENV)/with-dev ## Check style and types
 install: $(VENV)/with-experiments ## Create .venv with the layers and the pipeline, at the versions of constraints.txt
 
 .PHONY: clean
-clean: ## Remove .venv, .venv-peers and caches; keep results
-	rm -rf $(VENV) $(PEERS) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+clean: ## Remove environments and caches; keep results
+	rm -rf $(VENV) $(PEERS) $(COMPILERS) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 # DIRECTORY/with-EXTRA: install the package with an extra, in editable mode, into an environment.
 define install
@@ -87,7 +97,10 @@ $(EXTRAS:%=$(VENV)/with-%): $(VENV)/created pyproject.toml constraints.txt
 $(PEERS)/with-peers: $(PEERS)/created pyproject.toml constraints.txt
 	$(install)
 
-$(VENV)/created $(PEERS)/created:
+$(COMPILERS)/with-compilers: $(COMPILERS)/created pyproject.toml constraints.txt
+	$(install)
+
+$(VENV)/created $(PEERS)/created $(COMPILERS)/created:
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || { \
 		echo "error: lrlc_jax needs Python 3.11 to 3.13, such as: make PYTHON=python3.12" >&2; exit 2; }
 	@echo "Creating $(@D) and installing the packages (once, a few minutes)" >&2

@@ -63,7 +63,8 @@ def flat(params: State) -> dict[str, npt.NDArray[Any]]:
 def training(case: Case, factory: NetworkFactory, block_seconds: float) -> Timed:
     """Short epochs of training, for one or several seeds."""
     graphdef, _, _ = split(nnx.eval_shape(lambda: factory(nnx.Rngs(0))))
-    seeds_at_once = default_seeds_at_once(case.seeds)
+    rows, cols, _ = case.image_shape
+    seeds_at_once = default_seeds_at_once(case.seeds, case.batch_size * rows * cols)
     layout = lay_out(case.seeds, devices=jax.local_devices()[:1])
 
     def train(state: TrainState, *arguments: Any) -> tuple[TrainState, Any]:

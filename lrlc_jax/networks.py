@@ -12,6 +12,7 @@ from lrlc_jax.errors import InputError, at_least
 from lrlc_jax.layers import (
     DEPTH,
     LRLC,
+    WAYS,
     BatchNorm,
     ConvConfig,
     LayerConfig,
@@ -24,17 +25,23 @@ from lrlc_jax.layers import (
 )
 from lrlc_jax.layers.base import glorot_uniform
 from lrlc_jax.layers.blur import blur_window
-from lrlc_jax.layers.ops.product import Elementwise, Precision, identity
+from lrlc_jax.layers.ops.activation import AffineRelu
+from lrlc_jax.layers.ops.precision import BFLOAT16_PRODUCTS, Precision, of_linear
+from lrlc_jax.layers.ops.product import Elementwise, identity
 from lrlc_jax.layers.ops.window import PADDINGS, as_pair
 from lrlc_jax.schema import Schema, whole, word
 
 State: TypeAlias = nnx.State[Any, Any]
+
+# One way for all layers, one for each, or the default.
+Ways: TypeAlias = Way | tuple[Way | None, ...] | None
 
 # Type of the layers' computation, and precision of their products. JAX's default for float32 is
 # TF32 on a GPU and bfloat16 on a TPU; `float32` here is exact float32.
 COMPUTATION: dict[str, tuple[jax.typing.DTypeLike | None, Precision]] = {
     "float32": (None, "highest"),
     "tf32": (None, "tensorfloat32"),
+    "bfloat16_products": (None, BFLOAT16_PRODUCTS),
     "bfloat16": (jnp.bfloat16, None),
 }
 
@@ -100,7 +107,8 @@ class Network(nnx.Module):
         network: settings of the rest. ``padding`` applies to every layer. ``pooling`` is over all
             positions. ``blur`` replaces each stride above 1 by a blur and subsampling after the
             ReLU. ``precision`` applies to the layers; pooling and classifier are in float32.
-        way: how to compute the layers' products (:data:`lrlc_jax.layers.WAYS`).
+        way: how to compute the layers' products (:data:`lrlc_jax.layers.WAYS`): one for all, or one
+            for each layer.
         rngs: random keys of the initializers.
 
     Raises:
@@ -114,9 +122,10 @@ class Network(nnx.Module):
         layer: LayerConfig,
         network: NetworkConfig = PAPER_NETWORK,
         *,
-        way: Way | None = None,
+        way: Ways = None,
         rngs: nnx.Rngs,
     ) -> None:
+        ways = way if isinstance(way, tuple) else (way,) * DEPTH
         size, channels = image_shape[:2], image_shape[2]
         dtype, precision = COMPUTATION[network.precision]
         layers, norms, subsampling = [], [], []
@@ -134,7 +143,7 @@ class Network(nnx.Module):
                 input_size=size,
                 dtype=dtype,
                 precision=precision,
-                way=way,
+                way=ways[position - 1],
                 last=position == DEPTH,
             )
             config = layer if position in layer.positions else ConvConfig()
@@ -151,7 +160,7 @@ class Network(nnx.Module):
         self.pooling = network.pooling
         flat = channels * size[0] * size[1] if network.pooling == "flatten" else channels
         self.classifier = nnx.Linear(
-            flat, num_classes, precision=precision, kernel_init=glorot_uniform, rngs=rngs
+            flat, num_classes, **of_linear(precision), kernel_init=glorot_uniform, rngs=rngs
         )
 
     def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
@@ -175,8 +184,17 @@ class Network(nnx.Module):
         """The normalisation and ReLU of a layer, for its output ``x``."""
         if not self.norms:
             return jax.nn.relu
-        normalize = self.norms[position].normalizer(x, use_running_average=not train)
-        return lambda x: jax.nn.relu(normalize(x))
+        return AffineRelu(*self.norms[position].statistics(x, use_running_average=not train))
+
+
+def ways_of(setting: Any) -> Ways:
+    """The ways in a setting: a word, a list with one for each layer, or None.
+
+    ``measured`` is None: a measurement replaces it (:mod:`lrlc_jax.training.ways`).
+    """
+    if isinstance(setting, list | tuple):
+        return tuple(setting)
+    return setting if setting in WAYS else None
 
 
 def pool(x: jax.Array, pooling: str) -> jax.Array:
@@ -243,7 +261,7 @@ class NetworkFactory:
     num_classes: int
     layer: LayerConfig
     network: NetworkConfig = dataclasses.field(default_factory=NetworkConfig)
-    way: Way | None = None
+    way: Ways = None
 
     def __hash__(self) -> int:
         settings = repr(self.layer), repr(self.network), self.way

@@ -16,13 +16,15 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lrlc_jax.data.dataset import DatasetConfig
 from lrlc_jax.errors import InputError, not_negative, one_of, unknown_name
-from lrlc_jax.layers import LAYERS, ConvConfig, LayerConfig
+from lrlc_jax.layers import DEPTH, LAYERS, ConvConfig, LayerConfig
+from lrlc_jax.layers.base import as_list
 from lrlc_jax.layers.ops.product import WAYS
 from lrlc_jax.networks import NetworkConfig
 from lrlc_jax.schema import Schema, whole, word
 from lrlc_jax.tracking import TrackerConfig
 from lrlc_jax.training.checkpoint import CheckpointConfig
 from lrlc_jax.training.train import ProtocolConfig
+from lrlc_jax.training.ways import MEASURED
 
 T = TypeVar("T", bound=Schema)
 
@@ -37,7 +39,9 @@ class RunConfig(Schema):
         wait_for_others: wait until the runs of other workers are done, or free again.
         seeds_at_once: seeds that share a step on each device; by default one on CPU, elsewhere all
             or as many as fit.
-        product_way: implementation of the products; by default the fastest measured on the backend.
+        product_way: implementation of the products: one for all layers, a list with one for each,
+            or ``measured``: measure which is fastest before the first epoch. By default that of
+            published measurements, and ``measured`` on devices without them.
         seeds_per_visit: train this many seeds of a run, then go on with the run that has the fewest
             seeds; by default all seeds of a run before the next one.
         keep: what to keep of trained networks: ``predictions``, or ``weights`` too; by default the
@@ -48,7 +52,7 @@ class RunConfig(Schema):
     budget_minutes: float | None = None
     wait_for_others: bool = True
     seeds_at_once: int | None = whole(None)
-    product_way: str | None = word(*WAYS, default="")
+    product_way: Any = None
     seeds_per_visit: int | None = whole(None)
     keep: str | None = word("predictions", "weights", default="")
 
@@ -57,6 +61,17 @@ class RunConfig(Schema):
         super().check()
         if not self.results_dir:
             raise InputError("results_dir is empty; name the folder for the results.")
+        words = [*WAYS, MEASURED]
+        if isinstance(self.product_way, list):
+            words = list(WAYS)
+            if len(self.product_way) != DEPTH:
+                raise InputError(
+                    f"product_way is {self.product_way}; give one way, or {DEPTH}, one for each "
+                    "layer."
+                )
+        for way in as_list(self.product_way):
+            if way is not None:
+                one_of("product_way", way, words)
         if self.budget_minutes is not None:
             not_negative("budget_minutes", self.budget_minutes)
 

@@ -128,7 +128,9 @@ def representative(runs: Sequence[Candidate]) -> Candidate:
 def seeds_in_a_step(job: Job) -> int:
     """Seeds that share a step if they fit in memory."""
     count = min(len(job.seeds), job.config.seeds_per_visit or len(job.seeds))
-    return min(job.config.seeds_at_once or default_seeds_at_once(count), count)
+    rows, cols, _ = job.dataset.image_shape
+    pixels = job.config.protocol.batch_size * rows * cols
+    return min(job.config.seeds_at_once or default_seeds_at_once(count, pixels), count)
 
 
 def rough_step(job: Job, work: Work) -> float:

@@ -18,7 +18,7 @@ from lrlc_jax.experiments.reproduce import override, section_of, settings_of
 from lrlc_jax.experiments.runner import numbers
 from lrlc_jax.experiments.statistics import Mean, in_words, mean_over_seeds
 from lrlc_jax.experiments.trained import factory_of, load_weights
-from lrlc_jax.networks import check_precision, split
+from lrlc_jax.networks import check_precision, split, ways_of
 from lrlc_jax.progress import counted
 from lrlc_jax.training.devices import (
     default_seeds_at_once,
@@ -28,7 +28,7 @@ from lrlc_jax.training.devices import (
     reported_failure,
 )
 from lrlc_jax.training.metrics import Array, named
-from lrlc_jax.training.step import TrainState
+from lrlc_jax.training.step import EVALUATION_BATCH, TrainState
 from lrlc_jax.training.train import DeviceData, evaluation
 
 FREE = ("dataset", "seeds_at_once", "product_way")
@@ -57,11 +57,12 @@ def metrics_of(
         )
     check_precision(record.run["network"]["precision"])
     params, stats = load_weights(path, record)
-    build = dataclasses.replace(factory_of(record), way=config.product_way)  # type: ignore[arg-type]
+    build = dataclasses.replace(factory_of(record), way=ways_of(config.product_way))
     graphdef, *_ = split(nnx.eval_shape(lambda: build(nnx.Rngs(0))))
     layout = lay_out(len(record.seeds))
     each = layout.seeds_each
-    at_once = min(config.seeds_at_once or default_seeds_at_once(each), each)
+    pixels = EVALUATION_BATCH * found[0][0] * found[0][1]
+    at_once = min(config.seeds_at_once or default_seeds_at_once(each, pixels), each)
     seeds = np.asarray(record.seeds, np.uint32)
     states = layout.put(TrainState(seeds, params, stats, ()))  # type: ignore[arg-type]
     data = layout.replicate(DeviceData.put(dataset))

@@ -86,8 +86,8 @@ def settings_of(record: Record, device: str | None = None) -> dict[str, Any]:
 
     Args:
         record: of any version of the training; its missing settings get their defaults.
-        device: the device to train on, as in records. On the record's own kind of device the
-            number of seeds per step is kept, for equal rounding.
+        device: the device to train on, as in records. On the record's own kind of device the ways
+            of the products and the number of seeds per step are kept, for equal rounding.
     """
     run, others = record.run, record.config
     dataset = {k: v for k, v in run["dataset"].items() if k not in ("fingerprint", "train_size")}
@@ -107,7 +107,7 @@ def settings_of(record: Record, device: str | None = None) -> dict[str, Any]:
             "first_seed": min(record.seeds),
             **run["protocol"],
         },
-        "product_way": others.get("product_way"),
+        "product_way": others.get("product_way") if same_device else None,
         "seeds_at_once": others.get("seeds_at_once") if same_device else None,
     }
 

@@ -1,5 +1,6 @@
 """Some seeds of a run, from their settings to their record."""
 
+import dataclasses
 import datetime
 import pathlib
 import time
@@ -16,7 +17,7 @@ from lrlc_jax.experiments.record import Record, Run, folder
 from lrlc_jax.experiments.statistics import describe
 from lrlc_jax.experiments.study import Job
 from lrlc_jax.experiments.trained import keeps_weights
-from lrlc_jax.networks import NetworkFactory, check_precision
+from lrlc_jax.networks import NetworkFactory, check_precision, ways_of
 from lrlc_jax.progress import Progress, counted, duration
 from lrlc_jax.signals import Stopped, TimeLimit
 from lrlc_jax.tracking import Tracker
@@ -24,6 +25,7 @@ from lrlc_jax.training.checkpoint import Checkpoints
 from lrlc_jax.training.devices import CompileClock, enable_cache, lay_out, reported_failure
 from lrlc_jax.training.metrics import History, finite
 from lrlc_jax.training.train import DeviceData, train
+from lrlc_jax.training.ways import Plan, is_measured, measure
 
 # An epoch may take longer than the longest one so far, and saving must fit into the budget, too.
 SLACK = 1.1
@@ -87,7 +89,7 @@ class Runner:
         session = Session(checkpoints, self.clock)
         data = self.put(job)
 
-        # Announcement.
+        # Ways of the products. A resumed run keeps them, for equal rounding.
         self.total = self.started + left
         self.started += 1
         done = len(session.epoch_seconds)
@@ -98,7 +100,21 @@ class Runner:
             f"{counted(protocol.epochs, 'epoch')}{resumed}"
         )
 
+        plan = session.plan
+        if not plan and is_measured(config.product_way):
+            layout = lay_out(len(job.seeds), protocol.data_parallel)
+            batch = protocol.batch_size // protocol.data_parallel
+            with reported_failure(f"{label} could not be measured"):
+                plan = measure(factory, batch, layout.seeds_each)
+            self.say(f"{label}: {plan.reason}")
+        if plan:
+            factory = dataclasses.replace(factory, way=plan.ways)
+            session.plan = plan
+
         # Training.
+        def on_retry(at_once: int) -> None:
+            self.say(f"{label}: out of memory; going on with {counted(at_once, 'seed')} at once")
+
         def on_start(earlier: Sequence[dict[str, np.ndarray]]) -> None:
             self.tracker.start_run(config, job.name, job.seeds, earlier)
 
@@ -120,6 +136,8 @@ class Runner:
                     protocol,
                     seeds=job.seeds,
                     seeds_at_once=config.seeds_at_once,
+                    together=plan.together if plan else None,
+                    on_retry=on_retry,
                     on_epoch=on_epoch,
                     on_start=on_start,
                     checkpoints=checkpoints,
@@ -172,7 +190,7 @@ def network_of(job: Job) -> NetworkFactory:
         dataset.num_classes,
         config.layer,
         config.network,
-        config.product_way,  # type: ignore[arg-type]
+        ways_of(config.product_way),
     )
     try:
         nnx.eval_shape(lambda: factory(nnx.Rngs(0)))
@@ -206,6 +224,8 @@ class Session:
             "sessions": [],
         }
         self.epoch_seconds: list[float] = list(self.before["epoch_seconds"])
+        plan = self.before.get("plan")
+        self.plan = Plan(tuple(plan["ways"]), plan["together"], plan["reason"]) if plan else None
         checkpoints.about = self.about
 
     def epoch_ended(self) -> None:
@@ -222,6 +242,7 @@ class Session:
             "compile_seconds": self.before["compile_seconds"] + self.clock.seconds - self.compiled,
             "programs": self.before["programs"] + self.clock.programs - self.programs,
             "epoch_seconds": self.epoch_seconds,
+            **({"plan": self.plan._asdict()} if self.plan else {}),
             "sessions": [
                 *self.before["sessions"],
                 {"epochs": len(self.epoch_seconds), **self.origin},
@@ -232,7 +253,8 @@ class Session:
 def record_of(job: Job, factory: NetworkFactory, history: History, session: Session) -> Record:
     """The record of the seeds of a job, without its files."""
     config, dataset = job.config, job.dataset
-    shared, way, matched = config.protocol.data_parallel, config.product_way, factory.matched()
+    shared, matched = config.protocol.data_parallel, factory.matched()
+    way = list(factory.way) if isinstance(factory.way, tuple) else factory.way
     failed = dict(sorted(history.failed.items()))
     lost = np.array([seed in failed for seed in history.seeds])
     final = history.epochs[-1] | history.test

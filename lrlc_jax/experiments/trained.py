@@ -189,14 +189,13 @@ def trained_network(path: str | pathlib.Path, seed: int | None = None) -> Networ
 
 
 def factory_of(record: Record) -> NetworkFactory:
-    """The network of a record, with its implementation of the products."""
+    """The network of a record, with the ways of the products of this device."""
     rows, cols, channels = record.data["image_shape"]
     return NetworkFactory(
         (rows, cols, channels),
         record.data["classes"],
         layer_of(record.run["layer"]),
         NetworkConfig(**known(NetworkConfig, record.run["network"])),
-        record.config.get("product_way"),
     )
 
 

@@ -14,7 +14,17 @@ from flax import nnx
 from flax.nnx.nn.dtypes import promote_dtype
 
 from lrlc_jax.errors import InputError
-from lrlc_jax.layers.ops.product import WAYS, Elementwise, Precision, Way, identity, window_product
+from lrlc_jax.layers.ops.precision import Precision
+from lrlc_jax.layers.ops.product import (
+    WAYS,
+    Elementwise,
+    Kind,
+    Way,
+    choose_way,
+    identity,
+    window_product,
+)
+from lrlc_jax.layers.ops.target import target
 from lrlc_jax.layers.ops.window import Padding, Pair, Size, Window, as_pair, sliding_window
 from lrlc_jax.schema import Schema, whole
 
@@ -74,6 +84,7 @@ class PatchLayer(nnx.Module):
 
     EXTRA_CHANNELS: ClassVar[int] = 0  # channels appended to the input
     BIAS_PER_POSITION: ClassVar[bool] = False
+    KIND: ClassVar[Kind] = "by_position"  # of the product
 
     def __init__(
         self,
@@ -133,6 +144,31 @@ class PatchLayer(nnx.Module):
                 f"(batch, {rows}, {cols}, {self.in_features} channels)"
             )
         return size[0], size[1]
+
+    @property
+    def kind(self) -> Kind:
+        """Kind of the product (:data:`.ops.product.Kind`)."""
+        return self.KIND
+
+    def windows(self) -> list[Window]:
+        """The windows of the products; the layer must have an input size."""
+        return [self.window()]
+
+    def ways(self, batch: int) -> list[Way]:
+        """Ways that compute the product of a batch on this device, the default first.
+
+        ``pallas`` needs a GPU: elsewhere its kernels are interpreted.
+        """
+        assert self.input_size is not None
+        shape = (batch, *self.input_size, self.in_features + self.EXTRA_CHANNELS)
+
+        def chosen(asked: Way | None) -> list[Way]:
+            arguments = self.kind, shape, self.out_features
+            return [choose_way(asked, *arguments, each, self.precision) for each in self.windows()]
+
+        possible = [way for way in WAYS if way != "pallas" or target().platform == "gpu"]
+        applicable = [way for way in possible if set(chosen(way)) == {way}]
+        return list(dict.fromkeys([*chosen(None)[:1], *applicable]))
 
     def filters(self) -> jax.Array:
         """The filter bank of each position ``(rows or 1, cols or 1, kh, kw, in, out)``."""

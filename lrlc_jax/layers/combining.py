@@ -9,6 +9,7 @@ from flax.nnx.nn.dtypes import promote_dtype
 from jax.nn.initializers import Initializer
 
 from lrlc_jax.layers.base import PatchLayer, check_word, glorot_uniform
+from lrlc_jax.layers.ops.precision import Precision, of_linear
 from lrlc_jax.layers.ops.product import depthwise
 from lrlc_jax.layers.ops.window import Pair, sliding_window
 
@@ -126,11 +127,13 @@ class DilatedDepthwise(nnx.Module):
         dilation: int,
         init: Initializer,
         *,
+        precision: Precision,
         dtype: jax.typing.DTypeLike | None,
         param_dtype: jax.typing.DTypeLike,
         rngs: nnx.Rngs,
     ) -> None:
         self.dilation = dilation
+        self.precision = precision
         self.dtype = dtype
         self.kernel = nnx.Param(init(rngs.params(), (3, 3, channels, 1), param_dtype))
         self.bias = nnx.Param(jnp.zeros((channels,), param_dtype))
@@ -141,7 +144,7 @@ class DilatedDepthwise(nnx.Module):
         window = sliding_window(size, (3, 3), dilation=(self.dilation, self.dilation))
         kernel = self.kernel[...].reshape(9, -1)
         x, kernel, bias = promote_dtype((x, kernel, self.bias[...]), dtype=self.dtype)
-        return depthwise(x, kernel, window) + bias[None, None, None]
+        return depthwise(x, kernel, window, self.precision) + bias[None, None, None]
 
 
 class CombiningNetwork(nnx.Module):
@@ -164,7 +167,7 @@ class CombiningNetwork(nnx.Module):
     ) -> None:
         init = init or glorot_uniform
         types: Any = {"dtype": layer.dtype, "param_dtype": layer.param_dtype, "rngs": rngs}
-        options: Any = {"kernel_init": init, "precision": layer.precision, **types}
+        options: Any = {"kernel_init": init, **of_linear(layer.precision), **types}
 
         def pointwise(channels: int, features: int) -> nnx.Linear:
             return nnx.Linear(channels, features, **options)
@@ -173,7 +176,9 @@ class CombiningNetwork(nnx.Module):
         dilations = [d for d in (1, 2, 4, 8) if 2 * d < min(layer.input_size)]
         self.size = layer.positions()
         self.low = pointwise(layer.in_features, rank)
-        self.depthwise = nnx.List(DilatedDepthwise(rank, d, init, **types) for d in dilations)
+        self.depthwise = nnx.List(
+            DilatedDepthwise(rank, d, init, precision=layer.precision, **types) for d in dilations
+        )
         self.squeeze = pointwise((2 + len(dilations)) * rank, 3 * rank)
         self.excite = pointwise(3 * rank, 6 * rank)
         self.proj = pointwise(6 * rank, rank)

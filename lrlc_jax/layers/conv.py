@@ -8,6 +8,7 @@ from flax import nnx
 from jax.nn.initializers import Initializer
 
 from lrlc_jax.layers.base import LayerConfig, Options, PatchLayer, Site, he_uniform
+from lrlc_jax.layers.ops.product import Kind
 from lrlc_jax.layers.ops.window import Size
 
 
@@ -24,6 +25,8 @@ class Conv(PatchLayer):
 
     Other arguments and errors as for :class:`.base.PatchLayer`.
     """
+
+    KIND: ClassVar[Kind] = "shared"
 
     def __init__(
         self,

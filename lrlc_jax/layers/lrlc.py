@@ -38,6 +38,7 @@ from lrlc_jax.layers.combining import (
 from lrlc_jax.layers.conv import ConvConfig
 from lrlc_jax.layers.ops.product import (
     Elementwise,
+    Kind,
     combined_product,
     fold,
     folded_product,
@@ -151,6 +152,17 @@ class LRLC(PatchLayer):
             PositionTable(self, 1, sharing, zeros, rngs) if use_spatial_bias else None
         )
 
+    @property
+    def kind(self) -> Kind:
+        """Combining weights that depend on the input cannot be folded."""
+        return "combined" if self.input_dependent else "folded"
+
+    def windows(self) -> list[Window]:
+        """One window, or with input-dependent weights one for each size of the bases."""
+        if self.input_dependent:
+            return [window for _, window in self.bases_with_windows()]
+        return [self.folded_window()]
+
     def combining_weights(self, x: jax.Array | None = None) -> jax.Array:
         """Normalised combining weights.
 
@@ -192,9 +204,9 @@ class LRLC(PatchLayer):
         if self.input_dependent:
             return self.algorithm_1(x, preprocess)
         window = self.folded_window(size)
-        operands = preprocess(x), self.combining_weights(), self.bases_on(window)
+        operands = x, self.combining_weights(), self.bases_on(window)
         operands = promote_dtype(operands, dtype=self.dtype)
-        return folded_product(*operands, window, self.precision, self.way)
+        return folded_product(*operands, window, self.precision, self.way, preprocess)
 
     def bases_on(self, window: Window) -> jax.Array:
         """All bases on the taps of a window; mixed bases are zero outside of their own taps."""
@@ -217,12 +229,12 @@ class LRLC(PatchLayer):
         groups = self.bases_with_windows()
 
         def combined(x: jax.Array) -> jax.Array:
-            x = preprocess(x)
-            weights = jnp.split(self.combining_weights(x), len(groups), axis=-1)
+            weights = jnp.split(self.combining_weights(preprocess(x)), len(groups), axis=-1)
             terms = []
             for weight, (bases, window) in zip(weights, groups, strict=True):
                 operands = promote_dtype((x, weight, bases), dtype=self.dtype)
-                terms.append(combined_product(*operands, window, self.precision))
+                term = combined_product(*operands, window, self.precision, self.way, preprocess)
+                terms.append(term)
             return functools.reduce(jnp.add, terms)
 
         rows, cols = self.positions()

@@ -1,7 +1,5 @@
 """Batch normalisation with the moving statistics of TensorFlow, and its folding into a layer."""
 
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -49,12 +47,15 @@ class BatchNorm(nnx.Module):
 
         The statistics have the type of the parameters.
         """
-        return self.normalizer(x, use_running_average=use_running_average)(x)
+        affine = self.statistics(x, use_running_average=use_running_average)
+        factor, shift = (jnp.expand_dims(each, range(x.ndim - 1)) for each in affine)
+        return x * factor.astype(x.dtype) + shift.astype(x.dtype)
 
-    def normalizer(
-        self, x: jax.Array, *, use_running_average: bool
-    ) -> Callable[[jax.Array], jax.Array]:
-        """A function that normalises examples of ``x``; training updates the moving statistics."""
+    def statistics(self, x: jax.Array, *, use_running_average: bool) -> tuple[jax.Array, jax.Array]:
+        """Factor and shift of each channel that normalise ``x``.
+
+        Training updates the moving statistics.
+        """
         axes = tuple(range(x.ndim - 1))
         if use_running_average:
             mean, var = self.mean[...], self.var[...]
@@ -73,8 +74,7 @@ class BatchNorm(nnx.Module):
             keep = self.momentum
             self.mean[...] = keep * self.mean[...] + (1 - keep) * jax.lax.stop_gradient(mean)
             self.var[...] = keep * self.var[...] + (1 - keep) * jax.lax.stop_gradient(unbiased)
-        factor, shift = (jnp.expand_dims(each, axes) for each in self.affine(mean, var))
-        return lambda x: x * factor.astype(x.dtype) + shift.astype(x.dtype)
+        return self.affine(mean, var)
 
     def affine(self, mean: jax.Array, var: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Factor and shift of each channel for normalisation by this mean and variance."""

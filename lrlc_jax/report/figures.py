@@ -16,7 +16,7 @@ from matplotlib.ticker import NullLocator
 
 from lrlc_jax.experiments.statistics import mean_over_seeds
 from lrlc_jax.progress import counted
-from lrlc_jax.report.results import Row, StudyResults, network_differences
+from lrlc_jax.report.results import Row, StudyResults, network_differences, precision
 
 COLORS = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#7F7F7F", "#8C6D31"]
 STYLE: dict[Any, Any] = {
@@ -88,6 +88,7 @@ def title(results: StudyResults) -> list[str]:
         f"{counted(protocol['epochs'], 'epoch')}, {results.seeds}",
         *results.records[0].notes,
         *([f"NOT THE PAPER'S NETWORK: {', '.join(changes)}"] if changes else []),
+        precision(results.setting),
         *([results.incomplete] if results.problems else []),
     ]
 

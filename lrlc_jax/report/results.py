@@ -249,12 +249,22 @@ def protocol_sentences(setting: Mapping[str, Any], seeds: int) -> list[str]:
         lines.append(f"NOT THE PAPER'S PROTOCOL: {', '.join(different)}.")
     if different := network_differences(setting):
         lines.append(f"NOT THE PAPER'S NETWORK: {', '.join(different)}.")
+    lines.append(f"{precision(setting)}.")
     return lines
 
 
+def precision(setting: Mapping[str, Any]) -> str:
+    """The precision of the products, in words."""
+    return f"Precision: {setting['network']['precision']} (the paper states none)"
+
+
 def network_differences(setting: Mapping[str, Any]) -> list[str]:
-    """A phrase for each setting of the network that is not the paper's; layers do not count."""
-    return differences(setting["network"], PAPER_NETWORK.canonical())
+    """A phrase for each setting of the network that is not the paper's.
+
+    Layers do not count, nor does the precision, which the paper does not state.
+    """
+    stated = {name: value for name, value in setting["network"].items() if name != "precision"}
+    return differences(stated, PAPER_NETWORK.canonical())
 
 
 def differences(settings: Mapping[str, Any], paper: Mapping[str, Any]) -> list[str]:

@@ -131,6 +131,7 @@ def all_runs(records: Records) -> Table:
             [
                 run.data_title,
                 f"{size}{subset}",
+                setting_of(run)["network"]["precision"],
                 ", ".join([run.label, *network_differences(setting_of(run))]),
                 f"{protocol['epochs']} x {protocol['batch_size']}",
                 str(len(run.seeds)),
@@ -138,7 +139,7 @@ def all_runs(records: Records) -> Table:
                 run.identity,
             ]
         )
-    settings = ("Data", "Training images", "Layer", "Epochs x batch", "Seeds")
+    settings = ("Data", "Training images", "Precision", "Layer", "Epochs x batch", "Seeds")
     conflicts = [f"CONFLICT: {sentence}" for sentence in records.sentences]
     return Table("All runs on record", conflicts, (*settings, *ACCURACIES, "Identity"), rows)
 

@@ -13,8 +13,13 @@ from jax.sharding import PartitionSpec as Spec
 
 from lrlc_jax.errors import InputError, RunError
 from lrlc_jax.files import cache_folder
+from lrlc_jax.layers.ops.target import target
 
 SEEDS, BATCH = "seeds", "batch"  # axes of the grid of devices
+
+# Pixels of a batch that fill an accelerator: with 64 channels, 16 values for each of the 2**18
+# threads of an H100.
+FILLING_PIXELS = 2**16
 
 SPARE = 0.05  # share of a device's memory to leave free, against fragmentation
 
@@ -136,9 +141,20 @@ def own_part(values: jax.Array, batch_axis: str | None) -> jax.Array:
     return mine
 
 
-def default_seeds_at_once(count: int) -> int:
-    """All seeds at once on an accelerator; one at a time on CPU, where that is faster."""
-    return 1 if jax.default_backend() == "cpu" else count
+def default_seeds_at_once(count: int, pixels: int, together: bool | None = None) -> int:
+    """One seed at a time where a batch fills the device, otherwise all at once.
+
+    Several seeds at once turn convolutions into grouped ones, which move more data. On CPU, one at
+    a time is always faster.
+
+    Args:
+        count: seeds on a device.
+        pixels: of a batch.
+        together: whether several seeds at once were measured to be faster, if that is known.
+    """
+    if together is None:
+        together = target().platform != "cpu" and pixels < FILLING_PIXELS
+    return count if together else 1
 
 
 def free_memory(devices: Iterable[jax.Device]) -> int | None:
@@ -192,6 +208,11 @@ class CompileClock:
             self.programs += event.endswith("/backend_compile_duration")
 
 
+def lacks_memory(error: Exception) -> bool:
+    """Whether a failure of the device is a lack of memory."""
+    return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
+
+
 @contextlib.contextmanager
 def reported_failure(what: str) -> Iterator[None]:
     """Report a failure of the device, such as out of memory, as a RunError.
@@ -201,6 +222,12 @@ def reported_failure(what: str) -> Iterator[None]:
     try:
         yield
     except (JaxRuntimeError, MemoryError) as error:
+        if lacks_memory(error):
+            raise RunError(
+                f"{what}: the device has too little memory. Set seeds_at_once=1, or a smaller "
+                "protocol.batch_size (another run); protocol.data_parallel spreads a batch over "
+                "devices."
+            ) from error
         reason = " ".join(str(error).split())[:300]
         raise RunError(f"{what}: {reason}.") from error
 

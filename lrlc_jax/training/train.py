@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.errors import JaxRuntimeError
 
 from lrlc_jax.data import Dataset, Split
 from lrlc_jax.errors import InputError, not_negative
@@ -23,6 +24,7 @@ from lrlc_jax.training.devices import (
     default_seeds_at_once,
     fixed_settings,
     free_memory,
+    lacks_memory,
     largest_group,
     lay_out,
     memory_of,
@@ -108,6 +110,11 @@ class DeviceData:
     test: Examples
     scaling: tuple[jax.Array, jax.Array]
     noise: Noise | None = dataclasses.field(default=None, metadata={"static": True})
+
+    def pixels(self, protocol: ProtocolConfig) -> int:
+        """Pixels of a batch, as the network sees it."""
+        rows, cols = self.train.images.shape[1:3]
+        return protocol.batch_size * (self.noise.size**2 if self.noise else rows * cols)
 
     @classmethod
     def put(cls, dataset: Dataset) -> "DeviceData":
@@ -214,6 +221,25 @@ def hyperparameters(protocol: ProtocolConfig, steps: int) -> Hyperparameters:
     return Hyperparameters(*map(jnp.float32, numbers))
 
 
+def in_memory(
+    program: Callable[[int], T],
+    at_once: int,
+    *,
+    fixed: int | None,
+    retry: Callable[[int], None] | None,
+) -> tuple[T, int]:
+    """``program(at_once)``; after a lack of memory with half as many seeds, unless ``fixed``."""
+    while True:
+        try:
+            return program(at_once), at_once
+        except (JaxRuntimeError, MemoryError) as error:
+            if fixed or at_once == 1 or not lacks_memory(error):
+                raise
+        at_once = -(-at_once // 2)
+        if retry:
+            retry(at_once)
+
+
 @fixed_settings()
 def train(
     build: Build,
@@ -222,8 +248,10 @@ def train(
     *,
     seeds: Sequence[int],
     seeds_at_once: int | None = None,
+    together: bool | None = None,
     on_epoch: Callable[[int, dict[str, Array]], None] | None = None,
     on_start: Callable[[Sequence[dict[str, Array]]], None] | None = None,
+    on_retry: Callable[[int], None] | None = None,
     checkpoints: Checkpoints | None = None,
     keep_weights: bool = False,
 ) -> History:
@@ -235,13 +263,15 @@ def train(
         protocol: hyperparameters; its number of seeds is not used.
         seeds: a seed determines initial parameters, batches, and places in noise.
         seeds_at_once: number of seeds in a step, on each device; it changes speed, memory and
-            rounding only. By default one on CPU; elsewhere all, or the largest groups that fit in
-            memory.
+            rounding only. Without it, the number is halved if the device runs out of memory.
+        together: without ``seeds_at_once``, train as many seeds at once as fit in memory, or one
+            by one; by default as :func:`.devices.default_seeds_at_once`.
         on_epoch: callback after each epoch, with its number (from 1) and its metrics, arrays
             ``(seeds,)`` by names such as ``train_loss``. It may raise
             :class:`~lrlc_jax.signals.Stopped`, as a signal does.
         on_start: callback before the first epoch of this process, with the metrics of the epochs
             that earlier ones trained.
+        on_retry: callback with the new number of seeds at once, after a lack of memory.
         checkpoints: for saving and resuming; also saved when training is stopped.
         keep_weights: return the trained parameters and moving statistics.
 
@@ -282,7 +312,7 @@ def train(
         return memory_of(_epoch.lower(*arguments(at_once)).compile())  # the first epoch reuses it
 
     asked, each = seeds_at_once or now.seeds_at_once, layout.seeds_each
-    at_once = min(asked or default_seeds_at_once(each), each)
+    at_once = min(asked or default_seeds_at_once(each, data.pixels(protocol), together), each)
     if not asked and at_once > 1:
         at_once = timed(largest_group, each, needed, free_memory(layout.mesh.devices.flat))
 
@@ -303,7 +333,12 @@ def train(
         while (epoch := len(now.epochs) + 1) <= protocol.epochs:
             if len(first_failures(seeds, now.epochs)) == len(seeds):
                 break
-            states, on_device, correct = timed(_epoch, *arguments(at_once))
+            (states, on_device, correct), at_once = in_memory(
+                lambda count: timed(_epoch, *arguments(count)),
+                at_once,
+                fixed=seeds_at_once,
+                retry=on_retry,
+            )
             metrics = named(**layout.get(on_device))
             now = Snapshot(states, (*now.epochs, metrics), at_once)
             if on_epoch:

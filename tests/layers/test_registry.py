@@ -44,7 +44,7 @@ def test_seeds_under_jit_and_vmap_give_outputs_and_gradients_of_each_alone(monke
     expected = [alone(state) for state in states]
     assert expected[0].shape == (len(X), *layers[0].positions(), layers[0].out_features)
     images = jnp.stack([X, X.at[0].set(0)])  # the output of an image, whatever the others are
-    monkeypatch.setitem(product.MICROBATCH_SIZES, jax.default_backend(), 1)
+    monkeypatch.setattr(product, "CPU_MICROBATCH_SIZE", 1)
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
     weight = random(2, *expected[0].shape)
 

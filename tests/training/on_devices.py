@@ -160,7 +160,7 @@ def programs():
 
     clock = CompileClock()
     with replaced(
-        default_seeds_at_once=lambda count: count,
+        default_seeds_at_once=lambda count, *_: count,
         free_memory=lambda devices: len(list(devices)) * 10**12,
         memory_of=memory_of,
     ):

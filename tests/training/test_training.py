@@ -112,7 +112,7 @@ def test_seeds_that_do_not_fit_at_once_train_in_the_largest_groups_that_do(
         return asked[-1]
 
     monkeypatch.setattr(loop, "memory_of", remember)
-    monkeypatch.setattr(loop, "default_seeds_at_once", lambda count: count)
+    monkeypatch.setattr(loop, "default_seeds_at_once", lambda count, *_: count)
     monkeypatch.setattr(loop, "free_memory", lambda _: 10**12)
     clock = CompileClock()
     at_once = run()

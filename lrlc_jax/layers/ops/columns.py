@@ -12,6 +12,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from lrlc_jax.layers.ops.precision import Precision, contract
 from lrlc_jax.layers.ops.window import Window
 
 
@@ -31,22 +32,18 @@ def kernel_rows(bank: jax.Array, window: Window) -> list[jax.Array]:
     return [rows[..., i, :, :] for i in range(rows.shape[-3])]
 
 
-def matrix_product(
-    patches: jax.Array, bank: jax.Array, precision: jax.lax.PrecisionLike
-) -> jax.Array:
+def matrix_product(patches: jax.Array, bank: jax.Array, precision: Precision) -> jax.Array:
     """Patches ``(..., n)`` with one filter bank ``(n, out)``.
 
     The patches are flattened to one matrix. With several axes XLA would copy and transpose the
     gradient of the output to compute the gradient of the filters.
     """
     rows = patches.reshape(-1, patches.shape[-1])
-    products = jnp.matmul(rows, bank, precision=precision)
+    products = contract("nf,fo->no", rows, bank, precision)
     return products.reshape(*patches.shape[:-1], bank.shape[-1])
 
 
-def shared(
-    x: jax.Array, bank: jax.Array, window: Window, precision: jax.lax.PrecisionLike
-) -> jax.Array:
+def shared(x: jax.Array, bank: jax.Array, window: Window, precision: Precision) -> jax.Array:
     """The product with one filter bank ``(taps * in, out)`` for all positions."""
     assert window.grid is not None
     rows, count = window.grid[0], window.positions[0]
@@ -62,7 +59,7 @@ def by_position(
     banks: jax.Array,
     fold: Callable[[jax.Array, int], jax.Array],
     window: Window,
-    precision: jax.lax.PrecisionLike,
+    precision: Precision,
 ) -> jax.Array:
     """The product with a filter bank for each position, one input row at a time.
 
@@ -94,7 +91,7 @@ def by_position(
         if len(filters) == 1:
             products = matrix_product(patches, filters[0], precision)
         else:
-            products = jnp.matmul(patches, filters, precision=precision)
+            products = contract("pbf,pfo->pbo", patches, filters, precision)
         terms = jnp.split(products, len(rows), axis=-1)
         totals = [*sums, empty]  # the first output row is complete after this input row
         for term, row in zip(terms, rows, strict=True):

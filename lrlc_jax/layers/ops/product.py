@@ -13,32 +13,36 @@ import math
 from collections.abc import Callable
 from typing import Literal, TypeAlias, get_args
 
-import flax.typing
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from lrlc_jax.layers.ops import columns, pallas
+from lrlc_jax.layers.ops import columns, pallas, patches
+from lrlc_jax.layers.ops.activation import AffineRelu
+from lrlc_jax.layers.ops.convolution import lax_conv
+from lrlc_jax.layers.ops.precision import BFLOAT16_PRODUCTS, Precision, contract
+from lrlc_jax.layers.ops.target import target
 from lrlc_jax.layers.ops.window import Window
 
-Precision: TypeAlias = flax.typing.PrecisionLike
 Elementwise: TypeAlias = Callable[[jax.Array], jax.Array]
 
-# Ways to compute a product. ``patches``: one matrix product over whole patches. ``columns``: one
-# kernel row at a time (:mod:`.columns`). ``lax_conv``: XLA's convolution, if all positions share a
-# filter bank. ``pallas``: GPU kernels (:mod:`.pallas`), if they do not. Where a way does not apply,
+# Ways to compute a product. ``patches``: matrix products over whole patches. ``columns``: one
+# kernel row at a time (:mod:`.columns`). ``lax_conv``: XLA's convolution; for LRLC with all K
+# bases (Algorithm 1). ``pallas``: GPU kernels (:mod:`.pallas`). Where a way does not apply,
 # patches is used.
 Way: TypeAlias = Literal["patches", "columns", "lax_conv", "pallas"]
 WAYS: tuple[Way, ...] = get_args(Way)
 
-# The fastest way in `make benchmark`. Backends without measurements use patches: under vmap over
-# the filters XLA's convolution becomes a grouped one, and pallas has not run on a GPU yet.
-DEFAULT_WAY: dict[str, Way] = {"cpu": "columns"}
+# Kinds of products: one filter bank for all positions; one for each position; one for each position
+# folded from K bases; K bases with combining weights that depend on the example.
+Kind: TypeAlias = Literal["shared", "by_position", "folded", "combined"]
 
 # Limit of values in the intermediates of one micro-batch. On CPU they then fit in the caches, which
-# was faster than any larger size; an accelerator needs more work at once.
-MICROBATCH_SIZES = {"cpu": 2**21}
-DEFAULT_MICROBATCH_SIZE = 2**27
+# was faster than any larger size. An accelerator needs all examples at once, as long as they fit in
+# its memory.
+CPU_MICROBATCH_SIZE = 2**21
+UNKNOWN_MEMORY = 2**34  # bytes, of a device that does not report its memory
+MEMORY_SHARE = 1 / 4  # of the memory, for the intermediates of one layer
 
 # The backward pass needs the products with all bases. Up to this number of values they are stored
 # instead of recomputed: a quarter less arithmetic, for memory that grows with the rank.
@@ -61,7 +65,10 @@ def fold(weights: jax.Array, bases: jax.Array, precision: Precision = None) -> j
     Returns:
         Filter banks ``(rows, cols, kh, kw, in, out)``. The cost is independent of the batch size.
     """
-    return jnp.tensordot(weights, bases, axes=1, precision=precision)
+    rank, *shape = bases.shape
+    matrix = weights.reshape(-1, rank)
+    filters = contract("pk,kf->pf", matrix, bases.reshape(rank, -1), precision)
+    return filters.reshape(*weights.shape[:2], *shape)
 
 
 def window_product(
@@ -84,25 +91,26 @@ def window_product(
     """
     rows, cols, *_, features = filters.shape
     banks = filters.reshape(rows, cols, -1, features)
-    shared = rows == cols == 1
-    way = choose_way(way, x.shape, features, window, shared=shared)
-    if shared:
+    kind: Kind = "shared" if rows == cols == 1 else "by_position"
+    way = choose_way(way, kind, x.shape, features, window, precision)
+    if way == "pallas":
+        return by_pallas(x, banks, window, precision, preprocess)
+    if kind == "shared":
         return shared_product(x, banks[0, 0], window, precision, way, preprocess)
     x = preprocess(x)
     if way == "columns" and rows > 1:
         kernel_rows = jnp.stack(columns.kernel_rows(banks, window), axis=1)
         return columns.by_position(x, kernel_rows, lambda bank, i: bank[i], window, precision)
-    if way == "pallas":
-        banks = jnp.broadcast_to(banks, (*window.positions, *banks.shape[2:]))
-        return pallas.by_position(x, banks, window, precision)
+    if target().platform != "cpu" and window.strides == (1, 1):
+        return patches.by_position(x, banks, window, precision)
     # Positions first: the product of each position is one contiguous matrix product.
-    patches = window.patches(x.transpose(1, 2, 0, 3), spatial_axes=(0, 1))
+    viewed = window.patches(x.transpose(1, 2, 0, 3), spatial_axes=(0, 1))
     if cols == 1:
-        product = jnp.einsum("hwbf,hfo->hwbo", patches, banks[:, 0], precision=precision)
+        product = contract("hwbf,hfo->hwbo", viewed, banks[:, 0], precision)
     elif rows == 1:
-        product = jnp.einsum("hwbf,wfo->hwbo", patches, banks[0], precision=precision)
+        product = contract("hwbf,wfo->hwbo", viewed, banks[0], precision)
     else:
-        product = jnp.einsum("hwbf,hwfo->hwbo", patches, banks, precision=precision)
+        product = contract("hwbf,hwfo->hwbo", viewed, banks, precision)
     return product.transpose(2, 0, 1, 3)
 
 
@@ -130,6 +138,21 @@ def shared_product(
     return product(x) if is_small(x.shape, window) else in_microbatches(product, x, intermediates)
 
 
+def by_pallas(
+    x: jax.Array,
+    banks: jax.Array,
+    window: Window,
+    precision: Precision,
+    preprocess: Elementwise,
+    weights: jax.Array | None = None,
+) -> jax.Array:
+    """:func:`.pallas.product` of ``preprocess(x)``; the kernels apply it where they can."""
+    # Padding comes after the function, and its zeros stay zeros.
+    if isinstance(preprocess, AffineRelu) and not any(map(any, window.padding)):
+        return pallas.product(x, banks, window, precision, weights, preprocess)
+    return pallas.product(preprocess(x), banks, window, precision, weights)
+
+
 def folded_product(
     x: jax.Array,
     weights: jax.Array,
@@ -137,11 +160,12 @@ def folded_product(
     window: Window,
     precision: Precision = None,
     way: Way | None = None,
+    preprocess: Elementwise = identity,
 ) -> jax.Array:
     """``window_product(x, fold(weights, bases), window)``.
 
     With ``columns`` the filter banks are also folded one row at a time, so that those of all
-    positions are never in memory at once.
+    positions are never in memory at once. With ``lax_conv`` nothing is folded (Algorithm 1).
 
     Args:
         x: images ``(batch, rows, cols, in)``.
@@ -150,36 +174,98 @@ def folded_product(
     """
     rank, *_, features = bases.shape
     varied = weights.shape[:2] != (1, 1)
-    if not varied or choose_way(way, x.shape, features, window, shared=False) != "columns":
-        return window_product(x, fold(weights, bases, precision), window, precision, way)
+    chosen = choose_way(way, "folded", x.shape, features, window, precision)
+    if varied and chosen == "lax_conv":
+        return combined_product(x, weights[None], bases, window, precision, chosen, preprocess)
+    if not varied or chosen != "columns":
+        filters = fold(weights, bases, precision)
+        return window_product(x, filters, window, precision, chosen if varied else way, preprocess)
     weights = jnp.broadcast_to(weights, (window.positions[0], *weights.shape[1:]))
     kernel_rows = columns.kernel_rows(bases.reshape(rank, -1, features), window)
 
     def banks(weights: jax.Array, row: int) -> jax.Array:
-        return fold(weights, kernel_rows[row], precision)
+        return fold(weights[:, None], kernel_rows[row], precision)[:, 0]
 
-    return columns.by_position(x, weights, banks, window, precision)
+    return columns.by_position(preprocess(x), weights, banks, window, precision)
+
+
+def combined_product(
+    x: jax.Array,
+    weights: jax.Array,
+    bases: jax.Array,
+    window: Window,
+    precision: Precision = None,
+    way: Way | None = None,
+    preprocess: Elementwise = identity,
+) -> jax.Array:
+    """The products with all bases, weighted and summed at each position (Algorithm 1).
+
+    For combining weights that differ between examples, where filter banks cannot be folded. The
+    products with all K bases are in memory at once, except with ``pallas``.
+
+    Args:
+        x: images ``(batch, rows, cols, in)``.
+        weights: combining weights ``(batch or 1, rows_out or 1, cols_out or 1, K)``.
+        bases: ``(K, ..., out)``.
+    """
+    rank, *_, features = bases.shape
+    way = choose_way(way, "combined", x.shape, features, window, precision)
+    if way == "pallas":
+        weights = jnp.broadcast_to(weights, (len(x), *window.positions, rank))
+        banks = bases.reshape(rank, -1, features)
+        return by_pallas(x, banks, window, precision, preprocess, weights)
+    matrix = jnp.moveaxis(bases.reshape(rank, -1, features), 0, 1).reshape(-1, rank * features)
+    if way == "lax_conv":
+        products = lax_conv(preprocess(x), matrix, window, precision)
+    else:
+        products = columns.matrix_product(window.patches(preprocess(x)), matrix, precision)
+    products = products.reshape(*products.shape[:-1], rank, features)
+    products = checkpoint_name(products, BASIS_PRODUCTS)
+    # The sum is not a matrix product: its operands are not rounded.
+    precision = "highest" if precision == BFLOAT16_PRODUCTS else precision
+    return jnp.einsum("bhwko,bhwk->bhwo", products, weights, precision=precision)
+
+
+def default_way(kind: Kind, precision: Precision) -> Way:
+    """The way of a kind of product without a measurement.
+
+    On CPU the fastest in ``make benchmark``; on GPU and TPU the one that moves the fewest bytes in
+    ``make compile-for``.
+    """
+    platform = target().platform
+    if platform == "cpu":
+        return "columns"
+    if platform == "gpu" and (kind != "shared" or precision == BFLOAT16_PRODUCTS):
+        return "pallas"
+    return "lax_conv"
 
 
 def choose_way(
-    asked: Way | None, shape: tuple[int, ...], features: int, window: Window, *, shared: bool
+    asked: Way | None,
+    kind: Kind,
+    shape: tuple[int, ...],
+    features: int,
+    window: Window,
+    precision: Precision = None,
 ) -> Way:
     """The way to compute a product: ``asked`` if it applies, otherwise patches.
 
     Args:
-        asked: a way, or None for the default of the backend.
+        asked: a way, or None for the default of the platform.
+        kind: of the product.
         shape: of the images, ``(batch, rows, cols, in)``.
         features: channels of the output.
         window: pixels of each position.
-        shared: whether all positions share a filter bank.
+        precision: of the product.
     """
-    asked = asked or DEFAULT_WAY.get(jax.default_backend(), "patches")
-    if asked == "lax_conv" and shared and window.dilation is not None:
+    asked = asked or default_way(kind, precision)
+    regular, by_rows = window.dilation is not None, window.grid is not None
+    if asked == "lax_conv" and regular and kind != "by_position":
         return "lax_conv"
-    if asked == "pallas" and not shared and shape[0] and window.dilation is not None:
+    if asked == "pallas" and regular and shape[0]:
         return "pallas"
-    by_rows = window.grid is not None and window.strides[0] == 1
-    if asked == "columns" and by_rows and not is_small(shape, window):
+    by_rows &= kind != "combined" and window.strides[0] == 1 and not is_small(shape, window)
+    if asked == "columns" and by_rows:
         height, width = window.height_and_width
         fewer = width * shape[-1] + height * features < height * width * shape[-1]
         return "columns" if fewer else "patches"
@@ -192,60 +278,30 @@ def is_small(shape: tuple[int, ...], window: Window) -> bool:
     return values <= microbatch_size()
 
 
-def lax_conv(x: jax.Array, bank: jax.Array, window: Window, precision: Precision) -> jax.Array:
-    """XLA's own convolution with one filter bank ``(taps * in, out)``."""
-    kernel = bank.reshape(*window.height_and_width, x.shape[-1], -1)
-    return jax.lax.conv_general_dilated(
-        window.pad(x),
-        kernel,
-        window.strides,
-        "VALID",
-        rhs_dilation=window.dilation,
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        precision=precision,
-    )
-
-
-def combined_product(
-    x: jax.Array,
-    weights: jax.Array,
-    bases: jax.Array,
-    window: Window,
-    precision: Precision = None,
+def depthwise(
+    x: jax.Array, kernel: jax.Array, window: Window, precision: Precision = None
 ) -> jax.Array:
-    """The products with all bases, weighted and summed at each position (Algorithm 1).
-
-    For combining weights that differ between examples, where filter banks cannot be folded. The
-    products with all K bases are in memory at once: call it in micro-batches.
-
-    Args:
-        x: images ``(batch, rows, cols, in)``.
-        weights: combining weights ``(batch, rows_out, cols_out, K)``.
-        bases: ``(K, ..., out)``.
-    """
-    rank, *_, features = bases.shape
-    matrix = jnp.moveaxis(bases.reshape(rank, -1, features), 0, 1).reshape(-1, rank * features)
-    products = columns.matrix_product(window.patches(x), matrix, precision)
-    products = products.reshape(*products.shape[:-1], rank, features)
-    products = checkpoint_name(products, BASIS_PRODUCTS)
-    return jnp.einsum("bhwko,bhwk->bhwo", products, weights, precision=precision)
-
-
-def depthwise(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
     """One filter for each channel, as a weighted sum over the taps.
 
     Args:
         x: images ``(batch, rows, cols, channels)``.
         kernel: ``(taps, channels or 1)``.
     """
-    views = window.views(x)
-    terms = (view * kernel[tap][None, None, None] for tap, view in enumerate(views))
+    views, kernel = window.views(x), jnp.broadcast_to(kernel, (len(kernel), x.shape[-1]))
+    if precision == BFLOAT16_PRODUCTS:
+        pairs = zip(views, kernel, strict=True)
+        terms = (contract("bhwc,c->bhwc", *pair, precision) for pair in pairs)
+    else:
+        terms = (view * kernel[tap][None, None, None] for tap, view in enumerate(views))
     return functools.reduce(jnp.add, terms)
 
 
 def microbatch_size() -> int:
-    """Limit of values in the intermediates of one micro-batch on the default backend."""
-    return MICROBATCH_SIZES.get(jax.default_backend(), DEFAULT_MICROBATCH_SIZE)
+    """Limit of values in the intermediates of one micro-batch."""
+    device = target()
+    if device.platform == "cpu":
+        return CPU_MICROBATCH_SIZE
+    return int(MEMORY_SHARE * (device.memory or UNKNOWN_MEMORY)) // 4
 
 
 def in_microbatches(
@@ -263,6 +319,8 @@ def in_microbatches(
         kept: values in the products with all bases of one image.
     """
     limit = max(1, min(len(x), microbatch_size() // intermediates))
+    if limit == len(x) and target().platform != "cpu":
+        return function(x)
     even = next((d for d in range(limit, 0, -1) if len(x) % d == 0), limit)
     names = [BASIS_PRODUCTS] if kept * len(x) <= MOST_KEPT else []
     policy = jax.checkpoint_policies.save_only_these_names(*names)

@@ -105,6 +105,19 @@ class Window:
             widths[axis] = amount
         return jnp.pad(x, widths, mode=self.mode) if any(map(any, widths)) else x
 
+    @property
+    def extent(self) -> Pair:
+        """Rows and columns of the padded images, up to the last pixel of any position."""
+        ends = map(max, zip(*self.taps, strict=True))
+        sizes = zip(self.positions, self.strides, ends, strict=True)
+        rows, cols = ((n - 1) * stride + end + 1 for n, stride, end in sizes)
+        return rows, cols
+
+    def seen(self, x: jax.Array) -> jax.Array:
+        """Padded images ``(batch, rows, cols, channels)``, up to the last pixel of any position."""
+        rows, cols = self.extent
+        return self.pad(x)[:, :rows, :cols]
+
     def views(self, x: jax.Array, spatial_axes: Pair = (1, 2)) -> list[jax.Array]:
         """For each tap, its pixels at all positions: a strided slice of padded ``x``."""
         x = self.pad(x, spatial_axes)
