@@ -10,6 +10,7 @@ import itertools
 import pathlib
 import shutil
 import signal
+import statistics
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -68,7 +69,9 @@ SHAPES = {
 # Guesses before anything of a kind is measured: seconds to compile, and multiply-adds per second.
 COMPILE_SECONDS = {CORRECTNESS: 6.0, REPEATABILITY: 25.0, PEAKS: 3.0, STEPS: 12.0, PRODUCT: 5.0}
 RATE = {"cpu": 3e10, "gpu": 3e12, "tpu": 3e12}
-LEAST_CALLS = 4  # of a block of steps, with the first call and that for its length
+SHARE_OF_PEAK = 0.3  # of the products' peak, in the steps
+UNLIKE = 1.5  # an item of another layer may take longer
+LEAST_CALLS = 2  # of a training step or product
 GRACE = 30.0  # seconds after the budget; an item that still runs is given up
 NO_MEMORY = ("RESOURCE_EXHAUSTED", "out of memory", "Out of memory")
 
@@ -124,21 +127,24 @@ class Item:
         title: of its row.
         run: makes the row.
         work: multiply-adds of all its calls, or 0 if only its compilation takes time.
+        group: items of a section with the same group take about the same time.
     """
 
     section: str
     title: str
     run: Callable[[], Row]
     work: float = 0.0
+    group: str = ""
 
 
 class Clock:
-    """Time left, and estimates of the time of items from earlier ones of their section."""
+    """Time left, and estimates of the time of items from earlier ones."""
 
     def __init__(self, minutes: float, platform: str) -> None:
         self.end = signals.STARTED + 60 * minutes
         self.rate = RATE[platform]
-        self.measured: dict[str, list[tuple[float, float]]] = {}
+        # Of each finished item: seconds of compilation, and of running per multiply-add.
+        self.measured: list[tuple[Item, float, float]] = []
 
     @property
     def left(self) -> float:
@@ -146,20 +152,31 @@ class Clock:
         return self.end - time.monotonic()
 
     def estimate(self, item: Item) -> float:
-        """Expected seconds: the longest compilation, and the work at the lowest rate so far."""
-        found = self.measured.get(item.section)
-        if not found:
-            return COMPILE_SECONDS[item.section] + item.work / self.rate
-        compiling = max(seconds for seconds, _ in found)
-        return compiling + item.work * max(rate for _, rate in found)
+        """Expected seconds: the slowest of earlier items alike, or typical ones of the section."""
+        section = [each for each in self.measured if each[0].section == item.section]
+        alike = [each for each in section if each[0].group == item.group]
+        if alike:
+            compiling = max(seconds for _, seconds, _ in alike)
+        elif section:
+            compiling = UNLIKE * statistics.median(seconds for _, seconds, _ in section)
+        else:
+            compiling = COMPILE_SECONDS[item.section]
+        rates = [rate for _, _, rate in alike or section] or [1 / self.rate]
+        return compiling + item.work * max(rates)
+
+    def expected(self, items: Iterable[Item]) -> float:
+        """Seconds until the end: of all these items, or of the budget."""
+        return max(1.0, min(self.left, sum(map(self.estimate, items))))
 
     def note(self, item: Item, row: Row) -> None:
         """Learn from a finished item."""
+        if "same_as" in row.values:  # it took no time
+            return
+        if "per_second" in row.values and row.values["name"] != BANDWIDTH:
+            self.rate = min(self.rate, SHARE_OF_PEAK * row.values["per_second"] / 2)
         compiling = row.values.get("compile_seconds", 0.0) if item.work else row.seconds
         running = max(0.0, row.seconds - compiling)
-        rate = running / item.work if item.work else 0.0
-        if "same_as" not in row.values:  # it took no time
-            self.measured.setdefault(item.section, []).append((compiling, rate))
+        self.measured.append((item, compiling, running / item.work if item.work else 0.0))
 
 
 def platform_of() -> str:
@@ -194,6 +211,7 @@ def items(settings: Settings) -> list[Item]:
                 CORRECTNESS,
                 title_of(subject, precision, way),
                 lambda one=(subject, precision, way): checker.check(*one),  # type: ignore[misc]
+                group=subject.title,
             )
 
     def steps(
@@ -202,7 +220,13 @@ def items(settings: Settings) -> list[Item]:
         for shape, way, layer in itertools.product(shapes, ways, layers):
             step = Step(layer, shape, way, precision, settings.batch_size)
             work = LEAST_CALLS * speed.EPOCH_STEPS * step.work
-            yield Item(STEPS, step.title, lambda step=step: watch.measure(step), work)  # type: ignore[misc]
+            yield Item(
+                STEPS,
+                step.title,
+                lambda step=step: watch.measure(step),  # type: ignore[misc]
+                work,
+                f"{layer['name']} {way if way == 'lax_conv' else ''}",
+            )
 
     def peaks(precisions: Iterable[str]) -> Iterator[Item]:
         for name in dict.fromkeys(PEAK_OF[precision] for precision in precisions):
@@ -246,9 +270,8 @@ def items(settings: Settings) -> list[Item]:
             *peaks(others),
             *(item for p in others for item in steps(few, shapes[:1], [None], p)),
             *checks(precisions, ways, FILLS_TILES),
-            *checks(precisions, ways, SMALL),
             *steps(settings.layers, shapes[1:], ways, first),
-            *checks(precisions, ways, SMALL, network=True),
+            *checks([first], ways, SMALL, network=True),
         ]
     planned: dict[tuple[str, str], Item] = {}
     for item in found:
@@ -261,7 +284,9 @@ def kinds_of(settings: Settings) -> list[LayerConfig]:
     names = dict.fromkeys(layer["name"] for layer in settings.layers)
     if not settings.quick:
         names |= dict.fromkeys(LAYERS)
-    return [LAYERS[name]() for name in names]
+    # The layer with the network g takes the longest to compile.
+    ordered = sorted(names, key=lambda name: name == "lrlc_input_dependent")
+    return [LAYERS[name]() for name in ordered]
 
 
 def everywhere(kind: LayerConfig) -> LayerConfig:
@@ -399,9 +424,10 @@ def run(settings: Settings, report: Report, path: pathlib.Path) -> None:
             Progress(len(planned), "item", f"checking {report.device['kind']}") as progress,
         ):
             for number, item in enumerate(planned):
-                expected = clock.estimate(item)
-                if expected <= clock.left:
-                    progress.describe(f"{item.title}; {duration(clock.left)} of the budget")
+                if clock.estimate(item) <= clock.left:
+                    # Items differ too much for the time left at their mean speed so far.
+                    expected = duration(clock.expected(left.values()))
+                    progress.say(f"{item.title}; about {expected} left")
                     row = signals.wait(lambda item=item: attempted(item))  # type: ignore[misc]
                     clock.note(item, row)
                     del left[number]

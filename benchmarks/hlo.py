@@ -56,8 +56,11 @@ class Array:
     def bytes(self) -> int:
         """Bytes in the device's main memory: none in another space, tiles at their full size."""
         space = re.search(r"S\((\d+)\)", self.tiling)
-        if space and space[1] != "0":  # such as the on-chip memory of a TPU
-            return 0
+        return 0 if space and space[1] != "0" else self.size  # such as the on-chip memory of a TPU
+
+    @property
+    def size(self) -> int:
+        """Bytes in any space."""
         return math.prod(self.padded()) * bits(self.dtype) // 8
 
     def padded(self) -> list[int]:
@@ -328,6 +331,9 @@ def traffic(module: Module, computation: Computation, instruction: Instruction) 
         return 2 * instruction.bytes + sum(sizes[1:])
     if opcode == IN_PLACE:
         return 2 * sizes[1]
+    if opcode == "slice-start":  # the result has the whole source first
+        part = instruction.arrays[1]
+        return part.size + part.bytes
     if opcode.endswith("-start"):  # the result also has the source and a flag
         return sum(sizes) + instruction.arrays[0].bytes
     return sum(sizes) + instruction.bytes

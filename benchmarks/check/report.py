@@ -34,7 +34,9 @@ PEAK_OF = {  # the peak that bounds the products of a precision
     "bfloat16_products": "bfloat16",
     "bfloat16": "bfloat16",
 }
+MOST_NAMED = 10  # items of a section that were not measured
 MILLI, GIGA, GIBI = 1e-3, 1e9, 2**30
+DAY, LONG = 86_400, 259_200  # seconds; a longer time is in days
 CAPTIONS = {
     CORRECTNESS: (
         "Relative error against float64 on the host: norm of the difference over norm of the "
@@ -203,7 +205,9 @@ def markdown(report: Report) -> str:
     if report.not_measured:
         lines += ["", "## Not measured: no time left", ""]
         for section, titles in report.not_measured.items():
-            lines.append(f"- {section}: {'; '.join(titles)}")
+            more = len(titles) - MOST_NAMED
+            rest = f"; and {more} more, in the JSON file" if more > 0 else ""
+            lines.append(f"- {section}: {'; '.join(titles[:MOST_NAMED])}{rest}")
     lines += ["", *verdict(report)]
     return "\n".join(lines) + "\n"
 
@@ -282,9 +286,18 @@ def study_cells(estimate: Values) -> dict[str, str]:
         "Study": estimate["study"],
         "Data": estimate["data"],
         "Runs": str(estimate["runs"]),
-        "Time": duration(estimate["seconds"]),
+        "Time": days(estimate["seconds"]),
         "Other sizes": "yes" if estimate["scaled"] else "no",
     }
+
+
+def days(seconds: float) -> str:
+    """A duration in words, in days if it is long.
+
+    >>> days(3600 * 10), days(3600 * 100)
+    ('10 h 0 min', '4.2 days')
+    """
+    return duration(seconds) if seconds < LONG else f"{seconds / DAY:,.1f} days"
 
 
 def table(rows: Iterable[dict[str, str]]) -> list[str]:
@@ -313,7 +326,12 @@ def plot(report: Report) -> Figure:
             times = [median(values) / MILLI for _, values in rows]
             shown = [colors[values["way"] or DEFAULT_WAY] for _, values in rows]
             bars = axes.barh(range(len(rows)), times, color=shown)
-            axes.bar_label(bars, [f"{time:.3g}" for time in times], padding=3, fontsize=7)
+            axes.bar_label(
+                bars,
+                [f"{time:.3g}" if time < 1e3 else f"{time:,.0f}" for time in times],
+                padding=3,
+                fontsize=7,
+            )
             for place, (_, values) in enumerate(rows):
                 if bound := report.bound(values):
                     axes.plot([bound / MILLI] * 2, [place - 0.4, place + 0.4], "k", lw=1.5)

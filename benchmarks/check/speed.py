@@ -25,9 +25,10 @@ from benchmarks.check.report import (
     Row,
     Values,
 )
-from benchmarks.worker import seconds_of, timed
+from benchmarks.worker import MOST_CALLS, seconds_of
 from lrlc_jax.experiments.config import layer_config
 from lrlc_jax.layers import LocallyConnected, Way
+from lrlc_jax.layers.ops.precision import BFLOAT16_PRODUCTS
 from lrlc_jax.networks import COMPUTATION, NetworkConfig, NetworkFactory, multiply_adds, split
 from lrlc_jax.training.optimizer import Hyperparameters
 from lrlc_jax.training.step import Examples, TrainState, init, train_one_epoch
@@ -70,11 +71,14 @@ def sizes(platform: str, *, quick: bool) -> Sizes:
 def fastest(call: Callable[[], object], limit: float = PEAK_SECONDS) -> float:
     """Least seconds of a call within ``limit``; several calls go to the device at once."""
     first = seconds_of(lambda: jax.block_until_ready(call()))
-    count = max(1, min(50, int(limit / 5 / max(first, 1e-5))))
+    count = max(1, min(MOST_CALLS, int(limit / 5 / max(first, 1e-5))))
     best, end = math.inf, time.perf_counter() + limit
 
     def several() -> None:
-        jax.block_until_ready([call() for _ in range(count)][-1])
+        last = None
+        for _ in range(count):  # no result is kept: many would not fit in memory
+            last = call()
+        jax.block_until_ready(last)
 
     while math.isinf(best) or time.perf_counter() < end:
         best = min(best, seconds_of(several) / count)
@@ -238,12 +242,19 @@ class Stopwatch:
         return Row(STEPS, step.title, values)
 
     def seconds(self, call: Callable[[], object], steps: int = 1) -> list[float]:
-        """Seconds per step in a few blocks, after a first call."""
-        one = timed(call, 0.0 if self.quick else BLOCK_SECONDS, 0.0, steps)
+        """Seconds per step in a few blocks, after a first call; a long call is timed once."""
+        call()
+        once = seconds_of(call)
+        if self.quick or once > LONGEST:
+            return [once / steps]
+        count = max(1, min(MOST_CALLS, round(BLOCK_SECONDS / once)))
         found: list[float] = []
-        end = time.perf_counter() + (0.0 if self.quick else LONGEST)
+        end = time.perf_counter() + LONGEST
         while not found or (len(found) < ROUNDS and time.perf_counter() < end):
-            found.append(seconds_of(one.block) / one.repeats)
+            begun = time.perf_counter()
+            for _ in range(count):
+                call()
+            found.append((time.perf_counter() - begun) / count / steps)
         return found
 
     def product(self, name: str, found: Sizes, precision: str, way: Way | None) -> Row:
@@ -311,6 +322,7 @@ def conv_local(found: Sizes, precision: str, way: Way | None) -> tuple[Callable[
     del way
     _, rows, cols, channels, features = found.product
     dtype, product = COMPUTATION[precision]
+    product = None if product == BFLOAT16_PRODUCTS else product  # a TPU's default
     layer = linen.ConvLocal(
         features, KERNEL, padding="VALID", use_bias=False, dtype=dtype, precision=product
     )
@@ -324,6 +336,7 @@ def einsum(found: Sizes, precision: str, way: Way | None) -> tuple[Callable[...,
     del way
     _, rows, cols, channels, features = found.product
     dtype, product = COMPUTATION[precision]
+    product = None if product == BFLOAT16_PRODUCTS else product  # a TPU's default
     (high, wide), (height, width) = (rows - 2, cols - 2), KERNEL
     params = jnp.full((high, wide, height * width * channels, features), 0.01)
 

@@ -222,14 +222,12 @@ def reported_failure(what: str) -> Iterator[None]:
     try:
         yield
     except (JaxRuntimeError, MemoryError) as error:
-        if lacks_memory(error):
-            raise RunError(
-                f"{what}: the device has too little memory. Set seeds_at_once=1, or a smaller "
-                "protocol.batch_size (another run); protocol.data_parallel spreads a batch over "
-                "devices."
-            ) from error
-        reason = " ".join(str(error).split())[:300]
-        raise RunError(f"{what}: {reason}.") from error
+        reason = " ".join(str(error).split())[:300].rstrip(".")
+        advice = (
+            "; set seeds_at_once=1, a smaller protocol.batch_size (another run), or "
+            "protocol.data_parallel, which spreads a batch over devices"
+        )
+        raise RunError(f"{what}: {reason}{advice if lacks_memory(error) else ''}.") from error
 
 
 @contextlib.contextmanager

@@ -281,7 +281,8 @@ def no_cache():
 @pytest.mark.parametrize(
     ("name", "way"),
     [
-        ("lrlc", "patches"),
+        ("conv", "patches"),
+        pytest.param("lrlc", "patches", marks=pytest.mark.slow),
         pytest.param("conv", None, marks=pytest.mark.slow),
         pytest.param("locally_connected", None, marks=pytest.mark.slow),
     ],

@@ -289,7 +289,7 @@ def primitives(jaxpr):
             yield from primitives(inner)
 
 
-@pytest.mark.parametrize("way", [None, "patches"])
+@pytest.mark.parametrize("way", ["patches", slow(None)])
 @pytest.mark.parametrize("kind", ["conv", "lrlc", "input_dependent", slow("mixed_input_dependent")])
 def test_an_accelerator_splits_no_batch_that_fits_its_memory(kind, way):
     layer = make(kind, way=way)

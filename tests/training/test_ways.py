@@ -209,7 +209,6 @@ def test_after_a_lack_of_memory_fewer_seeds_are_trained_at_once():
 def test_a_lack_of_memory_is_one_sentence_with_what_to_set():
     with pytest.raises(RunError, match="seeds_at_once=1") as caught, reported_failure("The run"):
         short_of_memory(0)(1)
-    assert "RESOURCE_EXHAUSTED" not in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
 
 
