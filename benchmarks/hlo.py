@@ -331,12 +331,17 @@ def traffic(module: Module, computation: Computation, instruction: Instruction) 
         return 2 * instruction.bytes + sum(sizes[1:])
     if opcode == IN_PLACE:
         return 2 * sizes[1]
-    if opcode == "slice-start":  # the result has the whole source first
-        part = instruction.arrays[1]
-        return part.size + part.bytes
-    if opcode.endswith("-start"):  # the result also has the source and a flag
-        return sum(sizes) + instruction.arrays[0].bytes
+    if opcode.endswith("-start"):
+        return started_traffic(instruction, sum(sizes))
     return sum(sizes) + instruction.bytes
+
+
+def started_traffic(start: Instruction, operands: int) -> int:
+    """Bytes that an asynchronous instruction moves; its result also has the source and a flag."""
+    if start.opcode == "slice-start":
+        part = start.arrays[1]
+        return part.size + part.bytes
+    return operands + start.arrays[0].bytes
 
 
 def fusion_traffic(outside: Computation, fusion: Instruction, inside: Computation) -> int:

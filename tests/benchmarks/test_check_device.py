@@ -84,9 +84,7 @@ def types_in(jaxpr):
     ],
     ids=lambda one: one.title,
 )
-def test_the_reference_is_computed_in_float64(one, request):
-    if one.layer.name == "lrlc_input_dependent":  # positions in combining.resize are float32
-        request.applymarker(pytest.mark.xfail(reason="resize has tables in float32"))
+def test_the_reference_is_computed_in_float64(one):
     with jax.enable_x64(True), compiling_for(Target("cpu", "host")):
         function, arguments = program(one, "float32", "patches", 0)
         exact = jax.tree.map(lambda v: v.astype(np.float64), arguments)

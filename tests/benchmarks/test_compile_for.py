@@ -122,6 +122,15 @@ def test_slices_and_updates_in_place_count_what_they_touch():
     assert sizes == {"r": 16 + 4 + 16, "w": 16 + 4 + 16, "z": 2 * 16}
 
 
+def test_an_asynchronous_slice_moves_its_part_of_the_main_memory():
+    text = program(
+        "  %p = f32[100,4]{1,0} parameter(0)\n"
+        "  %s = ((f32[100,4]{1,0}), f32[25,4]{1,0:S(1)}, s32[]{:S(2)}) slice-start(%p)\n"
+        "  ROOT %d = f32[25,4]{1,0:S(1)} slice-done(%s)",
+    )
+    assert [moved.bytes for moved in cost(text).moved] == [25 * 4 * 4]
+
+
 def test_what_a_fusion_computes_inside_is_free_and_a_tuple_has_several_arrays():
     inside = (
         "%fused (a: f32[8,4]) -> (f32[8,4], f32[8]) {\n"
