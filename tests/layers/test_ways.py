@@ -123,6 +123,20 @@ def test_filters_are_folded_row_by_row_in_any_sharing(sharing):
         same(one, other, 1e-3)
 
 
+@pytest.mark.parametrize("kind", ["locally_connected", slow("lrlc"), slow("lrlc_row")])
+@pytest.mark.parametrize("padding", ["VALID", slow("SAME")])
+def test_on_an_accelerator_patches_by_position_are_the_same_row_by_row(kind, padding):
+    layer = make(kind, way="patches", padding=padding, kernel_size=(2, 3))
+    x = random(0, 3, *layer.input_size, CHANNELS)
+    expected = value_and_gradients(layer, x)
+    with compiling_for(TPU):
+        jax.clear_caches()
+        actual = value_and_gradients(layer, x)
+    jax.clear_caches()
+    for one, other in zip(actual, expected, strict=True):
+        same(one, other, 1e-4)
+
+
 def sizes(jaxpr):
     """The sizes of all arrays that a program computes, those of its inner programs too."""
     for equation in jaxpr.eqns:
@@ -252,7 +266,12 @@ def test_columns_are_used_where_they_move_fewer_values():
         (CPU, None, dict.fromkeys(EVERY_KIND, "columns") | {"combined": "patches"}),
         (GPU, None, dict.fromkeys(EVERY_KIND, "pallas") | {"shared": "lax_conv"}),
         (GPU, BFLOAT16_PRODUCTS, dict.fromkeys(EVERY_KIND, "pallas")),
-        (TPU, None, dict.fromkeys(EVERY_KIND, "lax_conv") | {"by_position": "patches"}),
+        (
+            TPU,
+            None,
+            dict.fromkeys(EVERY_KIND, "lax_conv")
+            | dict.fromkeys(("by_position", "folded"), "patches"),
+        ),
     ],
 )
 def test_every_platform_has_its_default_ways(device, precision, expected):

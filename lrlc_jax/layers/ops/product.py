@@ -237,7 +237,7 @@ def default_way(kind: Kind, precision: Precision) -> Way:
         return "columns"
     if platform == "gpu" and (kind != "shared" or precision == BFLOAT16_PRODUCTS):
         return "pallas"
-    return "lax_conv"
+    return "patches" if kind in ("by_position", "folded") else "lax_conv"
 
 
 def choose_way(
