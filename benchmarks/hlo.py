@@ -104,6 +104,11 @@ class Instruction:
         """Size of the result."""
         return sum(array.bytes for array in self.arrays)
 
+    @property
+    def size(self) -> int:
+        """Size of the result, in any memory."""
+        return sum(array.size for array in self.arrays)
+
     @functools.cached_property
     def operands(self) -> list[str]:
         """Names of the operands, without repetition."""
@@ -262,7 +267,7 @@ def cost(text: str) -> Cost:
         flops=sum(t * flops(module, inside, instruction) for instruction, inside, t in everything),
         calls=dict(calls.most_common()),
         opaque=any(map(is_opaque, found)),
-        endless=any(i.opcode == "while" and not trip_count(i) for i in found),
+        endless=any(i.opcode == "while" and not trip_count(module, i) for i in found),
     )
 
 
@@ -284,9 +289,19 @@ def is_opaque(instruction: Instruction) -> bool:
     return instruction.target == MOSAIC_TPU or instruction.target.startswith(TRITON)
 
 
-def trip_count(loop: Instruction) -> int:
-    """How often a loop runs; 0 if unknown."""
-    return int(loop.attribute(r'"known_trip_count":\{"n":"(\d+)"') or 0)
+def trip_count(module: Module, loop: Instruction) -> int:
+    """How often a loop runs; 0 if unknown.
+
+    The text for a TPU has the bound in the condition only. JAX's loops count from 0 by ones.
+    """
+    if known := loop.attribute(r'"known_trip_count":\{"n":"(\d+)"'):
+        return int(known)
+    condition = module.computations.get(loop.attribute(r"\bcondition=%?([\w.\-]+)"), {})
+    for compared in condition.values():
+        if compared.root and compared.opcode == "compare" and "direction=LT" in compared.attributes:
+            bound = condition[compared.operands[-1]]
+            return int(bound.arguments) if bound.opcode == "constant" else 0
+    return 0
 
 
 def executed(
@@ -299,7 +314,7 @@ def executed(
     for instruction in computation.values():
         opcode, called = instruction.opcode, module.computations.get(instruction.called)
         if opcode == "while" and called is not None:
-            yield from executed(module, called, times * max(1, trip_count(instruction)))
+            yield from executed(module, called, times * max(1, trip_count(module, instruction)))
         elif opcode in ("call", "async-start") and called is not None:
             yield from executed(module, called, times)
         elif opcode == "conditional":
@@ -325,7 +340,7 @@ def traffic(module: Module, computation: Computation, instruction: Instruction) 
     if opcode in FREE or opcode.endswith(DONE):
         return 0
     if instruction.is_fusion:
-        return fusion_traffic(computation, instruction, module.computations[instruction.called])
+        return fusion_traffic(module, computation, instruction)
     sizes = [computation[name].bytes for name in instruction.operands if name in computation]
     if opcode in PARTIAL:
         return 2 * instruction.bytes + sum(sizes[1:])
@@ -344,15 +359,15 @@ def started_traffic(start: Instruction, operands: int) -> int:
     return operands + start.arrays[0].bytes
 
 
-def fusion_traffic(outside: Computation, fusion: Instruction, inside: Computation) -> int:
+def fusion_traffic(module: Module, outside: Computation, fusion: Instruction) -> int:
     """Bytes that a fusion reads and writes, of slices and of updates in place the touched part."""
-    users = users_of(inside)
-    parameters = {int(i.arguments): i for i in inside.values() if i.opcode == "parameter"}
+    inside = module.computations[fusion.called]
+    parameters = parameters_of(inside)
     read: dict[str, int] = {}
     for number, name in enumerate(NAME.findall(fusion.arguments)):
         if name in outside and number in parameters:
             size = outside[name].bytes
-            part = part_read(parameters[number].name, inside, users)
+            part = part_read(module, parameters[number], inside)
             read[name] = max(read.get(name, 0), size if part is None else min(part, size))
     root = next(instruction for instruction in inside.values() if instruction.root)
     is_tuple = root.opcode == "tuple"
@@ -375,20 +390,30 @@ def users_of(computation: Computation) -> dict[str, list[Instruction]]:
     return users
 
 
-def part_read(name: str, inside: Computation, users: Mapping[str, list[Instruction]]) -> int | None:
+def parameters_of(computation: Computation) -> dict[int, str]:
+    """Names of the parameters by number."""
+    found = (each for each in computation.values() if each.opcode == "parameter")
+    return {int(each.arguments): each.name for each in found}
+
+
+def part_read(module: Module, name: str, inside: Computation) -> int | None:
     """Bytes that a fusion reads of a value which it only slices or updates; None if all of it."""
     total = 0
-    for user in users.get(name, []):
+    for user in users_of(inside).get(name, []):
         first = user.operands[0] == name
         if user.opcode in RENAMED:
-            part = part_read(user.name, inside, users)
-            if part is None:
-                return None
-            total += part
+            part = part_read(module, user.name, inside)
+        elif user.opcode == "fusion":  # nested
+            nested = module.computations[user.called]
+            number = NAME.findall(user.arguments).index(name)
+            part = part_read(module, parameters_of(nested)[number], nested)
         elif first and user.opcode in PARTIAL:
-            total += user.bytes
-        elif not (first and user.opcode == IN_PLACE):
+            part = user.size
+        else:
+            part = 0 if first and user.opcode == IN_PLACE else None
+        if part is None:
             return None
+        total += part
     return total
 
 

@@ -1,12 +1,11 @@
-"""The product of patches with a filter bank for each position, one row at a time.
+"""The product of whole patches with a filter bank for each position, for accelerators.
 
-For accelerators: the patches of one row of positions stay in on-chip memory. The gradient of the
-images is a product of patches too: those of the cotangents, with the filters that each pixel meets.
-Derived by JAX, it would be a sum of overlapping patches in float32, each nine times the images.
+The gradient of the images is a product of patches too: those of the cotangents, with the filters
+that each pixel meets. Derived by JAX, it would be a sum of overlapping patches in float32, each
+nine times the images.
 """
 
 import dataclasses
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -49,58 +48,36 @@ class ByPosition:
         return self.outputs(one, other) if wanted == "outputs" else self.banks(one, other)
 
     def outputs(self, images: jax.Array, banks: jax.Array) -> jax.Array:
-        """The outputs of each row of positions."""
+        """The outputs of each position."""
         flat = banks.reshape(*banks.shape[:2], -1, banks.shape[-1])
-
-        def of_row(row: jax.Array) -> jax.Array:
-            return self.product("wbf,wfo->wbo", self.patches(images, row), flat[row])
-
-        return rows_of(of_row, self.window.positions[0])
+        return self.product("hwbf,hwfo->hwbo", self.patches(images), flat)
 
     def banks(self, images: jax.Array, outputs: jax.Array) -> jax.Array:
-        """The gradients of the filter banks of each row of positions."""
-
-        def of_row(row: jax.Array) -> jax.Array:
-            return self.product("wbf,wbo->wfo", self.patches(images, row), outputs[row])
-
-        banks = rows_of(of_row, self.window.positions[0])
+        """The gradients of the filter bank of each position."""
+        banks = self.product("hwbf,hwbo->hwfo", self.patches(images), outputs)
         return banks.reshape(*banks.shape[:2], len(self.window.taps), -1, banks.shape[-1])
 
     def images(self, banks: jax.Array, outputs: jax.Array) -> jax.Array:
-        """The gradients of each row of pixels, which meets several filters and cotangents."""
+        """The gradients of each pixel, which meets several filters and cotangents."""
         (rows, cols), (height, width) = self.window.positions, self.window.extent
-        margin = height - rows
-        banks, outputs = (zeros_around(x, margin, margin) for x in (banks, outputs))
-
-        def of_row(row: jax.Array) -> jax.Array:
-            # For each pixel and tap, the position that has the pixel at this tap; zeros if none.
-            cotangents, met = [], []
-            for tap, (i, j) in enumerate(self.window.taps):
-                position, beside = row + margin - i, (j, width - cols - j)
-                cotangents.append(zeros_around(outputs[position], *beside))
-                met.append(zeros_around(banks[position, :, tap], *beside))
-            stacked = jnp.stack(cotangents, axis=2), jnp.stack(met, axis=1)
-            return self.product("wbto,wtco->wbc", *stacked)
-
-        return rows_of(of_row, height)
+        # For each pixel and tap, the position that has the pixel at this tap; zeros if none.
+        around = [((i, height - rows - i), (j, width - cols - j)) for i, j in self.window.taps]
+        met = [zeros_around(banks[:, :, tap], *each) for tap, each in enumerate(around)]
+        cotangents = [zeros_around(outputs, *each) for each in around]
+        stacked = jnp.stack(cotangents, axis=-2), jnp.stack(met, axis=2)
+        return self.product("hwbto,hwtco->hwbc", *stacked)
 
     def product(self, spec: str, left: jax.Array, right: jax.Array) -> jax.Array:
-        """A matrix product for each position or pixel of a row."""
+        """A matrix product for each position or pixel."""
         return dot(spec, left, right, self.precision)
 
-    def patches(self, images: jax.Array, row: jax.Array) -> jax.Array:
-        """The patch of each position of a row ``(cols, batch, taps * in)``."""
-        cols = self.window.positions[1]
-        views = [images[row + i, j : j + cols] for i, j in self.window.taps]
+    def patches(self, images: jax.Array) -> jax.Array:
+        """The patch of each position ``(rows, cols, batch, taps * in)``."""
+        rows, cols = self.window.positions
+        views = [images[i : i + rows, j : j + cols] for i, j in self.window.taps]
         return jnp.concatenate(views, axis=-1)
 
 
-def rows_of(function: Callable[[jax.Array], jax.Array], count: int) -> jax.Array:
-    """``function`` of the number of each row, stacked."""
-    rows: jax.Array = jax.lax.map(function, jnp.arange(count))
-    return rows
-
-
-def zeros_around(values: jax.Array, before: int, after: int) -> jax.Array:
-    """``values`` padded along the first axis."""
-    return jnp.pad(values, ((before, after), *((0, 0),) * (values.ndim - 1)))
+def zeros_around(values: jax.Array, *amounts: tuple[int, int]) -> jax.Array:
+    """``values`` padded along the first axes."""
+    return jnp.pad(values, (*amounts, *((0, 0),) * (values.ndim - len(amounts))))
