@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.errors import JaxRuntimeError
 
+import lrlc_jax
 from lrlc_jax.errors import InputError, RunError
 from lrlc_jax.files import as_json, cache_folder, read_values, write_atomically
 from lrlc_jax.layers import ORDINALS, PatchLayer
@@ -112,8 +113,9 @@ def in_words(times: Mapping[str, float | None]) -> str:
 
 def device() -> dict[str, Any]:
     """The device and the versions that a measurement holds for."""
-    packages = ("jax", "jaxlib", "flax", "lrlc-jax")
+    packages = ("jax", "jaxlib", "flax")
     versions = {name: importlib.metadata.version(name) for name in packages}
+    versions["lrlc_jax"] = lrlc_jax.__version__  # not installed, perhaps
     platform = jax.local_devices()[0].client.platform_version
     return {"device": target().kind, "platform": platform, "versions": versions}
 
