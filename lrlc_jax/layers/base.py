@@ -164,7 +164,8 @@ class PatchLayer(nnx.Module):
 
         def chosen(asked: Way | None) -> list[Way]:
             arguments = self.kind, shape, self.out_features
-            return [choose_way(asked, *arguments, each, self.precision) for each in self.windows()]
+            how = self.precision, getattr(self, "rank", 1)
+            return [choose_way(asked, *arguments, each, *how) for each in self.windows()]
 
         possible = [way for way in WAYS if way != "pallas" or target().platform == "gpu"]
         applicable = [way for way in possible if set(chosen(way)) == {way}]

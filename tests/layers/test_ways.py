@@ -266,12 +266,7 @@ def test_columns_are_used_where_they_move_fewer_values():
         (CPU, None, dict.fromkeys(EVERY_KIND, "columns") | {"combined": "patches"}),
         (GPU, None, dict.fromkeys(EVERY_KIND, "pallas") | {"shared": "lax_conv"}),
         (GPU, BFLOAT16_PRODUCTS, dict.fromkeys(EVERY_KIND, "pallas")),
-        (
-            TPU,
-            None,
-            dict.fromkeys(EVERY_KIND, "lax_conv")
-            | dict.fromkeys(("by_position", "folded"), "patches"),
-        ),
+        (TPU, None, dict.fromkeys(EVERY_KIND, "lax_conv") | {"by_position": "patches"}),
     ],
 )
 def test_every_platform_has_its_default_ways(device, precision, expected):
@@ -280,6 +275,13 @@ def test_every_platform_has_its_default_ways(device, precision, expected):
             # On an accelerator the size does not matter.
             for batch in (2, 2**20)[device == CPU :]:
                 assert choose_way(None, kind, (batch, 9, 9, 3), 4, DENSE, precision) == way
+
+
+def test_a_tpu_computes_the_products_with_few_bases_only():
+    with compiling_for(TPU):
+        how = "folded", (2, 9, 9, 3), 4, DENSE, None
+        assert choose_way(None, *how, rank=4) == "lax_conv"
+        assert choose_way(None, *how, rank=30) == "patches"
 
 
 @pytest.mark.parametrize("device", [CPU, GPU, TPU], ids=lambda device: device.platform)

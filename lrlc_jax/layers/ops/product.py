@@ -37,6 +37,9 @@ WAYS: tuple[Way, ...] = get_args(Way)
 # folded from K bases; K bases with combining weights that depend on the example.
 Kind: TypeAlias = Literal["shared", "by_position", "folded", "combined"]
 
+# Up to this rank the products with all bases move fewer bytes on a TPU than patches by position.
+TPU_RANK = 8
+
 # Limit of values in the intermediates of one micro-batch. On CPU they then fit in the caches, which
 # was faster than any larger size. An accelerator needs all examples at once, as long as they fit in
 # its memory.
@@ -174,7 +177,7 @@ def folded_product(
     """
     rank, *_, features = bases.shape
     varied = weights.shape[:2] != (1, 1)
-    chosen = choose_way(way, "folded", x.shape, features, window, precision)
+    chosen = choose_way(way, "folded", x.shape, features, window, precision, rank)
     if varied and chosen == "lax_conv":
         return combined_product(x, weights[None], bases, window, precision, chosen, preprocess)
     if not varied or chosen != "columns":
@@ -226,7 +229,7 @@ def combined_product(
     return jnp.einsum("bhwko,bhwk->bhwo", products, weights, precision=precision)
 
 
-def default_way(kind: Kind, precision: Precision) -> Way:
+def default_way(kind: Kind, precision: Precision, rank: int) -> Way:
     """The way of a kind of product without a measurement.
 
     On CPU the fastest in ``make benchmark``; on GPU and TPU the one that moves the fewest bytes in
@@ -237,7 +240,9 @@ def default_way(kind: Kind, precision: Precision) -> Way:
         return "columns"
     if platform == "gpu" and (kind != "shared" or precision == BFLOAT16_PRODUCTS):
         return "pallas"
-    return "patches" if kind in ("by_position", "folded") else "lax_conv"
+    if kind == "by_position" or (kind == "folded" and rank > TPU_RANK):
+        return "patches"
+    return "lax_conv"
 
 
 def choose_way(
@@ -247,6 +252,7 @@ def choose_way(
     features: int,
     window: Window,
     precision: Precision = None,
+    rank: int = 1,
 ) -> Way:
     """The way to compute a product: ``asked`` if it applies, otherwise patches.
 
@@ -257,8 +263,9 @@ def choose_way(
         features: channels of the output.
         window: pixels of each position.
         precision: of the product.
+        rank: number of bases.
     """
-    asked = asked or default_way(kind, precision)
+    asked = asked or default_way(kind, precision, rank)
     regular, by_rows = window.dilation is not None, window.grid is not None
     if asked == "lax_conv" and regular and kind != "by_position":
         return "lax_conv"
