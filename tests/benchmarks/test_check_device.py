@@ -37,7 +37,7 @@ from lrlc_jax.layers.ops.target import Target, compiling_for
 from lrlc_jax.networks import NetworkFactory, multiply_adds
 from tests.commands import call, here
 from tests.conftest import ROOT
-from tests.layers.examples import slow
+from tests.layers.examples import exhaustive, slow
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -79,8 +79,8 @@ def types_in(jaxpr):
     [
         subject("lrlc"),
         subject("locally_connected"),
-        *map(slow, map(subject, LAYERS)),
-        *map(slow, (subject(name, network=True) for name in LAYERS)),
+        *map(exhaustive, map(subject, LAYERS)),
+        *map(exhaustive, (subject(name, network=True) for name in LAYERS)),
     ],
     ids=lambda one: one.title,
 )
@@ -121,8 +121,8 @@ def test_a_reference_in_float32_is_refused(monkeypatch):
     "one",
     [
         subject("conv"),
-        *map(slow, map(subject, LAYERS)),
-        *map(slow, (subject(name, network=True) for name in LAYERS)),
+        *map(exhaustive, map(subject, LAYERS)),
+        *map(exhaustive, (subject(name, network=True) for name in LAYERS)),
     ],
     ids=lambda one: one.title,
 )

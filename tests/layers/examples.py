@@ -73,6 +73,11 @@ def slow(value):
     return pytest.param(value, marks=pytest.mark.slow)
 
 
+def exhaustive(value):
+    """A parameter of a test that is left out by `make test` and `.ci/run`."""
+    return pytest.param(value, marks=[pytest.mark.slow, pytest.mark.exhaustive])
+
+
 PADDINGS = ["VALID", "SAME", "REFLECT", "CIRCULAR", 1, [(0, 2), (1, 0)]]
 
 

@@ -83,7 +83,9 @@ def all_same(one, other, tolerance=1e-4):
 def quick(*quick_ones, among):
     """Parameters of a test: all pairs, of which those given are quick."""
     return [
-        pytest.param(*pair, marks=[] if pair in quick_ones else [pytest.mark.slow])
+        pytest.param(
+            *pair, marks=[] if pair in quick_ones else [pytest.mark.slow, pytest.mark.exhaustive]
+        )
         for pair in among
     ]
 

@@ -15,7 +15,7 @@ from lrlc_jax.layers.ops.precision import BFLOAT16_PRODUCTS, contract, of_linear
 from lrlc_jax.layers.ops.target import Target, compiling_for
 from lrlc_jax.layers.ops.window import sliding_window
 from lrlc_jax.networks import NetworkConfig, NetworkFactory, apply, split
-from tests.layers.examples import random, slow, variants
+from tests.layers.examples import exhaustive, random, slow, variants
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -30,7 +30,7 @@ WINDOWS = {
     "circular": ((6, 5), ((3, 2), (1, 1), "CIRCULAR")),
 }
 BATCH, CHANNELS, FEATURES, RANK = 3, 5, 4, 3
-EVERY_WINDOW = [*list(WINDOWS)[:2], *map(slow, list(WINDOWS)[2:])]
+EVERY_WINDOW = [*list(WINDOWS)[:2], *map(exhaustive, list(WINDOWS)[2:])]
 
 
 def bfloat16(values):
@@ -134,7 +134,7 @@ def test_a_linear_layer_rounds_its_operands(lead):
 
 
 @pytest.mark.parametrize("name", EVERY_WINDOW)
-@pytest.mark.parametrize("way", ["lax_conv", *map(slow, ("patches", "columns", "pallas"))])
+@pytest.mark.parametrize("way", ["lax_conv", *map(exhaustive, ("patches", "columns", "pallas"))])
 def test_a_convolution_rounds_its_operands(way, name):
     size, arguments = WINDOWS[name]
     window = sliding_window(size, *arguments)
@@ -154,7 +154,9 @@ def test_a_convolution_rounds_its_operands(way, name):
     check(values_and_gradients(function, cotangent, x, bank), expected)
 
 
-@pytest.mark.parametrize("name", [slow(name) for name in WINDOWS if name != "same"] + ["same"])
+@pytest.mark.parametrize(
+    "name", [exhaustive(name) for name in WINDOWS if name != "same"] + ["same"]
+)
 @pytest.mark.parametrize("way", ["columns", *map(slow, ("patches", "pallas"))])
 def test_a_product_by_position_rounds_its_operands(monkeypatch, way, name):
     monkeypatch.setattr(product, "CPU_MICROBATCH_SIZE", 1)
@@ -234,7 +236,8 @@ def test_a_kernel_rounds_what_its_activation_makes():
 
 IMAGES = (12, 12, 3)
 DEFAULTS = [schema() for schema in LAYERS.values()]
-KINDS = [v if v in DEFAULTS and v.name == "conv" else slow(v) for v in variants()]
+LEVEL = {True: slow, False: exhaustive}
+KINDS = [LEVEL[v in DEFAULTS](v) for v in variants()]
 
 
 def network_and_gradient(config, precision, way=None):

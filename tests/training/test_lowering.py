@@ -15,7 +15,7 @@ from lrlc_jax.training.devices import lay_out
 from lrlc_jax.training.optimizer import Hyperparameters
 from lrlc_jax.training.step import Examples, init
 from lrlc_jax.training.train import DeviceData, _epoch, evaluate_seeds
-from tests.layers.examples import slow
+from tests.layers.examples import exhaustive, slow
 
 pytestmark = pytest.mark.usefixtures("optax_types")
 
@@ -74,7 +74,7 @@ QUICK = ("lrlc",)
 KINDS = [name if name in QUICK else slow(name) for name in LAYERS]
 
 
-@pytest.mark.parametrize("seeds_at_once", [1, slow(SEEDS)])
+@pytest.mark.parametrize("seeds_at_once", [1, exhaustive(SEEDS)])
 @pytest.mark.parametrize("name", KINDS)
 def test_an_epoch_and_a_test_are_lowered(platform, name, seeds_at_once):
     factory = NetworkFactory(IMAGES, CLASSES, LAYERS[name](), NetworkConfig(channels=4))
@@ -89,8 +89,10 @@ def test_an_epoch_and_a_test_are_lowered(platform, name, seeds_at_once):
         assert found == [set(), set()]
 
 
-@pytest.mark.parametrize("precision", [slow("bfloat16"), slow("bfloat16_products")])
-@pytest.mark.parametrize("name", [slow("conv"), slow("lrlc"), slow("lrlc_input_dependent")])
+@pytest.mark.parametrize("precision", [exhaustive("bfloat16"), slow("bfloat16_products")])
+@pytest.mark.parametrize(
+    "name", [exhaustive("conv"), exhaustive("lrlc"), slow("lrlc_input_dependent")]
+)
 def test_an_epoch_and_a_test_are_lowered_in_every_precision(platform, name, precision):
     network = NetworkConfig(channels=4, precision=precision)
     factory = NetworkFactory(IMAGES, CLASSES, LAYERS[name](), network)
