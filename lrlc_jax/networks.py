@@ -91,7 +91,7 @@ def check_precision(precision: str) -> None:
     if precision == "tf32" and backend != "gpu":
         raise InputError(
             f"The precision is tf32, and JAX computes on {backend.upper()} here, which has no TF32 "
-            "products; choose float32 or bfloat16."
+            "products; choose float32, bfloat16_products or bfloat16."
         )
 
 
@@ -106,7 +106,8 @@ class Network(nnx.Module):
         layer: the layer under study; its other positions have a plain convolution.
         network: settings of the rest. ``padding`` applies to every layer. ``pooling`` is over all
             positions. ``blur`` replaces each stride above 1 by a blur and subsampling after the
-            ReLU. ``precision`` applies to the layers; pooling and classifier are in float32.
+            ReLU. ``precision`` applies to the layers and, for its product, to the classifier; the
+            values of pooling and classifier are float32.
         way: how to compute the layers' products (:data:`lrlc_jax.layers.WAYS`): one for all, or one
             for each layer.
         rngs: random keys of the initializers.

@@ -37,8 +37,8 @@ class RunConfig(Schema):
         results_dir: folder with ``records/``, ``tables/`` and ``figures/``.
         budget_minutes: time limit; work that is not expected to end in time is not started.
         wait_for_others: wait until the runs of other workers are done, or free again.
-        seeds_at_once: seeds that share a step on each device; by default one on CPU, elsewhere all
-            or as many as fit.
+        seeds_at_once: seeds that share a step on each device; by default one on CPU and where a
+            batch fills the device, elsewhere all or as many as fit.
         product_way: implementation of the products: one for all layers, a list with one for each,
             or ``measured``: measure which is fastest before the first epoch. By default that of
             published measurements, and ``measured`` on devices without them.

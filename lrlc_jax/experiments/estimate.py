@@ -129,7 +129,8 @@ def seeds_in_a_step(job: Job) -> int:
     """Seeds that share a step if they fit in memory."""
     count = min(len(job.seeds), job.config.seeds_per_visit or len(job.seeds))
     rows, cols, _ = job.dataset.image_shape
-    pixels = job.config.protocol.batch_size * rows * cols
+    protocol = job.config.protocol
+    pixels = protocol.batch_size // protocol.data_parallel * rows * cols
     return min(job.config.seeds_at_once or default_seeds_at_once(count, pixels), count)
 
 

@@ -17,6 +17,7 @@ from lrlc_jax.experiments.record import Record, Run, folder
 from lrlc_jax.experiments.statistics import describe
 from lrlc_jax.experiments.study import Job
 from lrlc_jax.experiments.trained import keeps_weights
+from lrlc_jax.layers.ops.target import target
 from lrlc_jax.networks import NetworkFactory, check_precision, ways_of
 from lrlc_jax.progress import Progress, counted, duration
 from lrlc_jax.signals import Stopped, TimeLimit
@@ -25,7 +26,7 @@ from lrlc_jax.training.checkpoint import Checkpoints
 from lrlc_jax.training.devices import CompileClock, enable_cache, lay_out, reported_failure
 from lrlc_jax.training.metrics import History, finite
 from lrlc_jax.training.train import DeviceData, train
-from lrlc_jax.training.ways import Plan, is_measured, measure
+from lrlc_jax.training.ways import Plan, measure, wants_measurement
 
 # An epoch may take longer than the longest one so far, and saving must fit into the budget, too.
 SLACK = 1.1
@@ -100,16 +101,16 @@ class Runner:
             f"{counted(protocol.epochs, 'epoch')}{resumed}"
         )
 
-        plan = session.plan
-        if not plan and is_measured(config.product_way):
-            layout = lay_out(len(job.seeds), protocol.data_parallel)
+        plan = session.plan if wants_measurement(config.product_way) else None
+        if wants_measurement(config.product_way) and not (plan and plan.device == target().kind):
+            seeds_each = lay_out(len(job.seeds), protocol.data_parallel).seeds_each
             batch = protocol.batch_size // protocol.data_parallel
             with reported_failure(f"{label} could not be measured"):
-                plan = measure(factory, batch, layout.seeds_each)
+                plan = measure(factory, batch, 1 if config.seeds_at_once else seeds_each)
             self.say(f"{label}: {plan.reason}")
+        session.plan = plan
         if plan:
             factory = dataclasses.replace(factory, way=plan.ways)
-            session.plan = plan
 
         # Training.
         def on_retry(at_once: int) -> None:
@@ -225,7 +226,7 @@ class Session:
         }
         self.epoch_seconds: list[float] = list(self.before["epoch_seconds"])
         plan = self.before.get("plan")
-        self.plan = Plan(tuple(plan["ways"]), plan["together"], plan["reason"]) if plan else None
+        self.plan = Plan(**plan | {"ways": tuple(plan["ways"])}) if plan else None
         checkpoints.about = self.about
 
     def epoch_ended(self) -> None:

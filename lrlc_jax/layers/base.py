@@ -14,7 +14,7 @@ from flax import nnx
 from flax.nnx.nn.dtypes import promote_dtype
 
 from lrlc_jax.errors import InputError
-from lrlc_jax.layers.ops.precision import Precision
+from lrlc_jax.layers.ops.precision import BFLOAT16_PRODUCTS, Precision
 from lrlc_jax.layers.ops.product import (
     WAYS,
     Elementwise,
@@ -74,9 +74,10 @@ class PatchLayer(nnx.Module):
         use_bias: add a bias per channel.
         dtype: type of the computation; by default the promoted type of input and parameters.
         param_dtype: type of the parameters.
-        precision: of the products, as in :func:`jax.lax.dot`.
-        way: how to compute the product (:data:`lrlc_jax.layers.WAYS`); by default the fastest way
-            measured on this backend.
+        precision: of the products, as in :func:`jax.lax.dot`; or ``'bfloat16_products'``
+            (:mod:`.ops.precision`), with float32 results.
+        way: how to compute the product (:data:`lrlc_jax.layers.WAYS`); by default
+            :func:`.ops.product.default_way`.
 
     Raises:
         ValueError: for an argument out of its range, or a kernel that does not fit.
@@ -106,6 +107,8 @@ class PatchLayer(nnx.Module):
         check_count("out_features", out_features)
         if way is not None:
             check_word("way", way, WAYS)
+        if precision == BFLOAT16_PRODUCTS and dtype not in (None, jnp.float32):
+            raise ValueError(f"precision is {precision!r} and dtype {dtype}; it must be float32")
         self.in_features = in_features
         self.out_features = out_features
         self.kernel_size = as_pair(kernel_size, "kernel_size")

@@ -159,9 +159,9 @@ class LRLC(PatchLayer):
 
     def windows(self) -> list[Window]:
         """One window, or with input-dependent weights one for each size of the bases."""
-        if self.input_dependent:
-            return [window for _, window in self.bases_with_windows()]
-        return [self.folded_window()]
+        if self.input_dependent and isinstance(self.bases, MixedBases):
+            return list(self.bases.windows)
+        return [self.window() if self.input_dependent else self.folded_window()]
 
     def combining_weights(self, x: jax.Array | None = None) -> jax.Array:
         """Normalised combining weights.

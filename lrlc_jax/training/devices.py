@@ -56,7 +56,7 @@ class Layout:
         """
         if self.mesh.size == 1:
             return program(states, *shared)
-        # JAX's check of varying axes does not support our own primitive (layers/ops/pallas.py).
+        # JAX's check of varying axes does not support our own primitive (layers.ops.multilinear).
         # Without the check, gradients are those of the sum over the devices (step.update).
         on_each = jax.shard_map(
             program,
@@ -188,8 +188,18 @@ def largest_group(count: int, needed: Callable[[int], int], free: int | None) ->
     >>> [largest_group(10, lambda seeds: seeds, free) for free in (10, 9, 4, 3, 1)]
     [10, 5, 4, 3, 1]
     """
-    sizes = sorted({-(-count // groups) for groups in range(1, count + 1)}, reverse=True)
-    return next(size for size in sizes if size == 1 or free is None or needed(size) <= free)
+
+    def fits(size: int) -> bool:
+        if size == 1 or free is None:
+            return True
+        try:
+            return needed(size) <= free
+        except (JaxRuntimeError, MemoryError) as error:  # the compiler may refuse it already
+            if lacks_memory(error):
+                return False
+            raise
+
+    return next(filter(fits, sorted({-(-count // n) for n in range(1, count + 1)}, reverse=True)))
 
 
 class CompileClock:

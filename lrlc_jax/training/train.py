@@ -112,9 +112,10 @@ class DeviceData:
     noise: Noise | None = dataclasses.field(default=None, metadata={"static": True})
 
     def pixels(self, protocol: ProtocolConfig) -> int:
-        """Pixels of a batch, as the network sees it."""
+        """Pixels of a device's part of a batch, as the network sees it."""
         rows, cols = self.train.images.shape[1:3]
-        return protocol.batch_size * (self.noise.size**2 if self.noise else rows * cols)
+        batch = protocol.batch_size // protocol.data_parallel
+        return batch * (self.noise.size**2 if self.noise else rows * cols)
 
     @classmethod
     def put(cls, dataset: Dataset) -> "DeviceData":

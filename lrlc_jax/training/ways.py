@@ -6,6 +6,8 @@ import functools
 import hashlib
 import importlib.metadata
 import json
+import os
+import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -13,12 +15,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.errors import JaxRuntimeError
 
 import lrlc_jax
 from lrlc_jax.errors import InputError, RunError
 from lrlc_jax.files import as_json, cache_folder, read_values, write_atomically
-from lrlc_jax.layers import ORDINALS, PatchLayer
+from lrlc_jax.layers import ORDINALS, ConvConfig, PatchLayer
 from lrlc_jax.layers.ops.activation import AffineRelu
 from lrlc_jax.layers.ops.product import Way, identity
 from lrlc_jax.layers.ops.target import target
@@ -45,20 +46,22 @@ class Plan(NamedTuple):
     """What a measurement chose.
 
     Attributes:
+        device: kind of the device.
         ways: of the product of each layer.
         together: train several seeds at once; None without a measurement.
         reason: the measurement, in words.
     """
 
+    device: str
     ways: tuple[Way, ...]
     together: bool | None
     reason: str
 
 
-def is_measured(way: Any) -> bool:
-    """Whether a setting of the way asks for a measurement: None does, unless there is one."""
-    device = target()
-    return way == MEASURED or (way is None and not {device.platform, device.kind} & PUBLISHED)
+def wants_measurement(way: Any) -> bool:
+    """Whether a setting of the way asks for a measurement: None does on unpublished devices."""
+    known = {target().platform, target().kind} & PUBLISHED
+    return way == MEASURED or (way is None and not known)
 
 
 @fixed_settings()
@@ -79,7 +82,7 @@ def measure(factory: NetworkFactory, batch: int, seeds: int) -> Plan:
     layers = nnx.eval_shape(lambda: base(nnx.Rngs(0))).layers
     for position, layer in enumerate(layers):
         choices = layer.ways(batch)
-        key = about(base, layer, batch) | {"ways": list(choices)}
+        key = settings(base, position, layer) | {"batch": batch, "ways": list(choices)} | device()
         times = kept(key, functools.partial(of_layer, base, choices, position, batch))
         ways.append(fastest(times, choices[0]))
         if len(choices) > 1:
@@ -93,7 +96,7 @@ def measure(factory: NetworkFactory, batch: int, seeds: int) -> Plan:
         together = fastest(times, "1") != "1"
         named = {f"{counted(int(n), 'seed')} at once": seconds for n, seconds in times.items()}
         reasons.append(f"a step of a seed, with {in_words(named)}")
-    return Plan(tuple(ways), together, "; ".join(reasons))
+    return Plan(target().kind, tuple(ways), together, "; ".join(reasons))
 
 
 def fastest(times: Mapping[str, float | None], otherwise: Any) -> Any:
@@ -112,21 +115,30 @@ def in_words(times: Mapping[str, float | None]) -> str:
 
 
 def device() -> dict[str, Any]:
-    """The device and the versions that a measurement holds for."""
+    """What a measurement holds for: the device, the versions, and the settings of the compiler."""
     packages = ("jax", "jaxlib", "flax")
     versions = {name: importlib.metadata.version(name) for name in packages}
     versions["lrlc_jax"] = lrlc_jax.__version__  # not installed, perhaps
-    platform = jax.local_devices()[0].client.platform_version
-    return {"device": target().kind, "platform": platform, "versions": versions}
+    options = {name: os.environ.get(name, "") for name in ("XLA_FLAGS", "LIBTPU_INIT_ARGS")}
+    return {
+        **dataclasses.asdict(target()),
+        "client": jax.local_devices()[0].client.platform_version,
+        "host": platform.node() if target().platform == "cpu" else "",  # its kind is just "cpu"
+        "versions": versions,
+        **options,
+    }
 
 
-def about(factory: NetworkFactory, layer: PatchLayer, batch: int) -> dict[str, Any]:
-    """What the times of a layer depend on."""
-    names = ("in_features", "out_features", "kernel_size", "strides", "input_size", "padding")
-    sizes = {name: repr(getattr(layer, name)) for name in names}
-    rank, mode = getattr(layer, "rank", 1), getattr(layer, "input_dependent", False)
-    layer_settings = {"kind": layer.kind, "rank": rank, "input_dependent": mode, **sizes}
-    return {**layer_settings, "batch": batch, "precision": factory.network.precision, **device()}
+def settings(factory: NetworkFactory, position: int, layer: PatchLayer) -> dict[str, Any]:
+    """The settings that times of a layer depend on; convolutions in several networks are equal."""
+    special = position + 1 in factory.layer.positions
+    sizes = (layer.in_features, layer.out_features, layer.input_size, layer.strides)
+    return {
+        "layer": repr(factory.layer if special else ConvConfig()),
+        "position": position,
+        "sizes": repr(sizes),
+        "network": repr(factory.network),
+    }
 
 
 def kept(key: Mapping[str, Any], times: Callable[[], Seconds]) -> Seconds:
@@ -138,6 +150,8 @@ def kept(key: Mapping[str, Any], times: Callable[[], Seconds]) -> Seconds:
         values = read_values(path, "measurement", SCHEMA, "delete it")
         return {str(k): None if v is None else float(v) for k, v in values["seconds"].items()}
     found = times()
+    if None in found.values():  # perhaps for a moment only
+        return found
     with contextlib.suppress(OSError, RunError):  # a full disk costs another measurement
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, as_json({"schema": SCHEMA, **key, "seconds": found}))
@@ -160,58 +174,76 @@ def of_way(factory: NetworkFactory, way: Way, position: int, batch: int) -> floa
     layer = network.layers[position]
     graphdef, params = nnx.split(layer)
     assert layer.input_size is not None
-    x = jax.random.normal(jax.random.key(0), (batch, *layer.input_size, layer.in_features))
-    # Inner layers also have a gradient for their input, and what comes between layers.
-    x = x.astype(layer.dtype or x.dtype)
-    first = position == 0
-    channels = jnp.ones(layer.in_features)
-    moved = (params,) if first else (params, x, AffineRelu(channels, channels))
+    x = random_images(batch, *layer.input_size, layer.in_features).astype(
+        layer.dtype or jnp.float32
+    )
 
-    def loss(params: Any, x: jax.Array = x, activation: Any = identity) -> jax.Array:
+    def loss(params: Any, x: jax.Array, activation: Any) -> jax.Array:
         y = nnx.merge(graphdef, params)(x, activation)
         return jnp.mean(jnp.square(y.astype(jnp.float32)))
 
-    def step(values: Any, _: Any) -> Any:
-        grads = jax.grad(loss, argnums=tuple(range(len(values))))(*values)
-        return jax.tree.map(lambda v, g: v - 1e-3 * g.astype(v.dtype), values, grads), None
+    def moved(values: Any, grads: Any) -> Any:
+        return jax.tree.map(lambda v, g: v - 1e-3 * g.astype(v.dtype), values, grads)
 
-    return seconds_of(step, moved)
+    if position == 0:  # images have no gradient
+        return seconds_of(
+            lambda params, x: moved(params, jax.grad(loss)(params, x, identity)), params, x
+        )
+    channels = jnp.ones(layer.in_features)
+    affine = (channels, channels) if network.norms else None
+    blurred = network.subsampling and network.subsampling[position - 1] != (1, 1)
+
+    def inner(params: Any, x: jax.Array, affine: Any) -> jax.Array:
+        between = AffineRelu(*affine) if affine else jax.nn.relu
+        return loss(params, x, identity if blurred else between)
+
+    def step(values: Any, _: Any) -> Any:
+        return moved(values, jax.grad(inner, argnums=(0, 1, 2))(*values))
+
+    return seconds_of(step, (params, x, affine), jnp.zeros(()))
+
+
+def random_images(*shape: int) -> jax.Array:
+    """Images of independent pixels."""
+    return jax.random.normal(jax.random.key(0), shape)
 
 
 def of_step(factory: NetworkFactory, batch: int, seeds: int) -> float | None:
     """Seconds for a training step of one seed, among ``seeds`` at once; None if it fails."""
     graphdef = split(nnx.eval_shape(lambda: factory(nnx.Rngs(0))))[0]
     hyper = Hyperparameters(*map(jnp.float32, (0.01, 1, 1000)))
-    images = jax.random.normal(jax.random.key(0), (batch, *factory.image_shape))
     labels = jnp.zeros(batch, jnp.int32)
 
-    def one(state: TrainState) -> TrainState:
+    def one(state: TrainState, images: jax.Array) -> TrainState:
         return update(graphdef, make_optimizer(hyper), state, images, labels)[0]
 
-    def start(seed: jax.Array) -> TrainState:
-        return init(factory, seed)
-
+    start = functools.partial(init, factory)
+    images = random_images(batch, *factory.image_shape)
     if seeds == 1:
-        return seconds_of(lambda state, _: (one(state), None), jax.jit(start)(jnp.uint32(0)))
+        return seconds_of(one, jax.jit(start)(jnp.uint32(0)), images)
     states = jax.jit(jax.vmap(start))(jnp.arange(seeds, dtype=jnp.uint32))
-    seconds = seconds_of(lambda states, _: (jax.vmap(one)(states), None), states)
+    seconds = seconds_of(jax.vmap(one, (0, None)), states, images)
     return None if seconds is None else seconds / seeds
 
 
-def seconds_of(step: Callable[[Any, Any], Any], values: Any) -> float | None:
-    """Seconds for a step in a loop, as in training; None if the device cannot do it."""
+def seconds_of(step: Callable[[Any, Any], Any], values: Any, images: Any) -> float | None:
+    """Seconds for a step from values to new values in a loop; None if the device cannot do it.
 
-    def loop(values: Any) -> Any:
-        return jax.lax.scan(step, values, None, STEPS)[0]
+    As in training, each step has other images: nothing of them can be computed before the loop.
+    """
+
+    def loop(values: Any, batches: Any) -> Any:
+        return jax.lax.scan(lambda v, batch: (step(v, batch), None), values, batches)[0]
 
     try:
-        program = jax.jit(loop).lower(values).compile()
-        jax.block_until_ready(program(values))
+        batches = jnp.stack([images + number for number in range(STEPS)])
+        program = jax.jit(loop).lower(values, batches).compile()
+        jax.block_until_ready(program(values, batches))
         times = []
         for _ in range(ROUNDS):
             begun = time.perf_counter()
-            jax.block_until_ready(program(values))
+            jax.block_until_ready(program(values, batches))
             times.append(time.perf_counter() - begun)
-    except (JaxRuntimeError, MemoryError):
+    except Exception:  # compilers fail in many ways; training reports the error if no way is left
         return None
     return min(times) / STEPS

@@ -13,14 +13,27 @@ from lrlc_jax.errors import InputError
 from lrlc_jax.layers import LAYERS
 from lrlc_jax.layers.ops import product
 from lrlc_jax.networks import NetworkFactory
-from tests.layers.examples import CHANNELS, SITE, SIZE, random, randomize, same, slow, variants
+from tests.layers.examples import (
+    CHANNELS,
+    SITE,
+    SIZE,
+    exhaustive,
+    random,
+    randomize,
+    same,
+    slow,
+    variants,
+)
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 VARIANTS = list(variants())
 DEFAULTS = [schema() for schema in LAYERS.values()]
 QUICK = ("lrlc", "locally_connected", "coord_conv")  # each with another form of the product
-HEAVY = [v if v in DEFAULTS and v.name in QUICK else slow(v) for v in VARIANTS]
+HEAVY = [
+    v if v in DEFAULTS and v.name in QUICK else slow(v) if v in DEFAULTS else exhaustive(v)
+    for v in VARIANTS
+]
 X = random(0, 3, *SIZE, CHANNELS)
 
 every_layer = pytest.mark.parametrize("config", VARIANTS, ids=repr)

@@ -57,6 +57,7 @@ SLOW_CASES = [
 ]
 
 GPU = Target("gpu", "NVIDIA H100 80GB HBM3", 80 * 10**9)
+RARE = [pytest.mark.slow, pytest.mark.exhaustive]
 TPU = Target("tpu", "TPU v5 lite", 16 * 10**9)
 CPU = Target("cpu", "cpu")
 
@@ -83,7 +84,7 @@ def value_and_gradients(layer, x):
 
 @pytest.mark.parametrize(
     ("name", "kind"),
-    [*CASES, *(pytest.param(*case, marks=pytest.mark.slow) for case in SLOW_CASES)],
+    [*CASES, *(pytest.param(*case, marks=RARE) for case in SLOW_CASES)],
 )
 def test_every_way_equals_patches(monkeypatch, name, kind):
     function, way = FUNCTIONS[name], name.split()[0]

@@ -1,5 +1,6 @@
 """The ways of the products are chosen by measurement, once for each device and shape."""
 
+import dataclasses
 import json
 
 import pytest
@@ -12,7 +13,13 @@ from lrlc_jax.experiments.config import Config
 from lrlc_jax.experiments.execute import execute
 from lrlc_jax.experiments.reproduce import settings_of
 from lrlc_jax.experiments.study import Loader
-from lrlc_jax.layers import ConvConfig, InputDependentLRLCConfig, LRLCConfig
+from lrlc_jax.layers import (
+    ConvConfig,
+    CoordConvConfig,
+    InputDependentLRLCConfig,
+    LRLCConfig,
+    MixedLRLCConfig,
+)
 from lrlc_jax.layers.ops.target import Target, compiling_for
 from lrlc_jax.networks import NetworkConfig, NetworkFactory
 from lrlc_jax.signals import Stopped
@@ -71,6 +78,29 @@ def test_the_fastest_way_of_each_layer_is_chosen_then_seeds_at_once(clock):
     assert ways.measure(factory(), batch=66, seeds=1).together is None
 
 
+def test_times_of_different_layers_are_kept_apart(clock, cache):
+    _, measured = clock
+    layers = [
+        ConvConfig(),
+        CoordConvConfig(),
+        LRLC,
+        dataclasses.replace(LRLC, sharing="row"),
+        InputDependentLRLCConfig(rank=2),
+        MixedLRLCConfig(input_dependent=True, sharing="full"),
+        MixedLRLCConfig(input_dependent=True, sharing="full", dilations=[2, 2]),
+    ]
+    for layer in layers:
+        measured.clear()
+        ways.measure(factory(layer), batch=64, seeds=1)
+        # Convolutions beside the layer are measured once.
+        assert {position for position, *_ in measured} >= {*(p - 1 for p in layer.positions)}
+        assert measured
+    before = len(list(cache.iterdir()))
+    for layer in layers:
+        ways.measure(factory(layer), batch=64, seeds=1)
+    assert len(list(cache.iterdir())) == before
+
+
 def test_a_layer_whose_ways_all_fail_keeps_the_default(clock):
     times, _ = clock
     times |= {(0, way): None for way in ("patches", "columns", "lax_conv")}
@@ -92,21 +122,21 @@ def test_a_measurement_is_kept_for_its_device_and_shapes(clock, cache, monkeypat
     assert count(32, 2) == first  # another batch
     assert count(64, 2, precision="bfloat16") == first
     kept = [json.loads(path.read_text()) for path in cache.iterdir()]
-    assert all({"schema", "device", "versions", "seconds"} <= set(each) for each in kept)
+    assert all({"schema", "kind", "versions", "seconds"} <= set(each) for each in kept)
     for path in cache.iterdir():
         path.write_text(path.read_text()[:-9])  # damaged
     assert count(64, 2) == first
-    monkeypatch.setattr(ways, "device", lambda: {"device": "another"})
+    monkeypatch.setattr(ways, "device", lambda: {"kind": "another"})
     assert count(64, 2) == first
 
 
 def test_devices_without_published_measurements_are_measured():
-    assert not ways.is_measured(None)  # CPU
-    assert ways.is_measured("measured")
-    assert not ways.is_measured("patches")
+    assert not ways.wants_measurement(None)  # CPU
+    assert ways.wants_measurement("measured")
+    assert not ways.wants_measurement("patches")
     with compiling_for(Target("gpu", "A card of next year")):
-        assert ways.is_measured(None)
-        assert not ways.is_measured(["lax_conv", "lax_conv", "pallas"])
+        assert ways.wants_measurement(None)
+        assert not ways.wants_measurement(["lax_conv", "lax_conv", "pallas"])
 
 
 @pytest.mark.parametrize(
@@ -136,6 +166,36 @@ def test_a_batch_that_fills_an_accelerator_is_trained_one_seed_at_a_time():
         assert default_seeds_at_once(10, 50 * 8 * 8, together=False) == 1
 
 
+def test_a_plan_of_another_device_or_against_the_setting_is_not_used(tmp_path, plan, monkeypatch):
+    original = loop.named
+    for number, (kind, way) in enumerate([("another", "measured"), ("cpu", "patches")]):
+        elsewhere = ways.Plan(kind, ("columns", "columns", "columns"), None, "elsewhere")
+        monkeypatch.setattr(runner, "measure", lambda *_, found=elsewhere: found)
+        stopped = StopsAfterOneEpoch(original)
+        monkeypatch.setattr(loop, "named", stopped)
+        folder = tmp_path / str(number)
+        assert not execute([job(folder, product_way="measured")], Tracker()).done
+        monkeypatch.setattr(loop, "named", original)
+        monkeypatch.setattr(runner, "measure", lambda *_: plan[0])
+        (run,) = execute([job(folder, product_way=way)], Tracker()).done
+        assert run.first.config["product_way"] == (
+            list(plan[0].ways) if way == "measured" else "patches"
+        )
+
+
+class StopsAfterOneEpoch:
+    """``train.named``, which stops the training at its second call."""
+
+    def __init__(self, original):
+        self.original, self.calls = original, 0
+
+    def __call__(self, **values):
+        self.calls += 1
+        if self.calls > 1:
+            raise Stopped("for a test")
+        return self.original(**values)
+
+
 def job(folder, layer=LRLC, **settings):
     return Loader().job(
         Config(
@@ -152,7 +212,7 @@ def job(folder, layer=LRLC, **settings):
 @pytest.fixture
 def plan(monkeypatch):
     """A measurement that finds a plan, and the number of measurements."""
-    plan = ways.Plan(("lax_conv", "patches", "lax_conv"), True, "found")
+    plan = ways.Plan("cpu", ("lax_conv", "patches", "lax_conv"), True, "found")
     calls = []
     monkeypatch.setattr(runner, "measure", lambda *arguments: calls.append(arguments) or plan)
     return plan, calls
@@ -168,15 +228,8 @@ def test_the_record_has_the_measured_ways_and_reproduce_uses_them(tmp_path, plan
 
 
 def test_a_resumed_run_keeps_its_ways(tmp_path, plan, monkeypatch):
-    original, fail = loop.named, []
-
-    def named(**values):
-        if fail:
-            raise Stopped("for a test")
-        fail.append(1)
-        return original(**values)
-
-    monkeypatch.setattr(loop, "named", named)
+    original = loop.named
+    monkeypatch.setattr(loop, "named", StopsAfterOneEpoch(original))
     assert not execute([job(tmp_path, product_way="measured")], Tracker()).done
     monkeypatch.setattr(loop, "named", original)
     (run,) = execute([job(tmp_path, product_way="measured")], Tracker()).done

@@ -75,8 +75,8 @@ def run(
 
     for axes in mapped:
         axis = dict(zip(form.names, axes, strict=True))
-        inner, result = [axis[name] for name in names], axis[wanted]
-        call = jax.vmap(call, inner, 0 if result is None else result)
+        axes_in, result = [axis[name] for name in names], axis[wanted]
+        call = jax.vmap(call, axes_in, 0 if result is None else result)
         if result is None:
             call = functools.partial(summed, call)
     return call(*operands)

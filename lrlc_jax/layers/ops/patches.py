@@ -1,8 +1,8 @@
 """The product of whole patches with a filter bank for each position, for accelerators.
 
 The gradient of the images is a product of patches too: those of the cotangents, with the filters
-that each pixel meets. Derived by JAX, it would be a sum of overlapping patches in float32, each
-nine times the images.
+that each pixel meets. Derived by JAX, it would be a sum of overlapping patches, which are as large
+as the images times the taps, in float32.
 """
 
 import dataclasses

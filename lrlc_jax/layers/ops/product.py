@@ -104,7 +104,7 @@ def window_product(
     if way == "columns" and rows > 1:
         kernel_rows = jnp.stack(columns.kernel_rows(banks, window), axis=1)
         return columns.by_position(x, kernel_rows, lambda bank, i: bank[i], window, precision)
-    if target().platform != "cpu" and window.strides == (1, 1):
+    if target().platform != "cpu" and window.strides == (1, 1) and rows > 1 and cols > 1:
         return patches.by_position(x, banks, window, precision)
     # Positions first: the product of each position is one contiguous matrix product.
     viewed = window.patches(x.transpose(1, 2, 0, 3), spatial_axes=(0, 1))
