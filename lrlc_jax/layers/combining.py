@@ -107,7 +107,7 @@ def resize(x: jax.Array, size: Pair) -> jax.Array:
         if old == 1:
             x = jnp.broadcast_to(x, shape)
         elif old != new:
-            dtype = jnp.promote_types(jnp.float32, x.dtype)
+            dtype = x.dtype if x.dtype.itemsize > 4 else jnp.float32
             scale = (new - 1) / (old - 1) if new > 1 else 1.0
             scales, shifts = (jnp.array([v], dtype) for v in (scale, 0.5 * (1 - scale)))
             x = jax.image.scale_and_translate(
