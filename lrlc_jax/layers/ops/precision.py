@@ -70,7 +70,7 @@ class Contraction:
 def contract(spec: str, left: jax.Array, right: jax.Array, precision: Precision) -> jax.Array:
     """:func:`jax.numpy.einsum` of two arrays at a precision, also ``bfloat16_products``."""
     if precision != BFLOAT16_PRODUCTS:
-        return jnp.einsum(spec, left, right, precision=precision)
+        return dot(spec, left, right, precision)
     operands, result = spec.split("->")
     first, second = operands.split(",")
     return apply(Contraction((first, second, result)), left, right)
