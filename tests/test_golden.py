@@ -109,7 +109,14 @@ def check_layer(path, case):
     golden.close(y, arrays[f"{case}/output"])
     golden.close(jnp.squeeze(used), arrays[f"{case}/combining_weights_used"].squeeze())
     golden.close(grad_x, arrays[f"{case}/grad_input"])
-    golden.check_gradients(grads, arrays, f"{case}/g/", names)
+    absolute = 1e-5
+    if config["spatial_rank"] == 1 and config["normalize_weights"]:
+        # The one weight is constant, so its exact gradient is 0, and both values are rounding
+        # errors of a sum over examples and features at each of at most this many positions.
+        positions = max(y.shape[1:3])
+        rounding = np.finfo(np.float32).eps * np.sum(np.abs(y * weight)) / positions
+        absolute = max(absolute, rounding)
+    golden.check_gradients(grads, arrays, f"{case}/g/", names, absolute=absolute)
 
 
 def layer_of(path):
@@ -324,6 +331,7 @@ def test_the_numbers_are_the_authors(check, path, case):
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(("check", "path", "case"), parameters(WHOLE))
 def test_all_numbers_are_the_authors(check, path, case):
     check(path, case)

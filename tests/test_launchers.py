@@ -15,6 +15,7 @@ from lrlc_jax.cli import LAUNCHERS, explain
 from tests.commands import TINY, call
 from tests.conftest import ROOT
 from tests.launched import CONFIG
+from tests.layers.examples import exhaustive
 
 GPUS = "+hydra.job.env_set.CUDA_VISIBLE_DEVICES=${hydra:job.num}"
 
@@ -150,7 +151,7 @@ def test_a_second_signal_kills_joblibs_workers(configs):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["joblib", "submitit_local", "ray"])
+@pytest.mark.parametrize("name", ["joblib", "submitit_local", exhaustive("ray")])
 def test_workers_share_a_study(tmp_path, name):
     study = ["study.runs=[{layer:conv},{layer:lrlc,rank:[1,2]}]", *TINY]
     answer = call(tmp_path, "sweep", "-m", "worker=1,2", launcher(name), *study)
@@ -166,6 +167,7 @@ def test_workers_share_a_study(tmp_path, name):
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_ray_repeats_the_job_of_a_dead_worker(configs):
     jobs = "job=bad,succeeds,dies once"
     status, said, errors = ended(launched(configs, launcher("ray"), jobs))

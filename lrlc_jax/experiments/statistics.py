@@ -8,8 +8,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
 from typing import Any, TypeAlias
 
-from scipy import stats
-
 from lrlc_jax.experiments.record import Record, Run
 
 Results: TypeAlias = Record | Run  # some seeds of a run, or all on record
@@ -178,6 +176,8 @@ def vary(a: Sequence[float], b: Sequence[float]) -> bool:
 
 def welch(a: Sequence[float], b: Sequence[float]) -> Any:
     """Welch's t-test, from SciPy, without its warning for a sample without variance."""
+    from scipy import stats  # noqa: PLC0415 (slow to import; training does not need it)
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
         return stats.ttest_ind(a, b, equal_var=False)
@@ -193,7 +193,7 @@ def two_proportions(a: float, b: float, images: int) -> float:
     """
     pooled = (a + b) / 2
     deviation = math.sqrt(2 * pooled * (1 - pooled) / images)
-    return float(2 * stats.norm.sf(abs(a - b) / deviation)) if a != b else 1.0
+    return math.erfc(abs(a - b) / deviation / math.sqrt(2)) if a != b else 1.0
 
 
 def holm(p: Mapping[str, float]) -> dict[str, float]:

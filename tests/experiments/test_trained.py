@@ -23,6 +23,7 @@ from lrlc_jax.tracking import Tracker
 from lrlc_jax.training.train import ProtocolConfig
 from tests.commands import quick_compilation
 from tests.conftest import ROOT
+from tests.layers.examples import exhaustive
 
 pytestmark = pytest.mark.usefixtures("optax_types", "quick_compilation")
 
@@ -55,7 +56,10 @@ def copied(lrlc, tmp_path):
     return tmp_path / "records" / lrlc.name
 
 
-@pytest.mark.parametrize("name", LAYERS)
+OFTEN = ("lrlc", "lrlc_input_dependent", "locally_connected")
+
+
+@pytest.mark.parametrize("name", [name if name in OFTEN else exhaustive(name) for name in LAYERS])
 def test_an_evaluation_equals_the_record_of_every_layer(tmp_path, name):
     path = run(tmp_path, LAYERS[name](**({"at": 3} if name == "locally_connected" else {})))
     lines = evaluate(path)

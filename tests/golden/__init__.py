@@ -96,7 +96,15 @@ def put(module: nnx.Module, arrays: dict[str, np.ndarray], prefix: str, names: l
         variable[...] = jnp.asarray(value.reshape(variable.shape))
 
 
-def check_gradients(grads: Any, arrays: dict[str, np.ndarray], prefix: str, names: list[str]):
+def check_gradients(
+    grads: Any,
+    arrays: dict[str, np.ndarray],
+    prefix: str,
+    names: list[str],
+    *,
+    absolute: float = 1e-5,
+):
     """Compare the gradients of parameters."""
     for name in names:
-        close(theirs(name, pick(grads, name)[...]), arrays[prefix + name].ravel())
+        ours = theirs(name, pick(grads, name)[...])
+        close(ours, arrays[prefix + name].ravel(), absolute=absolute)
