@@ -25,7 +25,6 @@ from tests.commands import TINY, call, command, here, snapshot
 
 KILLS = int(os.environ.get("LRLC_JAX_KILLS", "6"))
 RUNS = 3
-UNDISTURBED = pytest.mark.xdist_group("undisturbed")  # trained by one of pytest's workers
 SMALL = [
     "study.runs=[{layer:conv},{layer:lrlc,at:[1,3],rank:2}]",
     "network.channels=8",
@@ -109,7 +108,6 @@ def test_a_killed_run_goes_on_from_its_checkpoint_to_the_same_metrics(tmp_path, 
     assert [path.name for path in (tmp_path / "killed" / "results").iterdir()] == ["records"]
 
 
-@UNDISTURBED
 @pytest.mark.slow
 def test_a_study_killed_at_random_instants_ends_as_an_undisturbed_one(tmp_path, undisturbed):
     expected, seconds = undisturbed
@@ -186,7 +184,6 @@ def test_seeds_added_by_killed_workers_are_those_of_one_undisturbed_run(tmp_path
     assert [path.name for path in (grown / "results").iterdir()] == ["records"]
 
 
-@UNDISTURBED
 @pytest.mark.slow
 def test_four_workers_do_each_run_once(tmp_path, undisturbed):
     workers = [start(tmp_path, "sweep", *SMALL) for _ in range(4)]
@@ -237,7 +234,6 @@ def test_a_used_up_time_box_starts_nothing_and_exits_0(tmp_path):
     assert "0 runs trained now, 1 already on record" in answer.stdout
 
 
-@UNDISTURBED
 @pytest.mark.slow
 def test_a_full_disk_gets_a_sentence_and_loses_no_record(tmp_path, undisturbed):
     expected, _ = undisturbed

@@ -15,8 +15,7 @@ from lrlc_jax.training.devices import lay_out
 from tests.conftest import ROOT
 from tests.training.on_devices import CASES
 
-# One group: its tests share the results of a process, in one of pytest's workers.
-pytestmark = [pytest.mark.usefixtures("optax_types"), pytest.mark.xdist_group("devices")]
+pytestmark = pytest.mark.usefixtures("optax_types")
 
 
 def with_devices(count):
