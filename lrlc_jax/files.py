@@ -1,19 +1,54 @@
 """Atomic writes, readable JSON, locks."""
 
 import contextlib
+import errno
 import fcntl
 import hashlib
+import io
 import json
 import os
 import pathlib
 import re
+import stat
 import tempfile
 from typing import Any
 
 from lrlc_jax.errors import InputError, RunError
 
 TEMPORARY = ".tmp"  # ending of unfinished files
+LARGEST_TEXT = 64 * 2**20  # bytes of a JSON or YAML file
 LOCK_ATTEMPTS = 100  # another process may remove the folder between two calls
+
+
+def open_regular(path: pathlib.Path, largest: int | None = None) -> io.BufferedReader:
+    """Open a file for reading; never waits for the other end of a pipe.
+
+    Raises:
+        OSError: also if it is no regular file, or has more than ``largest`` bytes.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "it is not a regular file", str(path))
+    if largest is not None and status.st_size > largest:
+        os.close(descriptor)
+        reason = f"it has {status.st_size:,} bytes, more than {largest:,}"
+        raise OSError(errno.EFBIG, reason, str(path))
+    return os.fdopen(descriptor, "rb")
+
+
+def read_bytes(path: pathlib.Path, largest: int = LARGEST_TEXT) -> bytes:
+    """The content of a regular file of at most ``largest`` bytes.
+
+    Raises:
+        OSError: as :func:`open_regular`.
+    """
+    with open_regular(path, largest) as file:
+        content = file.read(largest + 1)
+    if len(content) > largest:  # it grew, or its size is unknown
+        raise OSError(errno.EFBIG, f"it has more than {largest:,} bytes", str(path))
+    return content
 
 
 def write_atomically(path: pathlib.Path, content: str | bytes) -> None:
@@ -60,7 +95,7 @@ def write_and_rename(path: pathlib.Path, data: bytes) -> None:
 def remove_leftovers(folder: pathlib.Path) -> None:
     """Remove the unfinished files of killed processes, recognisable by their free locks."""
     for path in folder.glob(f".*{TEMPORARY}"):
-        with contextlib.suppress(OSError), path.open("rb") as file:
+        with contextlib.suppress(OSError), open_regular(path) as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             path.unlink()
 
@@ -89,7 +124,7 @@ def read_values(path: pathlib.Path, kind: str, newest: int, hint: str) -> dict[s
     """
     values: dict[str, Any]
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(read_bytes(path))
     except OSError as error:
         raise InputError(f"{kind} {path} cannot be read ({error.strerror or error}).") from None
     except (ValueError, RecursionError) as error:
@@ -131,7 +166,7 @@ def cores() -> int:
 
 def sha256_of(path: pathlib.Path) -> str:
     """SHA-256 of a file, in hexadecimal digits."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

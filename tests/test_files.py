@@ -7,7 +7,7 @@ import pytest
 
 from lrlc_jax.errors import RunError
 from lrlc_jax.experiments.record import folder, require_writable
-from lrlc_jax.files import TEMPORARY, write_atomically
+from lrlc_jax.files import TEMPORARY, read_bytes, write_atomically
 
 
 @pytest.mark.parametrize("act", [lambda f: write_atomically(f / "a", "new"), None])
@@ -53,3 +53,19 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
         write_atomically(tmp_path / "a", "new")
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
     assert (tmp_path / "a").read_text() == "old"
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: os.symlink("/dev/zero", path)])
+def test_only_regular_files_are_read(tmp_path, make):
+    path = tmp_path / "x"
+    make(path)
+    with pytest.raises(OSError, match="it is not a regular file"):
+        read_bytes(path)
+
+
+def test_only_so_many_bytes_are_read(tmp_path):
+    path = tmp_path / "x"
+    path.write_bytes(b"12345")
+    assert read_bytes(path, 5) == b"12345"
+    with pytest.raises(OSError, match="it has 5 bytes, more than 4"):
+        read_bytes(path, 4)
