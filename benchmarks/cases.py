@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 from benchmarks.peers import LAYERS as PEER_LAYERS
 from benchmarks.peers import PEERS
-from lrlc_jax.errors import InputError, at_least, one_of
+from lrlc_jax.errors import InputError, in_range, one_of
 from lrlc_jax.experiments.config import layer_config
 from lrlc_jax.layers import LAYERS, LayerConfig
 from lrlc_jax.layers.ops.product import WAYS
@@ -65,7 +65,7 @@ class Settings(Schema):
         numbers = {"seeds": self.seeds, "inference_batches": self.inference_batches}
         for name, sizes in {**numbers, "image_shape": itertools.chain(*shapes)}.items():
             for size in sizes:
-                at_least(name, size, 1)
+                in_range(name, size, 1)
         for layer in (*self.layers, *self.few_layers, *self.peer_layers):
             layer_config(layer)
         for layer in self.peer_layers:

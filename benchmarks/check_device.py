@@ -38,7 +38,7 @@ from benchmarks.check.report import (
 from benchmarks.check.speed import Step, Stopwatch
 from lrlc_jax import signals
 from lrlc_jax.cli import first_line
-from lrlc_jax.errors import InputError, at_least, not_negative, one_of
+from lrlc_jax.errors import InputError, in_range, not_negative, one_of
 from lrlc_jax.experiments import provenance
 from lrlc_jax.experiments.config import layer_config
 from lrlc_jax.layers import LAYERS, WAYS, LayerConfig, Way
@@ -107,7 +107,7 @@ class Settings(Schema):
             if len(shape) != 3:
                 raise InputError(f"image_shapes has {shape}; give rows, columns and channels.")
             for size in shape:
-                at_least("image_shapes", size, 1)
+                in_range("image_shapes", size, 1)
         for layer in self.layers:
             layer_config(layer)
         for precision in self.precisions or ():

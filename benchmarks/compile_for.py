@@ -18,7 +18,7 @@ from benchmarks import hlo
 from benchmarks.compiled import Case, Layer, Report, Result, now
 from benchmarks.targets import DEVICES, Device, abstract_device, compiler_version, sharding_on
 from lrlc_jax.cli import first_line
-from lrlc_jax.errors import InputError, at_least, one_of
+from lrlc_jax.errors import InputError, in_range, one_of
 from lrlc_jax.experiments import provenance
 from lrlc_jax.experiments.config import layer_config
 from lrlc_jax.layers import WAYS
@@ -82,7 +82,7 @@ class Settings(Schema):
                 raise InputError(f"{name} is {getattr(self, name)}; give {length} numbers.")
         for name in ("image_shape", "epoch_images", "seeds"):
             for size in getattr(self, name):
-                at_least(name, size, 1)
+                in_range(name, size, 1)
         for layer in (*self.layers, *self.epoch_layers):
             layer_config(layer)
 

@@ -4,6 +4,8 @@ import difflib
 from collections.abc import Iterable
 from typing import Any
 
+LARGEST = 2**31 - 1  # whole number of a setting, unless it has another bound
+LONG_VALUE = 40  # characters of a value in a sentence
 LONG_LIST = 12  # names; a longer list is shown only if no name is similar
 
 
@@ -39,10 +41,19 @@ def one_of(what: str, value: Any, valid: Iterable[str]) -> None:
         raise unknown_name(what, str(value), names)
 
 
-def at_least(name: str, value: Any, low: int) -> None:
-    """Raise an :class:`InputError` unless ``value`` is a whole number of at least ``low``."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < low:
+def in_range(name: str, value: Any, low: int, high: int = LARGEST) -> None:
+    """Raise an :class:`InputError` unless ``value`` is a whole number from ``low`` to ``high``."""
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if not whole or value < low:
         raise InputError(f"{name} is {value!r}; it must be a whole number of at least {low}.")
+    if value > high:
+        raise InputError(f"{name} is {shortened(value)}; it must be at most {high:,}.")
+
+
+def shortened(value: Any) -> str:
+    """A value in a sentence: its first characters, if it has many."""
+    text = repr(value)
+    return text if len(text) <= LONG_VALUE else f"{text[:LONG_VALUE]}..."
 
 
 def not_negative(name: str, value: Any) -> None:

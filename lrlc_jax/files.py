@@ -157,6 +157,22 @@ def require_space(folder: pathlib.Path, needed: int) -> None:
         )
 
 
+def require_memory(needed: int, what: str, advice: str, memory: int | None = None) -> None:
+    """Raise an :class:`InputError` if ``needed`` bytes are more than ``memory``, or this machine's.
+
+    >>> require_memory(2**40, "protocol.seeds=1000", "train fewer seeds", memory=2**34)
+    Traceback (most recent call last):
+    lrlc_jax.errors.InputError: protocol.seeds=1000 needs at least 1,024.0 GiB of memory, and there
+    are 16.0 GiB; train fewer seeds.
+    """
+    memory = memory or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > memory:
+        raise InputError(
+            f"{what} needs at least {needed / 2**30:,.1f} GiB of memory, and there are "
+            f"{memory / 2**30:,.1f} GiB; {advice}."
+        )
+
+
 def cores() -> int:
     """Number of processor cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):  # not on macOS

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from lrlc_jax.errors import InputError, at_least
+from lrlc_jax.errors import InputError, in_range
 from lrlc_jax.layers import (
     DEPTH,
     LRLC,
@@ -23,7 +23,7 @@ from lrlc_jax.layers import (
     fold_batch_norm,
     to_locally_connected,
 )
-from lrlc_jax.layers.base import glorot_uniform
+from lrlc_jax.layers.base import LARGEST_WINDOW, glorot_uniform
 from lrlc_jax.layers.blur import blur_window
 from lrlc_jax.layers.ops.activation import AffineRelu
 from lrlc_jax.layers.ops.precision import BFLOAT16_PRODUCTS, Precision, of_linear
@@ -52,7 +52,7 @@ class NetworkConfig(Schema):
 
     SECTION: ClassVar[str] = "network"
 
-    channels: int = whole(64)
+    channels: int = whole(64, high=2**16)
     kernel_size: Any = 3  # or a list, one for each layer
     strides: list[int] = dataclasses.field(default_factory=lambda: [1] * DEPTH)
     padding: str = word(*map(str.lower, PADDINGS))
@@ -79,7 +79,7 @@ class NetworkConfig(Schema):
                     f"network.{name} is {values}; give {DEPTH} numbers, one for each layer."
                 )
             for value in values:
-                at_least(f"network.{name}", value, 1)
+                in_range(f"network.{name}", value, 1, LARGEST_WINDOW)
 
 
 PAPER_NETWORK = NetworkConfig()

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any, ClassVar
 
-from lrlc_jax.errors import at_least, one_of
+from lrlc_jax.errors import LARGEST, in_range, one_of
 
 
 def word(*allowed: str, default: str | None = None) -> Any:
@@ -12,9 +12,9 @@ def word(*allowed: str, default: str | None = None) -> Any:
     return dataclasses.field(default=value, metadata={"allowed": allowed})
 
 
-def whole(default: int | None, *, low: int = 1) -> Any:
-    """A field for a whole number of at least ``low``, or for None if that is the default."""
-    return dataclasses.field(default=default, metadata={"low": low})
+def whole(default: int | None, *, low: int = 1, high: int = LARGEST) -> Any:
+    """A field for a whole number from ``low`` to ``high``, or for None if that is the default."""
+    return dataclasses.field(default=default, metadata={"range": (low, high)})
 
 
 @dataclasses.dataclass
@@ -45,5 +45,5 @@ class Schema:
                 continue
             if "allowed" in field.metadata:
                 one_of(name, value, field.metadata["allowed"])
-            if "low" in field.metadata:
-                at_least(name, value, field.metadata["low"])
+            if "range" in field.metadata:
+                in_range(name, value, *field.metadata["range"])

@@ -8,7 +8,7 @@ from lrlc_jax.analysis import measure
 from lrlc_jax.cli import run_command
 from lrlc_jax.data import load
 from lrlc_jax.data.dataset import data_slug
-from lrlc_jax.errors import InputError, at_least
+from lrlc_jax.errors import InputError, in_range
 from lrlc_jax.experiments import provenance
 from lrlc_jax.experiments.config import parse
 from lrlc_jax.experiments.record import require_writable
@@ -22,7 +22,7 @@ def describe(values: dict[str, Any], overrides: list[str]) -> None:
     """Measure the training images, and write statistics and pictures."""
     del overrides
     config = parse({"dataset": values["dataset"], "results_dir": values["results_dir"]})
-    at_least("sample", values["sample"], 2)
+    in_range("sample", values["sample"], 2)
     require_writable(config.results_dir)
     dataset = load(dataclasses.replace(config.dataset, translate_train="fixed"))
     if len(dataset.train) < 2:

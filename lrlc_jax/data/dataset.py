@@ -40,7 +40,7 @@ class DatasetConfig(Schema):
     cache_dir: str | None = None
     train_size: int | None = whole(None)
     split: str | None = word("official", "person", default="")
-    translate: int | None = whole(None)
+    translate: int | None = whole(None, high=2**12)
     translate_train: str = word("fixed", "fresh")
     shift: Any = None
 

@@ -9,6 +9,7 @@ import numpy as np
 from lrlc_jax.data.dataset import Dataset
 from lrlc_jax.data.source import SPLITS, Images
 from lrlc_jax.errors import InputError
+from lrlc_jax.files import require_memory
 
 RULE = 1  # part of the seed of places and noise, and of the fingerprint
 
@@ -24,12 +25,14 @@ def translate(dataset: Dataset, canvas: int, *, fresh: bool) -> Dataset:
         canvas: rows and columns.
         fresh: keep the training images untranslated; each epoch translates them anew.
     """
-    rows, cols, _ = dataset.image_shape
+    rows, cols, channels = dataset.image_shape
     if canvas <= max(rows, cols):
         raise InputError(
             f"dataset.translate is {canvas}, and the images of {dataset.name} have {rows}x{cols} "
             "pixels; use a larger canvas, such as 48 for images of 32x32."
         )
+    needed = sum(len(split) for split in dataset.splits.values()) * canvas**2 * channels
+    require_memory(needed, f"dataset.translate={canvas}", "choose a smaller canvas or train_size")
     splits: dict[str, Any] = {}
     for number, (name, split) in enumerate(dataset.splits.items()):
         if not (fresh and name == SPLITS[0]):

@@ -2,13 +2,15 @@
 
 import dataclasses
 import datetime
+import functools
+import math
 import pathlib
 import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import jax
 import numpy as np
-from flax import nnx
 
 from lrlc_jax.data import Dataset
 from lrlc_jax.errors import InputError
@@ -17,6 +19,7 @@ from lrlc_jax.experiments.record import Record, Run, folder
 from lrlc_jax.experiments.statistics import describe
 from lrlc_jax.experiments.study import Job
 from lrlc_jax.experiments.trained import keeps_weights
+from lrlc_jax.files import require_memory
 from lrlc_jax.layers.ops.target import target
 from lrlc_jax.networks import NetworkFactory, check_precision, ways_of
 from lrlc_jax.progress import Progress, counted, duration
@@ -25,6 +28,7 @@ from lrlc_jax.tracking import Tracker
 from lrlc_jax.training.checkpoint import Checkpoints
 from lrlc_jax.training.devices import CompileClock, enable_cache, lay_out, reported_failure
 from lrlc_jax.training.metrics import History, finite
+from lrlc_jax.training.step import init
 from lrlc_jax.training.train import DeviceData, train
 from lrlc_jax.training.ways import Plan, measure, wants_measurement
 
@@ -184,7 +188,7 @@ class Runner:
 
 
 def network_of(job: Job) -> NetworkFactory:
-    """The network of a run; an InputError if the images are too small for it."""
+    """The network of a run; an InputError if it cannot be built, or cannot fit in memory."""
     config, dataset = job.config, job.dataset
     factory = NetworkFactory(
         dataset.image_shape,
@@ -194,9 +198,18 @@ def network_of(job: Job) -> NetworkFactory:
         ways_of(config.product_way),
     )
     try:
-        nnx.eval_shape(lambda: factory(nnx.Rngs(0)))
+        state = jax.eval_shape(functools.partial(init, factory), np.uint32(0))
     except ValueError as error:
         raise InputError(f"{config.layer.label} on {dataset.name}: {error}.") from error
+    seeds = lay_out(len(job.seeds), config.protocol.data_parallel).seeds_each
+    size = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+    require_memory(
+        # The states before and after an epoch, for a signal in between.
+        2 * seeds * size + sum(split.images.nbytes for split in dataset.splits.values()),
+        f"{config.layer.label} on {dataset.name}, with {counted(seeds, 'seed')} on a device,",
+        "choose a lower rank, a smaller network or part of the data, or seeds_per_visit=1",
+        target().memory,
+    )
     return factory
 
 

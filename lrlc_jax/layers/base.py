@@ -29,6 +29,7 @@ from lrlc_jax.layers.ops.window import Padding, Pair, Size, Window, as_pair, sli
 from lrlc_jax.schema import Schema, whole
 
 DEPTH = 3  # layers of the paper's network
+LARGEST_WINDOW = 2**10  # kernel size, dilation or stride of a setting
 ORDINALS = ("first", "second", "third")
 
 he_uniform = nnx.initializers.he_uniform()  # filters of a convolution
@@ -348,7 +349,7 @@ class RankedLayerConfig(SpecialLayerConfig):
     """A layer with a rank, which tables choose by validation accuracy."""
 
     at: Any = 3
-    rank: int = whole(4)
+    rank: int = whole(4, high=2**16)
 
     @property
     def label(self) -> str:

@@ -10,8 +10,9 @@ from flax import nnx
 from flax.nnx.nn.dtypes import promote_dtype
 from jax.nn.initializers import Initializer
 
-from lrlc_jax.errors import InputError, at_least
+from lrlc_jax.errors import InputError, in_range
 from lrlc_jax.layers.base import (
+    LARGEST_WINDOW,
     LayerConfig,
     Options,
     PatchLayer,
@@ -335,7 +336,7 @@ class MixedLRLCConfig(RankedLayerConfig):
     STRUCTURE = (*LayerConfig.STRUCTURE, "kernel_sizes", "dilations", "input_dependent")
 
     name: str = "lrlc_mixed"
-    rank: int = whole(2)
+    rank: int = whole(2, high=2**8)
     kernel_sizes: Any = 3
     dilations: Any = dataclasses.field(default_factory=lambda: [1, 2])
     input_dependent: bool = False
@@ -355,7 +356,7 @@ class MixedLRLCConfig(RankedLayerConfig):
                 )
             for size in as_list(value):
                 for number in size if isinstance(size, list) and len(size) == 2 else [size]:
-                    at_least(f"layer.{name}", number, 1)
+                    in_range(f"layer.{name}", number, 1, LARGEST_WINDOW)
         if self.input_dependent and self.sharing != "full":
             raise InputError(
                 f"layer.sharing is {self.sharing!r} and layer.input_dependent is true; combining "

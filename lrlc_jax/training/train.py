@@ -56,8 +56,8 @@ class ProtocolConfig(Schema):
     warmup_epochs: int = whole(1, low=0)
     batch_size: int = whole(50)
     learning_rate: float = 0.01
-    seeds: int = whole(10)
-    first_seed: int = whole(0, low=0)
+    seeds: int = whole(10, high=2**16)
+    first_seed: int = whole(0, low=0, high=SEED_LIMIT - 1)
     data_parallel: int = whole(1)
     adam_epsilon: float = 1e-8
     weight_decay: float = 0.0
