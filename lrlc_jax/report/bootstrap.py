@@ -1,0 +1,116 @@
+"""Bootstrap of test accuracies over seeds and images, with the choice of the rank repeated.
+
+The kept predictions say for each seed and image whether the network is right
+(:mod:`lrlc_jax.experiments.trained`). Each replicate draws seeds of each run and images of each
+split with replacement, chooses the rank by the validation images drawn, and takes the accuracy of
+that rank on the test images drawn. All rows share the images of a replicate, since they are
+evaluated on the same ones; seeds of different runs do not pair.
+"""
+
+import dataclasses
+import zlib
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+REPLICATES = 1000
+SEED = 0
+BLOCK = 250  # replicates whose weights of images are in memory at a time
+
+Bits = NDArray[np.bool_]
+Floats = NDArray[np.float32]
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidate:
+    """A run of a row: whether each image is classified correctly, ``(seeds, images)`` by split."""
+
+    validation: Bits
+    test: Bits
+
+
+@dataclasses.dataclass(frozen=True)
+class Replicates:
+    """Bootstrap replicates of a row.
+
+    Attributes:
+        test: accuracy on test images, in points of a percent, ``(replicates,)``.
+        chosen: index of the chosen candidate, ``(replicates,)``.
+    """
+
+    test: NDArray[np.float64]
+    chosen: NDArray[np.int64]
+
+    def frequencies(self, count: int) -> list[float]:
+        """How often each of ``count`` candidates is chosen, from 0 to 1."""
+        counts = np.bincount(self.chosen, minlength=count)
+        return [float(share) for share in counts / len(self.chosen)]
+
+
+def bootstrap(
+    rows: Sequence[tuple[str, Sequence[Candidate]]],
+    *,
+    seeds: bool = True,
+    images: bool = True,
+    replicates: int = REPLICATES,
+) -> dict[str, Replicates]:
+    """Bootstrap replicates of rows on the same data.
+
+    Args:
+        rows: name and candidates of each row; among candidates with equal validation accuracy the
+            first is chosen, so that they should be in the order of their size.
+        seeds: draw seeds; otherwise each seed counts once.
+        images: draw images; otherwise each image counts once.
+        replicates: number of replicates.
+    """
+    shapes = {(c.validation.shape[1], c.test.shape[1]) for _, row in rows for c in row}
+    ((validation_images, test_images),) = shapes
+    draw_images = np.random.default_rng(SEED)
+    of_seeds = {name: np.random.default_rng([SEED, zlib.crc32(name.encode())]) for name, _ in rows}
+    found: dict[str, list[tuple[Floats, NDArray[np.int64]]]] = {name: [] for name, _ in rows}
+    for start in range(0, replicates, BLOCK):
+        count = min(BLOCK, replicates - start)
+        weights = [
+            drawn(draw_images, size, size if images else 0, count)
+            for size in (validation_images, test_images)
+        ]
+        for name, candidates in rows:
+            validation: list[Floats] = []
+            test: list[Floats] = []
+            for candidate in candidates:
+                size = len(candidate.test)
+                of_seed = drawn(of_seeds[name], size, size - 1 if seeds else 0, count)
+                splits = (candidate.validation, candidate.test)
+                for bits, of_image, means in zip(splits, weights, (validation, test), strict=True):
+                    by_seed = bits.astype(np.float32) @ of_image  # (seeds, replicates)
+                    means.append((by_seed * of_seed).sum(axis=0))
+            chosen = np.argmax(validation, axis=0)
+            found[name].append((np.take_along_axis(np.array(test), chosen[None], 0)[0], chosen))
+    return {
+        name: Replicates(
+            100 * np.concatenate([test for test, _ in blocks]).astype(float),
+            np.concatenate([chosen for _, chosen in blocks]),
+        )
+        for name, blocks in found.items()
+    }
+
+
+def drawn(rng: np.random.Generator, size: int, draws: int, count: int) -> Floats:
+    """Weights ``(size, count)`` of items in ``count`` samples of ``draws`` items with replacement.
+
+    Without draws all weights are equal. A sample of ``size - 1`` items gives the mean of the few
+    seeds its unbiased variance; ``size`` items would make it smaller by one part in ``size``.
+    """
+    if draws == 0:
+        return np.full((size, count), 1 / size, np.float32)
+    counts = rng.multinomial(draws, np.full(size, 1 / size), count)
+    weights: Floats = (counts.T / draws).astype(np.float32)
+    return weights
+
+
+def interval(replicates: NDArray[np.float64], confidence: float) -> tuple[float, float]:
+    """Percentile interval of bootstrap replicates."""
+    outside = 50 * (1 - confidence)
+    low, high = np.percentile(replicates, [outside, 100 - outside])
+    return float(low), float(high)
