@@ -6,6 +6,7 @@ All accuracies and differences are in points of a percent.
 import dataclasses
 import math
 from collections.abc import Sequence
+from statistics import fmean
 
 from scipy import stats
 
@@ -67,6 +68,15 @@ class Difference:
     high: float | None = None
     p: float | None = None
 
+    def text(self) -> str:
+        """The difference with its interval.
+
+        >>> Difference(0.5, 0.25, 0.75).text(), Difference(0.5).text()
+        ('+0.50 [+0.25, +0.75]', '+0.50')
+        """
+        known = self.low is not None and self.high is not None
+        return f"{self.value:+.2f}" + (f" [{self.low:+.2f}, {self.high:+.2f}]" if known else "")
+
     @property
     def holds_zero(self) -> bool:
         """Whether the interval holds zero; True without an interval."""
@@ -103,6 +113,12 @@ def difference(one: Sample, other: Sample, confidence: float = CONFIDENCE) -> Di
     half = float(stats.t.ppf((1 + confidence) / 2, freedom)) * error
     p = float(2 * stats.t.sf(abs(value) / error, freedom))
     return Difference(value, value - half, value + half, p)
+
+
+def pooled(one: Sample, other: Sample) -> float | None:
+    """Standard deviation over seeds of two samples together; None if neither has one."""
+    spread = [s.deviation for s in (one, other) if s.deviation is not None]
+    return math.sqrt(fmean(d**2 for d in spread)) if spread else None
 
 
 def grade(found: Difference, margin: float) -> str:

@@ -3,9 +3,7 @@
 import dataclasses
 import functools
 import itertools
-import math
 import pathlib
-import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -18,7 +16,14 @@ from lrlc_jax.experiments.record import Records, Run
 from lrlc_jax.experiments.statistics import holm, known
 from lrlc_jax.layers import RankedLayerConfig
 from lrlc_jax.report import paper
-from lrlc_jax.report.differences import CONFIDENCE, Difference, Sample, difference, seeds_needed
+from lrlc_jax.report.differences import (
+    CONFIDENCE,
+    Difference,
+    Sample,
+    difference,
+    pooled,
+    seeds_needed,
+)
 from lrlc_jax.report.results import Cell, Row, rows_of, setting_of
 
 PATH = pathlib.Path(__file__).with_name("claims.yaml")
@@ -123,10 +128,7 @@ def row_name(side: Mapping[str, Any]) -> str:
 
 def verdicts(records: Records) -> list[Verdict]:
     """The verdict on each claim for each setting with a run that decides a part of it."""
-    groups: dict[str, list[Run]] = {}
-    for run in records.runs.values():
-        groups.setdefault(hashed(setting_of(run)), []).append(run)
-    tables = [(setting_of(runs[0]), rows_in(runs)) for runs in groups.values()]
+    tables = settings_in(records)
     found = []
     for setting, rows in tables:
         made = [
@@ -147,6 +149,14 @@ def verdicts(records: Records) -> list[Verdict]:
             if verdict.verdict != NOT_RUN:
                 found.append(verdict)
     return found
+
+
+def settings_in(records: Records) -> list[tuple[Mapping[str, Any], dict[str, Row]]]:
+    """The settings on record, without their layers, each with its rows by name."""
+    groups: dict[str, list[Run]] = {}
+    for run in records.runs.values():
+        groups.setdefault(hashed(setting_of(run)), []).append(run)
+    return [(setting_of(runs[0]), rows_in(runs)) for runs in groups.values()]
 
 
 def slug(setting: Mapping[str, Any]) -> str:
@@ -199,12 +209,6 @@ def compared(pair: tuple[str, str], first: Mapping[str, Row], second: Mapping[st
         difference(one, other),
         deviation=pooled(one, other),
     )
-
-
-def pooled(one: Sample, other: Sample) -> float | None:
-    """Standard deviation over seeds of two samples together; None if neither has one."""
-    known_ones = [s.deviation for s in (one, other) if s.deviation is not None]
-    return math.sqrt(statistics.fmean(d**2 for d in known_ones)) if known_ones else None
 
 
 def corrected(parts: Sequence[Part], dataset: str) -> list[Part]:

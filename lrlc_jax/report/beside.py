@@ -1,0 +1,170 @@
+"""Tables in the layout of the paper, with our numbers beside its own."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+from lrlc_jax.experiments.record import Records, Run
+from lrlc_jax.experiments.statistics import known
+from lrlc_jax.report import paper
+from lrlc_jax.report.differences import Difference, Sample, difference, grade
+from lrlc_jax.report.paper import PaperRow, PaperTable
+from lrlc_jax.report.results import Row, differences, network_differences, precision, setting_of
+from lrlc_jax.report.tables import Table
+from lrlc_jax.report.verdicts import settings_in, slug
+from lrlc_jax.training.train import PAPER_PROTOCOL
+
+NOT_RUN, OTHERWISE = "not run", "OTHERWISE"
+TITLES = {"mnist": "MNIST", "cifar10": "CIFAR-10", "celeba": "CelebA"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Pair:
+    """A number of the paper and ours.
+
+    Attributes:
+        paper: the paper's.
+        run: ours, at the chosen rank; None if it has no records, or a seed failed.
+        rank: the chosen rank, if the row has ranks.
+    """
+
+    dataset: str
+    paper: Sample
+    run: Run | None = None
+    rank: int | None = None
+
+    @property
+    def ours(self) -> Sample | None:
+        """Test accuracy over our seeds."""
+        if self.run is None or self.run.failed:
+            return None
+        return Sample.of(known(self.run.final["test_accuracy"]))
+
+    @property
+    def difference(self) -> Difference | None:
+        """Ours less the paper's."""
+        return difference(self.ours, self.paper) if self.ours else None
+
+    @property
+    def grade(self) -> str:
+        """What the difference says; OTHERWISE if the run is not the paper's."""
+        found = self.difference
+        if self.run is None or found is None:
+            return NOT_RUN
+        return OTHERWISE if labels(self.run) else grade(found, paper.margin(self.dataset))
+
+
+def labels(run: Run) -> list[str]:
+    """A phrase for everything in which a run is not the paper's, apart from its seeds."""
+    size, available = run.data["train"], run.data["train_available"]
+    setting = setting_of(run)
+    found = [f"SUBSET of {size} images"] if size != available else []
+    found += run.notes
+    found += differences(setting["protocol"], PAPER_PROTOCOL.canonical())
+    return [*found, *network_differences(setting)]
+
+
+def nearest(records: Records) -> dict[str, Mapping[str, Row]]:
+    """Rows of the setting that is nearest to the paper's, for each of its data sets.
+
+    The paper's protocol comes first, then the largest part of the data, then the most seeds.
+    """
+    found: dict[str, tuple[tuple[int, float, int], Mapping[str, Row]]] = {}
+    for setting, rows in settings_in(records):
+        runs = [cell.run for row in rows.values() for cell in row.cells if cell.run]
+        data = runs[0].data
+        key = (
+            -len(labels(runs[0])),
+            data["train"] / data["train_available"],
+            sum(len(run.seeds) for run in runs),
+        )
+        if slug(setting) not in found or key > found[slug(setting)][0]:
+            found[slug(setting)] = key, rows
+    return {name: rows for name, (_, rows) in found.items()}
+
+
+def pairs(row: PaperRow, ours: Mapping[str, Mapping[str, Row]]) -> list[Pair]:
+    """The paper's and our numbers of a row, for each data set."""
+    found = []
+    for dataset, theirs in row.samples.items():
+        mine = ours.get(dataset, {}).get(row.layer.row)
+        cell = mine.chosen if mine else None
+        found.append(Pair(dataset, theirs, *((cell.run, cell.rank) if cell else ())))
+    return found
+
+
+def beside_paper(table: PaperTable, records: Records) -> Table:
+    """A table of the paper, with ours and the difference beside each of its numbers."""
+    ours = nearest(records)
+    lines = [(row, pairs(row, ours)) for row in table.rows]
+    columns = list(table.rows[0].samples)
+    return Table(
+        title=f"Table {table.number} of the paper, with ours: {table.title}",
+        caption=caption([pair for _, each in lines for pair in each], columns),
+        header=(
+            "Layer",
+            *(f"{TITLES[c]}, {what}" for c in columns for what in ("paper", "ours", "difference")),
+        ),
+        rows=[
+            [row.layer.row, *(text for pair in each for text in texts(pair))] for row, each in lines
+        ],
+        values=[
+            values(row, pair, command(table, pair.dataset)) for row, each in lines for pair in each
+        ],
+        alignment="l" + "r" * (3 * len(columns)),
+    )
+
+
+def texts(pair: Pair) -> tuple[str, str, str]:
+    """The paper's number, ours with everything that is not the paper's, and the difference."""
+    theirs = f"{pair.paper.mean:.2f} ± {pair.paper.error:.2f}"
+    if pair.run is None or pair.ours is None:
+        problem = "FAILED" if pair.run else NOT_RUN
+        return theirs, problem, "-"
+    notes = [f"rank {pair.rank}"] if pair.rank else []
+    notes += [f"n = {pair.ours.seeds}", *labels(pair.run)]
+    error = "" if pair.ours.error is None else f" ± {pair.ours.error:.2f}"
+    ours = f"{pair.ours.mean:.2f}{error} ({', '.join(notes)})"
+    found = pair.difference
+    assert found is not None
+    return theirs, ours, f"{found.text()} {pair.grade}"
+
+
+def caption(every: Sequence[Pair], columns: Sequence[str]) -> list[str]:
+    """How to read the table, and the command for what is missing."""
+    margins = ", ".join(f"{paper.margin(c)} on {TITLES[c]}" for c in columns)
+    lines = [
+        "Test accuracy in percent, mean ± standard error; n: seeds, 10 in the paper. Ranks are "
+        "chosen by validation accuracy.",
+        "Difference: ours less the paper's, with a 95 % interval (Welch's t-test, with the largest "
+        "standard error that the paper's rounding allows; one seed of ours gets the paper's "
+        f"spread). agrees: the interval is within {margins} points. compatible: it holds 0. "
+        "differs: neither. OTHERWISE: the run is not the paper's, as its number says.",
+    ]
+    lines += sorted({f"{precision(setting_of(pair.run))}." for pair in every if pair.run})
+    return lines
+
+
+def command(table: PaperTable, dataset: str) -> str:
+    """The command that trains a column of a table."""
+    return f"python scripts/sweep.py study=table{table.number} protocol=paper dataset={dataset}"
+
+
+def values(row: PaperRow, pair: Pair, command: str) -> dict[str, object]:
+    """A line of the CSV file."""
+    ours, found = pair.ours, pair.difference
+    return {
+        "row": row.layer.row,
+        "dataset": pair.dataset,
+        "paper_mean": pair.paper.mean,
+        "paper_se": pair.paper.error,
+        "ours_mean": ours and ours.mean,
+        "ours_se": ours and ours.error,
+        "seeds": ours and ours.seeds,
+        "rank": pair.rank,
+        "difference": found and found.value,
+        "low": found and found.low,
+        "high": found and found.high,
+        "grade": pair.grade,
+        "labels": "; ".join(labels(pair.run)) if pair.run else None,
+        "command": None if ours else command,
+    }

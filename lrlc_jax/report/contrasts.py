@@ -1,0 +1,209 @@
+"""Differences between the rows of a study: intervals, tests, bootstrap and power."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from lrlc_jax.errors import InputError
+from lrlc_jax.experiments import trained
+from lrlc_jax.experiments.record import Run
+from lrlc_jax.experiments.statistics import holm, known
+from lrlc_jax.layers import ConvConfig, SpatialBiasConfig
+from lrlc_jax.report.bootstrap import REPLICATES, Candidate, Replicates, bootstrap, interval
+from lrlc_jax.report.differences import (
+    CONFIDENCE,
+    Difference,
+    Sample,
+    detectable,
+    difference,
+    pooled,
+)
+from lrlc_jax.report.results import Cell, Row, StudyResults
+from lrlc_jax.report.tables import EMPTY, Table, caption, study_table
+from lrlc_jax.training.metrics import Array
+
+SHOWN = 3  # ranks of a row
+
+
+@dataclasses.dataclass(frozen=True)
+class Contrast:
+    """A row of a study less a reference row.
+
+    Attributes:
+        row, reference: the two rows.
+        found: difference of mean test accuracies over seeds, in points.
+        p: of no difference, with Holm's correction over the study.
+        replicates: bootstrap replicates of the difference over seeds and images.
+        share: share of their variance that remains if only images are drawn.
+        smallest: difference that the seeds would find with a power of 80 %.
+        ranks: how often each rank of the row is chosen in the bootstrap, the most frequent first.
+    """
+
+    row: Row
+    reference: Row
+    found: Difference
+    p: float | None
+    replicates: tuple[float, float] | None
+    share: float | None
+    smallest: float | None
+    ranks: tuple[tuple[float, int | None], ...] = ()
+
+
+@study_table
+def contrasts(results: StudyResults) -> Table:
+    """Each row against the convolution, and against that with a spatial bias in the same layers."""
+    found = contrasts_of(results)
+    return Table(
+        title=f"{results.study.title or results.study.name}: differences, {results.data_title}",
+        caption=[
+            *caption(results),
+            "Difference: of mean test accuracies, in points, with a 95 % interval (Welch's t-test "
+            "over seeds), and p with Holm's correction over this table. Bootstrap: 95 % interval "
+            f"of {REPLICATES} replicates that draw seeds and images of the validation and test "
+            "split, and choose the rank again. Images: share of their variance that the images "
+            "make up. Detectable: difference that these seeds find with a power of 80 %, without "
+            "correction. Ranks: how often each is chosen in the bootstrap.",
+        ],
+        header=(
+            "Layer",
+            "Less",
+            "Difference",
+            "p",
+            "Bootstrap",
+            "Images",
+            "Detectable",
+            "Ranks",
+        ),
+        rows=[text(one) for one in found],
+        values=[values(one) for one in found],
+        alignment="llrrrrrl",
+    )
+
+
+def contrasts_of(results: StudyResults) -> list[Contrast]:
+    """The contrasts of a study, in the order of its rows."""
+    rows = [row for row in results.rows if row.chosen]
+    pairs = [(row, reference) for row in rows for reference in references(row, rows)]
+    found = [difference(sample(row), sample(reference)) for row, reference in pairs]
+    p = holm({str(i): one.p for i, one in enumerate(found) if one.p is not None})
+    drawn, images = replicates_of(rows), replicates_of(rows, seeds=False)
+    made = []
+    for i, (row, reference) in enumerate(pairs):
+        deviation = pooled(sample(row), sample(reference))
+        seeds = min(sample(row).seeds, sample(reference).seeds)
+        smallest = None if deviation is None else detectable(deviation, seeds)
+        bounds = share = None
+        ranks: tuple[tuple[float, int | None], ...] = ()
+        if row.name in drawn and reference.name in drawn:
+            both, alone = (one[row.name].test - one[reference.name].test for one in (drawn, images))
+            bounds = interval(both, CONFIDENCE)
+            share = float(alone.var() / both.var()) if both.var() else None
+            ranks = frequencies(row, drawn[row.name])
+        made.append(
+            Contrast(row, reference, found[i], p.get(str(i)), bounds, share, smallest, ranks)
+        )
+    return made
+
+
+def references(row: Row, rows: Sequence[Row]) -> list[Row]:
+    """The rows to compare a row with, unless it is the same run or comes later."""
+    positions = row.cells[0].layer.positions
+    earlier = rows[: rows.index(row)]
+    return [
+        other
+        for other in earlier
+        if other.chosen
+        and row.chosen
+        and other.chosen.run is not row.chosen.run
+        and (
+            isinstance(other.cells[0].layer, ConvConfig)
+            or (
+                isinstance(other.cells[0].layer, SpatialBiasConfig)
+                and other.cells[0].layer.positions == positions
+            )
+        )
+    ]
+
+
+def sample(row: Row) -> Sample:
+    """Test accuracy of a row at its chosen rank."""
+    assert row.chosen is not None
+    assert row.chosen.run is not None
+    return Sample.of(known(row.chosen.run.final["test_accuracy"]))
+
+
+def replicates_of(rows: Sequence[Row], *, seeds: bool = True) -> dict[str, Replicates]:
+    """Bootstrap replicates of the rows whose predictions are all there."""
+    candidates = [(row.name, candidates_of(row)) for row in rows]
+    complete = [(name, found) for name, found in candidates if found]
+    return bootstrap(complete, seeds=seeds) if complete else {}
+
+
+def candidates_of(row: Row) -> list[Candidate]:
+    """The runs of a row with their predictions; empty if some are missing."""
+    try:
+        return [Candidate(**predicted(cell.run)) for cell in by_size(row) if cell.run]
+    except InputError:
+        return []
+
+
+def by_size(row: Row) -> list[Cell]:
+    """The cells of a row with a run without failed seeds, the smallest network first."""
+    known = [(cell.run.parameters, cell) for cell in row.cells if cell.run and not cell.run.failed]
+    return [cell for _, cell in sorted(known, key=lambda pair: pair[0])]
+
+
+def predicted(run: Run) -> dict[str, Array]:
+    """Whether each validation and test image is classified correctly, by seed."""
+    by_file = [trained.predictions(path) for path in run.paths]
+    bits = {}
+    for split in ("validation", "test"):
+        first = [run.places[seed][0] for seed in run.seeds]
+        files = [run.records.index(record) for record, _ in first]
+        places = [place for _, place in first]
+        bits[split] = np.stack(
+            [by_file[file][split][place] for file, place in zip(files, places, strict=True)]
+        )
+    return bits
+
+
+def frequencies(row: Row, replicates: Replicates) -> tuple[tuple[float, int | None], ...]:
+    """How often each rank of a row is chosen in the bootstrap, the most frequent first."""
+    cells = by_size(row)
+    shares = zip(replicates.frequencies(len(cells)), cells, strict=True)
+    found = [(share, cell.rank) for share, cell in shares if share and cell.rank]
+    return tuple(sorted(found, key=lambda pair: -pair[0]))
+
+
+def text(one: Contrast) -> list[str]:
+    """The text of a contrast."""
+    return [
+        one.row.name,
+        one.reference.name,
+        one.found.text(),
+        EMPTY if one.p is None else f"{one.p:.2g}",
+        EMPTY
+        if one.replicates is None
+        else f"[{one.replicates[0]:+.2f}, {one.replicates[1]:+.2f}]",
+        EMPTY if one.share is None else f"{100 * one.share:.0f} %",
+        EMPTY if one.smallest is None else f"{one.smallest:.2f}",
+        ", ".join(f"{rank}: {100 * share:.0f} %" for share, rank in one.ranks[:SHOWN]) or EMPTY,
+    ]
+
+
+def values(one: Contrast) -> dict[str, object]:
+    """The values of a contrast."""
+    low, high = one.replicates or (None, None)
+    return {
+        "row": one.row.name,
+        "reference": one.reference.name,
+        "difference": one.found.value,
+        "low": one.found.low,
+        "high": one.found.high,
+        "p_holm": one.p,
+        "bootstrap_low": low,
+        "bootstrap_high": high,
+        "images_share": one.share,
+        "detectable": one.smallest,
+    }
