@@ -83,10 +83,10 @@ class Part:
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """The verdict on a claim for runs with the same data, protocol and network."""
+    """The verdict on a claim for runs with the data, protocol and network of ``run``."""
 
     claim: Claim
-    setting: Mapping[str, Any]
+    run: Run
     parts: tuple[Part, ...]
 
     @property
@@ -145,7 +145,7 @@ def verdicts(records: Records) -> list[Verdict]:
                 dataclasses.replace(part, verdict=judge(part, claim.kind, slug(setting)))
                 for part in itertools.islice(raised, len(each))
             ]
-            verdict = Verdict(claim, setting, tuple(judged))
+            verdict = Verdict(claim, any_run(rows), tuple(judged))
             if verdict.verdict != NOT_RUN:
                 found.append(verdict)
     return found
@@ -157,6 +157,11 @@ def settings_in(records: Records) -> list[tuple[Mapping[str, Any], dict[str, Row
     for run in records.runs.values():
         groups.setdefault(hashed(setting_of(run)), []).append(run)
     return [(setting_of(runs[0]), rows_in(runs)) for runs in groups.values()]
+
+
+def any_run(rows: Mapping[str, Row]) -> Run:
+    """A run of these rows, for what all have in common."""
+    return next(cell.run for row in rows.values() for cell in row.cells if cell.run)
 
 
 def slug(setting: Mapping[str, Any]) -> str:
