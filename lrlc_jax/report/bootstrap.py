@@ -67,7 +67,18 @@ def bootstrap(
     shapes = {(c.validation.shape[1], c.test.shape[1]) for _, row in rows for c in row}
     ((validation_images, test_images),) = shapes
     draw_images = np.random.default_rng(SEED)
-    of_seeds = {name: np.random.default_rng([SEED, zlib.crc32(name.encode())]) for name, _ in rows}
+    draw_seeds = {
+        name: np.random.default_rng([SEED, zlib.crc32(name.encode())]) for name, _ in rows
+    }
+    stacked = {
+        name: [
+            np.concatenate([getattr(candidate, split) for candidate in candidates]).astype(
+                np.float32
+            )
+            for split in ("validation", "test")
+        ]
+        for name, candidates in rows
+    }
     found: dict[str, list[tuple[Floats, NDArray[np.int64]]]] = {name: [] for name, _ in rows}
     for start in range(0, replicates, BLOCK):
         count = min(BLOCK, replicates - start)
@@ -76,17 +87,17 @@ def bootstrap(
             for size in (validation_images, test_images)
         ]
         for name, candidates in rows:
-            validation: list[Floats] = []
-            test: list[Floats] = []
-            for candidate in candidates:
-                size = len(candidate.test)
-                of_seed = drawn(of_seeds[name], size, size - 1 if seeds else 0, count)
-                splits = (candidate.validation, candidate.test)
-                for bits, of_image, means in zip(splits, weights, (validation, test), strict=True):
-                    by_seed = bits.astype(np.float32) @ of_image  # (seeds, replicates)
-                    means.append((by_seed * of_seed).sum(axis=0))
+            sizes = [len(candidate.test) for candidate in candidates]
+            of_seeds = np.concatenate(
+                [drawn(draw_seeds[name], n, n - 1 if seeds else 0, count) for n in sizes]
+            )
+            starts = np.cumsum([0, *sizes[:-1]])
+            validation, test = (
+                np.add.reduceat(of_seeds * (bits @ of_images), starts)
+                for bits, of_images in zip(stacked[name], weights, strict=True)
+            )  # (candidates, replicates)
             chosen = np.argmax(validation, axis=0)
-            found[name].append((np.take_along_axis(np.array(test), chosen[None], 0)[0], chosen))
+            found[name].append((np.take_along_axis(test, chosen[None], 0)[0], chosen))
     return {
         name: Replicates(
             100 * np.concatenate([test for test, _ in blocks]).astype(float),
@@ -105,8 +116,7 @@ def drawn(rng: np.random.Generator, size: int, draws: int, count: int) -> Floats
     if draws == 0:
         return np.full((size, count), 1 / size, np.float32)
     counts = rng.multinomial(draws, np.full(size, 1 / size), count)
-    weights: Floats = (counts.T / draws).astype(np.float32)
-    return weights
+    return np.ascontiguousarray(counts.T, np.float32) / np.float32(draws)
 
 
 def interval(replicates: NDArray[np.float64], confidence: float) -> tuple[float, float]:
