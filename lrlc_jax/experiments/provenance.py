@@ -76,7 +76,7 @@ def machine() -> dict[str, Any]:
         "processor": processor(),
         "cores": cores(),
         "system": f"{platform.system()} {platform.machine()}",
-        **{name.lower(): os.environ[name] for name in OPTIONS if os.environ.get(name)},
+        **{name.lower(): one_line(os.environ[name]) for name in OPTIONS if os.environ.get(name)},
         **({"jax_settings": changed} if changed else {}),
     }
 
@@ -85,8 +85,13 @@ def processor() -> str:
     """Model name of the CPU."""
     path = pathlib.Path("/proc/cpuinfo")  # Linux only
     lines = path.read_text().splitlines() if path.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
+    names = [line.split(":", 1)[1] for line in lines if line.startswith("model name")]
+    return one_line(names[0] if names else platform.processor())
+
+
+def one_line(text: str) -> str:
+    """Printable text in one line, as records must have it."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 
 def device_name(machine: Mapping[str, Any]) -> str:
