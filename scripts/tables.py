@@ -22,6 +22,7 @@ def tables(values: dict[str, Any], overrides: list[str]) -> None:
     for sentence in (*report.problems, *report.conflicts):
         print(sentence, file=sys.stderr)
     print("\n".join(map(str, report.files)))
+    report.refuse_failures()
 
 
 if __name__ == "__main__":

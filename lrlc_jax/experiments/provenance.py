@@ -14,6 +14,7 @@ import jax
 
 import lrlc_jax
 from lrlc_jax.files import cores
+from lrlc_jax.progress import one_line
 
 PACKAGE = pathlib.Path(lrlc_jax.__file__).resolve().parent
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
@@ -87,11 +88,6 @@ def processor() -> str:
     lines = path.read_text().splitlines() if path.exists() else []
     names = [line.split(":", 1)[1] for line in lines if line.startswith("model name")]
     return one_line(names[0] if names else platform.processor())
-
-
-def one_line(text: str) -> str:
-    """Printable text in one line, as records must have it."""
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 
 def device_name(machine: Mapping[str, Any]) -> str:
