@@ -117,7 +117,7 @@ class StudyConfig(Schema):
     figures: list[str] = dataclasses.field(default_factory=lambda: ["accuracy_against_rank"])
 
     def check(self) -> None:
-        """Also refuse names that cannot be part of a file's, and data settings outside ``FIXES``."""
+        """Also refuse a name that is none of a file, and data settings outside of ``FIXES``."""
         super().check()
         if not re.fullmatch(r"\w[\w.-]{0,63}", self.name):
             raise InputError(
