@@ -7,7 +7,6 @@ import pathlib
 import statistics
 from typing import Any
 
-import matplotlib as mpl
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, NullLocator
@@ -15,7 +14,7 @@ from matplotlib.ticker import LogLocator, NullLocator
 from benchmarks.cases import OURS, Case
 from lrlc_jax.files import write_atomically
 from lrlc_jax.progress import counted
-from lrlc_jax.report.figures import COLORS, STYLE, png
+from lrlc_jax.report.figures import COLORS, figure_style, png
 from lrlc_jax.report.tables import markdown_rows
 
 SCHEMA = 3
@@ -164,7 +163,7 @@ def plot(benchmark: Benchmark) -> Figure:
     """Time relative to the reference and its range, on a logarithmic axis."""
     sections = benchmark.sections
     heights = [0.6 + 0.2 * len(results) for results in sections.values()]  # inches
-    with mpl.rc_context(STYLE):
+    with figure_style():
         figure = Figure(figsize=(7.0, 0.8 + sum(heights)), dpi=150, layout="constrained")
         grid = figure.subplots(len(sections), 1, squeeze=False, sharex=True, height_ratios=heights)
         for axes, (title, results) in zip(grid[:, 0], sections.items(), strict=True):

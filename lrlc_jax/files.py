@@ -5,6 +5,7 @@ import errno
 import fcntl
 import hashlib
 import io
+import itertools
 import json
 import os
 import pathlib
@@ -17,6 +18,8 @@ from lrlc_jax.errors import InputError, RunError
 
 TEMPORARY = ".tmp"  # ending of unfinished files
 LARGEST_TEXT = 64 * 2**20  # bytes of a JSON or YAML file
+DEEPEST = 16  # levels of nested values in a JSON file of this package
+LONGEST_NUMBER = 18  # digits
 LOCK_ATTEMPTS = 100  # another process may remove the folder between two calls
 
 
@@ -120,11 +123,13 @@ def read_values(path: pathlib.Path, kind: str, newest: int, hint: str) -> dict[s
         hint: advice for an invalid file, for error messages.
 
     Raises:
-        InputError: if the file cannot be read, is not JSON, has no schema, or a newer one.
+        InputError: if the file cannot be read, is not JSON, has text with line breaks or control
+            characters, has no schema, or a newer one.
     """
     values: dict[str, Any]
     try:
-        values = json.loads(read_bytes(path))
+        values = json.loads(read_bytes(path), parse_int=bounded, parse_constant=bounded)
+        require_plain(values)
     except OSError as error:
         raise InputError(f"{kind} {path} cannot be read ({error.strerror or error}).") from None
     except (ValueError, RecursionError) as error:
@@ -138,6 +143,27 @@ def read_values(path: pathlib.Path, kind: str, newest: int, hint: str) -> dict[s
             "update lrlc_jax."
         )
     return values
+
+
+def bounded(number: str) -> int:
+    """A whole number from JSON; a ValueError if it is very long, infinite or not a number."""
+    if len(number.lstrip("-")) > LONGEST_NUMBER or not number.lstrip("-").isdigit():
+        raise ValueError(f"{number[:LONGEST_NUMBER]!r} is no number of this kind of file")
+    return int(number)
+
+
+def require_plain(values: Any, levels: int = DEEPEST) -> None:
+    """Raise a ValueError for text that is not printable in one line, and for many levels."""
+    if isinstance(values, str):
+        if not values.isprintable():
+            raise ValueError(f"{values[:40]!a} has line breaks or control characters")
+    elif isinstance(values, dict | list):
+        if not levels:
+            raise ValueError(f"more than {DEEPEST} levels of nested values")
+        parts = itertools.chain(values, values.values()) if isinstance(values, dict) else values
+        for part in parts:
+            if isinstance(part, str | dict | list):
+                require_plain(part, levels - 1)
 
 
 def cache_folder() -> pathlib.Path:

@@ -35,6 +35,15 @@ def counted(number: int, thing: str) -> str:
     return f"{number:,} {thing}{'s' * (number != 1)}"
 
 
+def one_line(text: str) -> str:
+    """Text in one line, without control characters.
+
+    >>> one_line("a  b" + chr(10) + "c" + chr(27) + "d")
+    'a b c d'
+    """
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+
+
 def in_ranges(numbers: Iterable[int]) -> str:
     """Numbers as ranges, without spaces.
 

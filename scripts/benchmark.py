@@ -8,6 +8,7 @@ from typing import Any
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # `benchmarks` is not installed with the package
 
+import lrlc_jax.report  # noqa: E402, F401 (before the first import of Matplotlib)
 from benchmarks.cases import Settings  # noqa: E402
 from benchmarks.driver import run  # noqa: E402
 from benchmarks.report import markdown  # noqa: E402

@@ -13,6 +13,7 @@ if platforms := os.environ.get("JAX_PLATFORMS"):
     # The reference in float64 is computed on the host, also beside an accelerator.
     os.environ["JAX_PLATFORMS"] = ",".join(dict.fromkeys([*platforms.split(","), "cpu"]))
 
+import lrlc_jax.report  # noqa: E402, F401 (before the first import of Matplotlib)
 from benchmarks.check.report import markdown  # noqa: E402
 from benchmarks.check_device import Settings, new_report, run  # noqa: E402
 from lrlc_jax.cli import run_command  # noqa: E402

@@ -33,8 +33,9 @@ def describe(values: dict[str, Any], overrides: list[str]) -> None:
     name += f"-n{len(dataset.train)}-{dataset.fingerprint[:6]}"
     folder = pathlib.Path(config.results_dir).expanduser() / "data" / name
     measured = statistics_values(dataset, statistics) | {"code": provenance.code()}
-    contents = {"statistics.json": as_json(measured).encode(), **plots(dataset, statistics)}
-    for file, content in contents.items():
+    write_atomically(folder / "statistics.json", as_json(measured))
+    print(folder / "statistics.json")
+    for file, content in plots(dataset, statistics).items():
         write_atomically(folder / file, content)
         print(folder / file)
 

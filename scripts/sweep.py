@@ -11,7 +11,7 @@ from lrlc_jax.errors import InputError
 from lrlc_jax.experiments.config import StudyConfig, parse, typed
 from lrlc_jax.experiments.estimate import time_left
 from lrlc_jax.experiments.execute import Outcome, execute
-from lrlc_jax.experiments.study import Entry, jobs, load_studies, plan
+from lrlc_jax.experiments.study import Entry, config_folders, jobs, load_studies, plan
 from lrlc_jax.progress import counted
 from lrlc_jax.report.build import build, check, overview
 from lrlc_jax.report.tables import markdown
@@ -34,7 +34,7 @@ def sweep(values: dict[str, Any], overrides: list[str]) -> None:
     if not isinstance(dry_run, bool):
         raise InputError(f"dry_run is {dry_run!r}; set it to true or false.")
     study = typed(StudyConfig, values.pop("study"), "study")
-    config, studies = parse(values), load_studies(CONFIGS)
+    config, studies = parse(values), load_studies(*config_folders())
     check([study, *studies])
     entries = plan(study, config, studies, given)
     if dry_run:
@@ -61,6 +61,8 @@ def sweep(values: dict[str, Any], overrides: list[str]) -> None:
         count = sys.stdout if worker is None else sys.stderr
         trained = counted(len(outcome.trained), "run")
         print(f"{trained} trained now, {known} already on record.", file=count)
+        outcome.refuse_failures()
+        report.refuse_failures()
     outcome.refuse_failures()
 
 

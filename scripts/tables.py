@@ -6,7 +6,7 @@ from typing import Any
 
 from lrlc_jax.cli import run_command
 from lrlc_jax.experiments.config import RunConfig, typed
-from lrlc_jax.experiments.study import load_studies
+from lrlc_jax.experiments.study import config_folders, load_studies
 from lrlc_jax.report.build import build
 from lrlc_jax.report.tables import markdown
 
@@ -17,11 +17,12 @@ def tables(values: dict[str, Any], overrides: list[str]) -> None:
     """Write the files, and print the tables of the studies."""
     del overrides
     settings = typed(RunConfig, values)
-    report = build(load_studies(CONFIGS), settings.results_dir)
+    report = build(load_studies(*config_folders()), settings.results_dir)
     print("\n".join(map(markdown, report.tables.values())))
     for sentence in (*report.problems, *report.conflicts):
         print(sentence, file=sys.stderr)
     print("\n".join(map(str, report.files)))
+    report.refuse_failures()
 
 
 if __name__ == "__main__":

@@ -139,6 +139,7 @@ def test_the_papers_network_and_protocol_are_the_papers():
         ({"protocol": {"batch_size": 0}}, "protocol.batch_size is 0"),
         ({"protocol": {"data_parallel": 0}}, "protocol.data_parallel is 0"),
         ({"protocol": {"data_parallel": 3}}, "protocol.data_parallel is 3"),
+        ({"protocol": {"name": "a\nb"}}, "protocol.name is"),
         ({"protocol": {"learning_rate": float("nan")}}, "learning_rate is nan"),
         ({"tracker": {"name": "wandb", "mode": "onlin"}}, "did you mean 'online'"),
         ({"seeds_at_once": 0}, "seeds_at_once is 0"),

@@ -8,14 +8,13 @@ import statistics
 from collections.abc import Callable, Iterable
 from typing import Any, TypeAlias
 
-import matplotlib as mpl
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from benchmarks.check import studies
 from lrlc_jax.files import write_atomically
 from lrlc_jax.progress import counted, duration
-from lrlc_jax.report.figures import COLORS, STYLE, png
+from lrlc_jax.report.figures import COLORS, figure_style, png
 from lrlc_jax.report.tables import markdown_rows
 
 SCHEMA = 1
@@ -317,7 +316,7 @@ def plot(report: Report) -> Figure:
             shape = "x".join(map(str, row.values["shape"]))
             found.setdefault(shape, []).append((row.title.partition(": ")[2], row.values))
     heights = [0.7 + 0.19 * len(rows) for rows in found.values()] or [1.0]  # inches
-    with mpl.rc_context(STYLE):
+    with figure_style():
         figure = Figure(figsize=(7.0, 0.9 + sum(heights)), dpi=150, layout="constrained")
         grid = figure.subplots(max(1, len(found)), 1, squeeze=False, height_ratios=heights)
         ways = [DEFAULT_WAY, *dict.fromkeys(v["way"] for v in report.steps if v["way"])]

@@ -6,6 +6,7 @@ the defaults.
 """
 
 import dataclasses
+import re
 import typing
 from collections.abc import Mapping
 from typing import Any, ClassVar, TypeVar
@@ -116,8 +117,13 @@ class StudyConfig(Schema):
     figures: list[str] = dataclasses.field(default_factory=lambda: ["accuracy_against_rank"])
 
     def check(self) -> None:
-        """Refuse values that a field does not allow, and data settings outside of ``FIXES``."""
+        """Also refuse a name that is none of a file, and data settings outside of ``FIXES``."""
         super().check()
+        if not re.fullmatch(r"\w[\w.-]{0,63}", self.name):
+            raise InputError(
+                f"study.name is {self.name!r}; it is part of file names: use up to 64 letters, "
+                "digits, '_', '-' and '.'."
+            )
         for name in self.dataset:
             if name not in self.FIXES:
                 fixes = [f"study.dataset.{setting}" for setting in self.FIXES]

@@ -11,7 +11,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from lrlc_jax.experiments.config import SECTIONS, Config
+from lrlc_jax.errors import one_of
+from lrlc_jax.experiments.config import SECTIONS, Config, typed
 from lrlc_jax.layers import LAYERS, LayerConfig
 from lrlc_jax.schema import Schema
 
@@ -94,27 +95,30 @@ def completed(run: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of a record of any version: canonical, with defaults for missing ones.
 
     Settings that this version does not know are kept.
+
+    Raises:
+        InputError: for an unknown layer, or a value that is not allowed.
     """
-    return json.loads(_completed(json.dumps(run)))  # type: ignore[no-any-return]
+    sections = ("dataset", "layer", "network", "protocol")
+    return {**run} | {
+        name: json.loads(_completed(name, json.dumps(run.get(name, {})))) for name in sections
+    }
 
 
-@functools.cache  # records share settings
-def _completed(run: str) -> str:
-    found = json.loads(run)
-    layer = layer_of(found["layer"])
-    sections = {name: SECTIONS[name] for name in ("network", "protocol")}
-    return json.dumps(
-        found
-        | {
-            "dataset": unchanged() | found["dataset"],
-            "layer": layer.simplest().canonical() | unknown(type(layer), found["layer"]),
-        }
-        | {
-            name: schema(**known(schema, found.get(name, {}))).canonical()
-            | unknown(schema, found.get(name, {}))
-            for name, schema in sections.items()
-        }
-    )
+@functools.cache  # checks are slow, and records share settings
+def _completed(section: str, text: str) -> str:
+    values = json.loads(text)
+    if section == "dataset":  # `name` may be a data set of a newer version
+        given = {name: value for name, value in values.items() if name in unchanged()}
+        typed(SECTIONS[section], given, section)
+        return json.dumps(unchanged() | values)
+    if section == "layer":
+        one_of("layer", values["name"], LAYERS)
+    schema = LAYERS[values["name"]] if section == "layer" else SECTIONS[section]
+    found = typed(schema, known(schema, values), section)
+    if isinstance(found, LayerConfig):
+        found = found.simplest()
+    return json.dumps(found.canonical() | unknown(schema, values))
 
 
 def layer_of(values: Mapping[str, Any]) -> LayerConfig:

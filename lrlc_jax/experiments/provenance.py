@@ -14,6 +14,7 @@ import jax
 
 import lrlc_jax
 from lrlc_jax.files import cores
+from lrlc_jax.progress import one_line
 
 PACKAGE = pathlib.Path(lrlc_jax.__file__).resolve().parent
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
@@ -76,7 +77,7 @@ def machine() -> dict[str, Any]:
         "processor": processor(),
         "cores": cores(),
         "system": f"{platform.system()} {platform.machine()}",
-        **{name.lower(): os.environ[name] for name in OPTIONS if os.environ.get(name)},
+        **{name.lower(): one_line(os.environ[name]) for name in OPTIONS if os.environ.get(name)},
         **({"jax_settings": changed} if changed else {}),
     }
 
@@ -85,8 +86,8 @@ def processor() -> str:
     """Model name of the CPU."""
     path = pathlib.Path("/proc/cpuinfo")  # Linux only
     lines = path.read_text().splitlines() if path.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
+    names = [line.split(":", 1)[1] for line in lines if line.startswith("model name")]
+    return one_line(names[0] if names else platform.processor())
 
 
 def device_name(machine: Mapping[str, Any]) -> str:

@@ -10,28 +10,22 @@ import pathlib
 import re
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from types import NoneType
 from typing import Any, TypeAlias
 
 from lrlc_jax.data.dataset import data_slug, data_title
 from lrlc_jax.errors import InputError
 from lrlc_jax.experiments.identity import completed, hashed, identity, layer_of
+from lrlc_jax.experiments.record_schema import problem
 from lrlc_jax.files import as_json, read_values, remove_leftovers, write_atomically
 from lrlc_jax.progress import in_ranges
 
 SCHEMA = 2
-# Metrics that reports need; records may have others.
-EPOCH_METRICS = ("train_loss", "train_accuracy", "validation_loss", "validation_accuracy")
-FINAL_METRICS = (*EPOCH_METRICS, "test_loss", "test_accuracy")
-TIMES = ("wall_seconds", "compile_seconds", "median_epoch_seconds")
-COUNTS = ("train", "train_available", "validation", "test")
-
 # Records that agree in these fields are equal, for any code and machine.
 MEASURED = ("seeds", "failed", "parameters", "matched_parameters", "epochs", "final")
 COMPARED = ("run", "data", *MEASURED)
 DIGEST_LENGTH = 12
 MANY_SEEDS = 40  # longer lists become the first seed and the number of others in a file name
-NAME = re.compile(rf"-([0-9a-f]{{16}})-seeds[0-9+-]+-[0-9a-f]{{{DIGEST_LENGTH}}}\.json")
+NAME = re.compile(rf"-([0-9a-f]{{16}})-seeds[0-9+-]+-([0-9a-f]{{{DIGEST_LENGTH}}})\.json")
 OPTIONAL = {"matched_parameters", "files"}
 
 ByEpoch: TypeAlias = list[list[float | None]]  # [epoch][seed]
@@ -289,59 +283,28 @@ def _read(path: pathlib.Path, *version: int) -> Record:
     values = read_values(path, "Record", SCHEMA, hint)
     schema, stored = values.pop("schema"), values.pop("identity", None)
     digest = values.pop("digest", None)
-    names = {field.name for field in dataclasses.fields(Record)}
-    if odd := (set(values) ^ names) - OPTIONAL:
-        odd_names = ", ".join(sorted(odd))
-        raise InputError(f"Record {path} lacks fields or has unknown ones ({odd_names}); {hint}.")
+    if reason := problem(values):
+        raise InputError(f"Record {path} is not valid ({reason}); {hint}.")
     record = Record(**values)
-    if not complete(record):
-        raise InputError(f"Record {path} lacks metrics or has invalid ones; {hint}.")
     if schema == 1:  # its digest is in the file's name only
         named = re.search(rf"-[0-9a-f]{{16}}-([0-9a-f]{{{DIGEST_LENGTH}}})$", path.stem)
         digest = (named[1] if named else record.digest) if hashed(record.run) == stored else None
-    if digest != record.digest:
+    in_name = NAME.search(path.name)
+    if digest != record.digest or (in_name and in_name.groups() != (stored, digest)):
         raise InputError(f"Record {path} does not match its digest: it was changed; {hint}.")
     try:
         return dataclasses.replace(record, run=completed(upgraded(record.run)))
-    except (AttributeError, KeyError, TypeError, ValueError):
-        raise InputError(f"Record {path} has settings that cannot be read; {hint}.") from None
+    except InputError as error:
+        reason = str(error).rstrip(".")
+        raise InputError(
+            f"Record {path} has settings that cannot be read ({reason}); {hint}."
+        ) from None
 
 
 def upgraded(run: dict[str, Any]) -> dict[str, Any]:
     """Settings of schema 1, which included the number of seeds, in the form of schema 2."""
     protocol = {name: value for name, value in run["protocol"].items() if name != "seeds"}
     return run | {"protocol": protocol}
-
-
-def complete(record: Record) -> bool:
-    """Whether all fields that reports need are valid, with a value for each seed."""
-    try:
-        failed = [str(seed) in record.failed for seed in record.seeds]
-        counts = [record.parameters, *(record.data[name] for name in COUNTS)]
-        final = list(record.final.values())
-        by_seed = [*final, *itertools.chain(*record.epochs.values())]
-        return (
-            bool(failed)
-            and len({*record.seeds}) == len(failed)
-            and all(type(seed) is int for seed in record.seeds)
-            and isinstance(record.machine["device"], str)
-            and isinstance(record.config, dict)
-            and all(isinstance(record.time[name], float | int) for name in TIMES)
-            and type(record.matched_parameters) in (int, NoneType)
-            and type(record.notes) is list
-            and all(isinstance(note, str) for note in record.notes)
-            and all(isinstance(count, int) for count in counts)
-            and all(kind.isidentifier() for kind in record.files)
-            and all(isinstance(file["sha256"], str) for file in record.files.values())
-            and all(isinstance(file["bytes"], int) for file in record.files.values())
-            and {*FINAL_METRICS} <= {*record.final}
-            and {*EPOCH_METRICS} <= {*record.epochs}
-            and all([value is None for value in values] == failed for values in final)
-            and all(len(values) == len(failed) for values in by_seed)
-            and all(isinstance(v, float | int | None) for values in by_seed for v in values)
-        )
-    except (AttributeError, KeyError, TypeError):
-        return False
 
 
 def values_of(record: Record, position: int, metrics: Iterable[str]) -> list[Any]:

@@ -8,6 +8,7 @@ import pathlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
@@ -17,8 +18,9 @@ from lrlc_jax.data.dataset import DatasetConfig
 from lrlc_jax.errors import InputError, unknown_name
 from lrlc_jax.experiments.config import Config, StudyConfig, layer_config, typed
 from lrlc_jax.experiments.identity import canonical, identity
+from lrlc_jax.files import read_bytes
 from lrlc_jax.layers import LAYERS, LayerConfig
-from lrlc_jax.progress import in_ranges, named_seeds
+from lrlc_jax.progress import in_ranges, named_seeds, one_line
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,20 +91,31 @@ class Loader:
         return Job(config, dataset, config.protocol.seed_numbers)
 
 
-def load_studies(configs: pathlib.Path) -> list[StudyConfig]:
-    """All studies of the configuration folder, sorted by name."""
-    found = []
-    for path in sorted((configs / "study").glob("*.yaml")):
+def config_folders() -> list[pathlib.Path]:
+    """The configuration folders of this command: the package's, and that of ``--config-dir``."""
+    sources = HydraConfig.get().runtime.config_sources
+    return [pathlib.Path(source.path) for source in sources if source.schema == "file"]
+
+
+def load_studies(*configs: pathlib.Path) -> list[StudyConfig]:
+    """All studies of configuration folders, sorted by name; of equal names, the first."""
+    found: dict[str, StudyConfig] = {}
+    for path in (path for folder in configs for path in (folder / "study").glob("[!.]*.yaml")):
         try:
-            values: Any = OmegaConf.to_container(OmegaConf.load(path))
-        except (OSError, YAMLError, OmegaConfBaseException) as error:
-            reason = " ".join(str(error).split())
-            raise InputError(f"Study {path} cannot be read: {reason}.") from None
+            text = read_bytes(path).decode()
+            values: Any = OmegaConf.to_container(OmegaConf.create(text))
+        except (OSError, ValueError, RecursionError, YAMLError, OmegaConfBaseException) as error:
+            raise InputError(f"Study {path} cannot be read: {one_line(str(error))}.") from None
         if not isinstance(values, dict):
             raise InputError(f"Study {path} is not a mapping of settings.")
         values.pop("defaults", None)
-        found.append(typed(StudyConfig, values, "study"))
-    return found
+        study = typed(StudyConfig, values, "study")
+        if study.name != path.stem:
+            raise InputError(
+                f"Study {path} has the name {study.name!r}; give it the name of its file."
+            )
+        found.setdefault(study.name, study)
+    return [found[name] for name in sorted(found)]
 
 
 def members(study: StudyConfig, studies: Sequence[StudyConfig]) -> list[StudyConfig]:

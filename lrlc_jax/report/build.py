@@ -4,14 +4,14 @@ import dataclasses
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 
-from lrlc_jax.errors import InputError, one_of
+from lrlc_jax.errors import InputError, RunError, one_of
 from lrlc_jax.experiments import trained
 from lrlc_jax.experiments.config import StudyConfig
 from lrlc_jax.experiments.identity import canonical
 from lrlc_jax.experiments.record import Run, read_records
 from lrlc_jax.experiments.study import Entry
 from lrlc_jax.files import write_atomically
-from lrlc_jax.progress import counted
+from lrlc_jax.progress import counted, one_line
 from lrlc_jax.report import figures, tables
 from lrlc_jax.report.results import (
     Cell,
@@ -37,6 +37,7 @@ class Report:
         problems: a line for each missing or failed run of a table, and for missing or damaged
             predictions and weights, which tables do not need.
         conflicts: a line for each run with conflicting records.
+        failures: a phrase for each figure that could not be drawn.
     """
 
     tables: dict[str, Table]
@@ -44,6 +45,12 @@ class Report:
     files: list[pathlib.Path]
     problems: list[str]
     conflicts: list[str]
+    failures: list[str] = dataclasses.field(default_factory=list)
+
+    def refuse_failures(self) -> None:
+        """Raise a RunError if a figure could not be drawn."""
+        if self.failures:
+            raise RunError(f"{'; '.join(self.failures)}. All other files are written.")
 
 
 def check(studies: Iterable[StudyConfig]) -> None:
@@ -58,14 +65,14 @@ def check(studies: Iterable[StudyConfig]) -> None:
 def build(
     studies: Sequence[StudyConfig], results_dir: str, entries: Iterable[Entry] = ()
 ) -> Report:
-    """Write the tables and figures of each study with a record in the folder.
+    """Write the tables, then the figures, of each study with a record in the folder.
 
     All records are read before the first file is written. ``entries`` are runs of the command;
     their own tables are always shown.
 
     Raises:
         InputError: for an unknown table or figure, a damaged record, or no records.
-        RunError: if a file cannot be written.
+        RunError: if a file cannot be written; a figure that cannot be drawn is in ``failures``.
     """
     check(studies)
     records, root = read_records(results_dir), pathlib.Path(results_dir).expanduser()
@@ -83,11 +90,10 @@ def build(
         trained.problems(records.runs.values()),
         [f"CONFLICT: {line}" for line in records.sentences],
     )
-    contents: dict[pathlib.Path, str | bytes] = {
-        root / "tables" / "all-runs.md": tables.markdown(tables.all_runs(records))
-    }
+    contents = {root / "tables" / "all-runs.md": tables.markdown(tables.all_runs(records))}
     every = [one for study in studies for one in study_results(study, records)]
-    for one in shown(every, requested):
+    kept = shown(every, requested)
+    for one in kept:
         report.problems.extend(f"{one.name}: {problem}" for problem in one.problems)
         for function in one.study.tables:
             table, name = tables.TABLES[function](one), f"{one.name}-{function}"
@@ -96,13 +102,23 @@ def build(
                 report.requested[name] = table
             for ending, text in tables.formats(table).items():
                 contents[root / "tables" / f"{name}.{ending}"] = text
-        for function in one.study.figures:
-            if figure := figures.FIGURES[function](one):
-                for ending, image in figures.formats(figure).items():
-                    contents[root / "figures" / f"{one.name}-{function}.{ending}"] = image
     for path, content in contents.items():
         write_atomically(path, content)
         report.files.append(path)
+    for one in kept:
+        for function in one.study.figures:
+            name = f"{one.name}-{function}"
+            try:
+                figure = figures.FIGURES[function](one)
+                images = figures.formats(figure) if figure else {}
+            except Exception as error:  # of Matplotlib, of a user's function
+                reason = one_line(str(error)) or type(error).__name__
+                report.failures.append(f"figure {name} could not be drawn ({reason})")
+                continue
+            for ending, image in images.items():
+                path = root / "figures" / f"{name}.{ending}"
+                write_atomically(path, image)
+                report.files.append(path)
     return report
 
 

@@ -4,8 +4,9 @@ A new figure is a function of :class:`~lrlc_jax.report.results.StudyResults` wit
 :func:`study_figure`. A study names it in its YAML: ``figures: [accuracy_against_rank]``.
 """
 
+import contextlib
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import matplotlib as mpl
@@ -33,6 +34,15 @@ StudyFigure = Callable[[StudyResults], Figure | None]
 FIGURES: dict[str, StudyFigure] = {}
 
 
+@contextlib.contextmanager
+def figure_style(style: Mapping[Any, Any] = STYLE) -> Iterator[None]:
+    """Matplotlib's defaults, whatever the user's are, with a style; a context or a decorator."""
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        mpl.rcParams.update({**style})
+        yield
+
+
 def study_figure(function: StudyFigure) -> StudyFigure:
     """Register a function under its name; it returns None if there is nothing to plot."""
     FIGURES[function.__name__] = function
@@ -40,7 +50,7 @@ def study_figure(function: StudyFigure) -> StudyFigure:
 
 
 @study_figure
-@mpl.rc_context(STYLE)
+@figure_style()
 def accuracy_against_rank(results: StudyResults) -> Figure | None:
     """Test accuracy against rank, as in figures 3 to 5 of the paper: a curve for each ranked row.
 
@@ -72,7 +82,7 @@ def accuracy_against_rank(results: StudyResults) -> Figure | None:
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlabel("rank (black: chosen on validation data)")
     axes.set_ylabel("test accuracy, %")
-    axes.set_title("\n".join(title(results)), fontsize=9)
+    axes.set_title("\n".join(title(results)), fontsize=9, parse_math=False)
     figure.legend(loc="outside lower center", ncols=columns, frameon=False)
     return figure
 
@@ -127,6 +137,7 @@ def draw_line(axes: Axes, row: Row, color: str) -> None:
     axes.axhspan(mean - error, mean + error, color=color, alpha=0.08, lw=0)
 
 
+@figure_style({})  # as published figures were drawn
 def saved(figure: Figure, form: str, **metadata: None) -> bytes:
     """The figure in a file format; without ``metadata`` equal figures have equal bytes."""
     out = io.BytesIO()

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -10,7 +9,7 @@ from matplotlib.figure import Figure
 from lrlc_jax.analysis import ImageStatistics
 from lrlc_jax.data import Dataset
 from lrlc_jax.data.sources import SOURCES
-from lrlc_jax.report.figures import STYLE, png
+from lrlc_jax.report.figures import figure_style, png
 
 COLUMNS = 12  # of a contact sheet
 ROWS = 4  # of each class in a contact sheet of few classes
@@ -103,7 +102,7 @@ def title(dataset: Dataset, *rest: str) -> str:
     return dataset.title.replace("; ", "\n") + "\n" + "; ".join(rest)
 
 
-@mpl.rc_context(STYLE)
+@figure_style()
 def correlation_plot(dataset: Dataset, statistics: ImageStatistics) -> Figure:
     """Correlation of two pixels against their distance."""
     figure = Figure(figsize=(5.6, 3.9), dpi=200, layout="constrained")
@@ -124,7 +123,7 @@ def correlation_plot(dataset: Dataset, statistics: ImageStatistics) -> Figure:
     return figure
 
 
-@mpl.rc_context(STYLE)
+@figure_style()
 def mean_and_deviation(dataset: Dataset, statistics: ImageStatistics) -> Figure:
     """The mean image, and the deviation at each position."""
     figure = Figure(figsize=(5.6, 3.4), dpi=200, layout="constrained")
@@ -140,7 +139,7 @@ def mean_and_deviation(dataset: Dataset, statistics: ImageStatistics) -> Figure:
     return figure
 
 
-@mpl.rc_context(STYLE)
+@figure_style()
 def contact_sheet(dataset: Dataset) -> Figure:
     """The first training images of each class."""
     rows_each = ROWS if dataset.num_classes <= 3 else 1

@@ -7,11 +7,13 @@ A new table is a function of :class:`~lrlc_jax.report.results.StudyResults` with
 import csv
 import dataclasses
 import io
+import re
 from collections.abc import Callable, Mapping, Sequence
 
 from lrlc_jax.experiments.provenance import device_name
 from lrlc_jax.experiments.record import Records, Run
 from lrlc_jax.experiments.statistics import mean_over_seeds
+from lrlc_jax.progress import one_line
 from lrlc_jax.report.results import (
     Cell,
     Row,
@@ -22,6 +24,16 @@ from lrlc_jax.report.results import (
 )
 
 EMPTY = "-"
+# Characters with a meaning in LaTeX.
+LATEX = {
+    **{character: "\\" + character for character in "&%#_${}"},
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "±": r"$\pm$",
+}
 # Accuracies at the end of training, by column.
 ACCURACIES = {
     "Running, %": "train_accuracy",
@@ -186,9 +198,20 @@ def parameters(run: Run) -> str:
 
 def markdown(table: Table) -> str:
     """The table with title and caption, a line for each sentence."""
-    lines = [f"# {table.title}", "", *(f"{sentence}  " for sentence in table.caption)]
-    lines += [""] if table.caption else []
-    return "\n".join([*lines, *markdown_rows(table.header, table.rows)]) + "\n"
+    title, *caption = map(markdown_text, (table.title, *table.caption))
+    lines = [f"# {title}", "", *(f"{sentence}  " for sentence in caption)]
+    lines += [""] if caption else []
+    header, *rows = ([markdown_text(cell) for cell in row] for row in (table.header, *table.rows))
+    return "\n".join([*lines, *markdown_rows(header, rows)]) + "\n"
+
+
+def markdown_text(text: str) -> str:
+    r"""Plain text in Markdown, in one line: no HTML, code, link or further column.
+
+    >>> print(markdown_text("a|b <c> [d](e) [1, 2]"))
+    a\|b \<c> [d\](e) [1, 2]
+    """
+    return re.sub(r"[\\`*|<]|\](?=[\[(])", r"\\\g<0>", one_line(text))
 
 
 def markdown_rows(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
@@ -215,18 +238,22 @@ def comma_separated(table: Table) -> str:
 def latex(table: Table) -> str:
     r"""The table as plain ``tabular`` with ``\hline``; title and caption are comments."""
 
-    def escape(text: str) -> str:
-        for character in "&%#_":
-            text = text.replace(character, "\\" + character)
-        return text.replace(" ± ", r" $\pm$ ")
-
     def line(cells: Sequence[str]) -> str:
-        return " & ".join(map(escape, cells)) + r" \\"
+        return " & ".join(map(latex_text, cells)) + r" \\"
 
-    lines = [f"% {sentence}" for sentence in (table.title, *table.caption)]
+    lines = [f"% {one_line(sentence)}" for sentence in (table.title, *table.caption)]
     lines += [rf"\begin{{tabular}}{{{table.alignment}}}", r"\hline", line(table.header), r"\hline"]
     lines += [*map(line, table.rows), r"\hline", r"\end{tabular}"]
     return "\n".join(lines) + "\n"
+
+
+def latex_text(text: str) -> str:
+    r"""Plain text in LaTeX, in one line.
+
+    >>> print(latex_text(r"5 % \input{x} ± 1"))
+    5 \% \textbackslash{}input\{x\} $\pm$ 1
+    """
+    return "".join(LATEX.get(character, character) for character in one_line(text))
 
 
 def formats(table: Table) -> dict[str, str]:

@@ -70,6 +70,10 @@ class ProtocolConfig(Schema):
     def check(self) -> None:
         """Refuse values that are not allowed, or contradict each other."""
         super().check()
+        if not self.name.isprintable():
+            raise InputError(
+                f"protocol.name is {self.name!r}; it must be printable text in one line."
+            )
         if self.batch_size % self.data_parallel:
             raise InputError(
                 f"protocol.data_parallel is {self.data_parallel}; it must divide "

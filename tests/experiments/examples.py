@@ -1,9 +1,12 @@
 """Records as a run would leave them, for tests of what comes after."""
 
+import json
+
 from lrlc_jax.data.dataset import DatasetConfig
 from lrlc_jax.experiments.config import Config
-from lrlc_jax.experiments.identity import canonical
-from lrlc_jax.experiments.record import EPOCH_METRICS, Record, Run
+from lrlc_jax.experiments.identity import canonical, changed, hashed
+from lrlc_jax.experiments.record import COMPARED, DIGEST_LENGTH, SCHEMA, Record, Run
+from lrlc_jax.experiments.record_schema import EPOCH_METRICS
 from lrlc_jax.layers import LAYERS, RankedLayerConfig, SpecialLayerConfig
 from lrlc_jax.networks import NetworkConfig
 
@@ -38,7 +41,7 @@ def example(
         network=network or NetworkConfig(),
     )
     run = canonical(config, fingerprint, train)
-    epochs = {name: [[0.5] * len(test)] for name in EPOCH_METRICS}
+    rows = [[0.5] * len(test) for _ in range(config.protocol.epochs)]
     return Record(
         run=run,
         config={"protocol": "quick", "source": "builtin", "seeds_at_once": None},
@@ -58,7 +61,7 @@ def example(
         seeds=seeds,
         failed=failed,
         parameters=1000 + 10 * rank,
-        epochs=epochs,
+        epochs=dict.fromkeys(EPOCH_METRICS, rows),
         final={
             name: [
                 None if str(seed) in failed else value
@@ -79,3 +82,15 @@ def example(
 def pool(*found):
     """The run of these records."""
     return Run(found)
+
+
+def forged(folder, content):
+    """A record file of any content, with the identity, digest and name that fit it."""
+    values = {k: v for k, v in content.items() if k not in ("schema", "identity", "digest")}
+    run = hashed(changed(values["run"]))
+    digest = hashed({name: values.get(name) for name in COMPARED})[:DIGEST_LENGTH]
+    path = folder / "records" / f"forged-{run}-seeds0-{digest}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    about = {"schema": SCHEMA, "identity": run, "digest": digest}
+    path.write_text(json.dumps(about | values))
+    return path

@@ -1,6 +1,7 @@
 """Records are written once, whole, and believed only if they are what they say."""
 
 import dataclasses
+import functools
 import json
 import pathlib
 import shutil
@@ -21,7 +22,7 @@ from lrlc_jax.layers import LAYERS, ConvConfig, LRLCConfig
 from lrlc_jax.networks import NetworkConfig
 from lrlc_jax.training.train import PAPER_PROTOCOL, ProtocolConfig
 from tests.conftest import ROOT
-from tests.experiments.examples import example, pool
+from tests.experiments.examples import example, forged, pool
 
 OLD = ROOT / "tests" / "experiments" / "records_of_schema_1"
 
@@ -137,31 +138,80 @@ def tamper(section, name, value):
         (tamper("run", "layer", {"name": "lrlc", "rank": 30}), "does not match its digest"),
         (tamper("final", "test_loss", [0.3, 0.3, 0.31]), "does not match its digest"),
         (lambda p: change(p, digest=None), "does not match its digest"),
-        (lambda p: change(p, seeds=[0, 1, 1]), "lacks metrics"),
-        (lambda p: change(p, seeds=[0, 1, "2"]), "lacks metrics"),
-        (lambda p: change(p, files={"weights": {}}), "lacks metrics"),
-        (lambda p: change(p, final={}), "lacks metrics"),
-        (lambda p: change(p, seeds=[0, 1]), "lacks metrics"),
-        (lambda p: change(p, seeds=3), "lacks metrics"),
-        (lambda p: change(p, failed={"1": 2}), "lacks metrics"),
-        (lambda p: change(p, machine={}), "lacks metrics"),
-        (lambda p: change(p, time={}), "lacks metrics"),
-        (lambda p: change(p, config=[]), "lacks metrics"),
-        (lambda p: change(p, files={"weights": {"sha256": "0"}}), "lacks metrics"),
-        (lambda p: change(p, files={"../x": {"sha256": "0", "bytes": 1}}), "lacks metrics"),
+        (lambda p: change(p, identity="0" * 16), "does not match its digest"),
         (lambda p: p.write_text("[" * 10**5), "is not valid JSON"),
-        (lambda p: change(p, matched_parameters="many"), "lacks metrics"),
-        (lambda p: change(p, matched_parameters=True), "lacks metrics"),
-        (lambda p: change(p, data={"train": 400}), "lacks metrics"),
-        (lambda p: change(p, data=example().data | {"notes": "PARTIAL"}), "lacks metrics"),
+        (lambda p: p.write_text(p.read_text().replace("0.91", "NaN")), "is not valid JSON"),
+        (lambda p: p.write_text(p.read_text().replace("0.91", "1" + "0" * 400)), "valid JSON"),
+        (lambda p: p.write_text(p.read_text().replace("0.91", "1e400")), "validation_accuracy"),
+        (tamper("config", "deep", json.loads("[" * 500 + "]" * 500)), "levels of nested values"),
+        (tamper("machine", "device", "cpu\n\\input{x}"), "line breaks"),
+        (tamper("versions", "\x1b[2J", "1"), "control characters"),
+        (tamper("versions", "jax", "\ud800"), "control characters"),
     ],
 )
-def test_a_bad_record_is_named(tmp_path, damage, words):
+def test_a_damaged_record_is_named(tmp_path, damage, words):
     path = records.write(example(), tmp_path)
     damage(path)
     with pytest.raises(InputError, match=words) as caught:
         records.read_records(tmp_path)
     assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        ("run.dataset.name", "../../x"),
+        ("run.dataset.translate", "../../x"),
+        ("run.dataset.train_size", "../../x"),
+        ("run.dataset.fingerprint", "../../x"),
+        ("run.layer.rank", "../../x"),
+        ("run.layer.at", ["../../x"]),
+        ("run.layer.name", "../../x"),
+        ("run.protocol.epochs", "../../x"),
+        ("run.protocol.epochs", 41),
+        ("run.protocol.learning_rate", -1.0),
+        ("run.network.padding", "x"),
+        ("run.training", None),
+        ("config.devices", "many"),
+        ("data.train", 401),
+        ("data.validation", 0),
+        ("data.image_shape", [8, 8]),
+        ("data.notes", "PARTIAL"),
+        ("code", []),
+        ("versions.jax", 1),
+        ("machine", {}),
+        ("time.wall_seconds", -1.0),
+        ("time.wall_seconds", 1e308),
+        ("time.started", 5),
+        ("seeds", [0, 1]),
+        ("seeds", [0, 1, 1]),
+        ("seeds", [0, 1, -2]),
+        ("seeds", [0, 1, 2**32]),
+        ("seeds", [0, 1, "2"]),
+        ("failed", {"1": 2}),
+        ("failed", {"7": 2}),
+        ("parameters", True),
+        ("matched_parameters", "many"),
+        ("epochs", {name: rows[1:] for name, rows in example().epochs.items()}),
+        ("epochs.train_loss", [[0.5, None, 0.5]] * 40),
+        ("final", {}),
+        *(("final.test_accuracy", [0.1, odd, 0.3]) for odd in (True, 5.0, -5, None, "1", 1e308)),
+        ("final.test_loss", [0.1, -0.1, 0.3]),
+        ("final", example().final | {"../x": [0.1, 0.2, 0.3]}),
+        ("files", {"weights": {"sha256": "0" * 64}}),
+        ("files", {"../x": {"sha256": "0" * 64, "bytes": 1}}),
+    ],
+)
+def test_a_record_with_a_wrong_value_is_refused_even_if_its_digest_fits(tmp_path, place, value):
+    content = json.loads(records.dumps(example()))
+    assert records.read(forged(tmp_path, content)) == example()
+    *parents, last = place.split(".")
+    functools.reduce(dict.__getitem__, parents, content)[last] = value
+    path = forged(tmp_path, content)
+    with pytest.raises(InputError, match=r"is not valid|cannot be read") as caught:
+        records.read(path)
+    assert str(path) in str(caught.value)
+    assert len(str(caught.value)) < 400 + len(str(path))
 
 
 def test_equal_seeds_are_one_and_different_ones_a_conflict_of_their_run(tmp_path):
@@ -193,7 +243,7 @@ def test_the_seeds_of_several_records_are_pooled(tmp_path):
     run = records.find(example().identity, tmp_path)
     assert run.seeds == [0, 1, 2, 3, 4]
     assert run.final["test_accuracy"] == values
-    assert run.epochs["train_loss"] == [[0.5] * 5]
+    assert run.epochs["train_loss"] == [[0.5] * 5] * 40
     assert run.has([1, 4])
     assert not run.has([1, 5])
     assert dataclasses.replace(run, only={1, 3}).final["test_accuracy"] == [0.2, 0.4]
@@ -204,8 +254,8 @@ def test_the_seeds_of_several_records_are_pooled(tmp_path):
     [
         ({}, False),
         ({"final": {"test_loss": [0.3, 0.31]}}, True),
-        ({"epochs": {"train_loss": [[0.5, 0.51]]}}, True),
-        ({"final": {"test_more": [1.0, 2.0]}, "epochs": {"train_more": [[1.0, 2.0]]}}, False),
+        ({"epochs": {"train_loss": [[0.5, 0.51]] * 40}}, True),
+        ({"final": {"test_more": [1.0, 2.0]}, "epochs": {"train_more": [[1.0, 2.0]] * 40}}, False),
         ({"failed": {"1": 1}}, True),
     ],
 )
@@ -344,7 +394,7 @@ def test_records_of_schema_1_are_read_and_pooled_with_new_ones(tmp_path):
     assert pooled.seeds == list(range(11))
     assert pooled.final["test_loss"] == [*first.final["test_loss"], 0.5]
     damaged = next(folder.glob("*conv*.json"))
-    damaged.write_text(damaged.read_text().replace('"epochs": 40', '"epochs": 41'))
+    damaged.write_text(damaged.read_text().replace('"batch_size": 50', '"batch_size": 51'))
     with pytest.raises(InputError, match="digest"):
         records.read(damaged)
 
@@ -353,7 +403,7 @@ def test_metrics_that_this_version_does_not_know_are_carried_along(tmp_path):
     record = example()
     more = dataclasses.replace(
         record,
-        epochs=record.epochs | {"train_margin": [[0.5, None, 0.5]]},
+        epochs=record.epochs | {"train_margin": [[0.5, None, 0.5]] * 40},
         final=record.final | {"test_margin": [0.1, 0.2, 0.3]},
     )
     assert records.read(records.write(more, tmp_path)) == more

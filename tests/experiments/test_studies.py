@@ -13,6 +13,7 @@ from flax import nnx
 from lrlc_jax.data.dataset import DatasetConfig
 from lrlc_jax.errors import InputError
 from lrlc_jax.experiments import estimate
+from lrlc_jax.experiments import record as records
 from lrlc_jax.experiments.config import Config, StudyConfig, typed
 from lrlc_jax.experiments.estimate import Cost
 from lrlc_jax.experiments.study import jobs, load_studies, members, plan, study_layers
@@ -26,6 +27,7 @@ from lrlc_jax.layers.combining import SHARINGS
 from lrlc_jax.networks import NetworkConfig, NetworkFactory
 from tests.commands import TINY, here, snapshot
 from tests.conftest import ROOT
+from tests.experiments.examples import example
 
 CONFIGS = ROOT / "configs"
 MENU = {study.name: study for study in load_studies(CONFIGS)}
@@ -260,3 +262,37 @@ def test_a_bad_plan_gets_one_sentence(project, arguments, words):
     answer = sweep(project, *arguments, status=2)
     assert all(word in answer.stderr for word in words)
     assert len(answer.stderr.strip().splitlines()) == 1
+
+
+@pytest.fixture
+def mine(tmp_path):
+    """A user's folder with two studies, and what an editor leaves there."""
+    folder = tmp_path / "mine" / "study"
+    folder.mkdir(parents=True)
+    text = "name: small\nruns: [{layer: conv}, {layer: spatial_bias, at: 3}]\n"
+    (folder / "small.yaml").write_text(text)
+    (folder / "large.yaml").write_text("name: large\nincludes: [small]\nruns: []\n")
+    (folder / ".#small.yaml").symlink_to("gone")
+    return folder.parent
+
+
+def test_a_users_studies_in_another_folder_are_planned_and_get_tables(tmp_path, mine, monkeypatch):
+    monkeypatch.setattr(estimate, "measure", lambda *_: Cost(1.0, 1.0))
+    monkeypatch.setattr(estimate, "enable_cache", lambda **_: None)
+    answer = here(tmp_path, "sweep", "--config-dir", "mine", "study=large", "dry_run=true")
+    assert "2 runs of 10 seeds" in answer.stdout
+    records.write(example("conv"), tmp_path / "results")
+    answer = here(tmp_path, "tables", "--config-dir", str(mine))
+    assert "# small: digits" in answer.stdout
+    assert list((tmp_path / "results" / "tables").glob("small-digits-*.tex"))
+
+
+@pytest.mark.parametrize(
+    "text", ["a: [", "- a", "\xff", "name: quick", "a: " + "[" * 5000, "name: ../x", "runs: ${x}"]
+)
+def test_a_study_that_cannot_be_read_is_named(mine, text):
+    path = mine / "study" / "other.yaml"
+    path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(InputError) as caught:
+        load_studies(CONFIGS, mine)
+    assert len(str(caught.value).splitlines()) == 1

@@ -4,17 +4,22 @@ import csv
 import dataclasses
 import io
 import itertools
+import os
 import pathlib
+import re
 import shutil
+import subprocess
+import sys
 from types import SimpleNamespace
 
+import matplotlib as mpl
 import matplotlib.figure
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lrlc_jax.data import DatasetConfig, load
-from lrlc_jax.errors import InputError
+from lrlc_jax.errors import InputError, RunError
 from lrlc_jax.experiments import record as record_files
 from lrlc_jax.experiments.config import Config, StudyConfig
 from lrlc_jax.experiments.record import group, read_records
@@ -444,6 +449,54 @@ def test_a_registered_table_and_figure_that_a_study_names_are_written(tmp_path, 
     expected += [f"{name}-empty_axes.{ending}" for ending in ("png", "pdf")]
     assert sorted(names) == sorted(["all-runs.md", *expected])
     assert "| Convolution " in (tmp_path / "tables" / f"{name}-sizes.md").read_text()
+
+
+def test_settings_of_matplotlib_change_no_byte(tmp_path):
+    write(tmp_path, complete())
+    build([STUDY], str(tmp_path))
+    expected = contents(tmp_path)
+    odd = {"text.usetex": True, "font.size": 30, "savefig.bbox": "tight", "axes.grid": True}
+    with mpl.rc_context({**odd, "savefig.facecolor": "red", "pdf.compression": 0}):
+        assert not build([STUDY], str(tmp_path)).failures
+    assert contents(tmp_path) == expected
+
+
+def test_an_unknown_backend_of_matplotlib_is_ignored():
+    command = [sys.executable, "-c", "import lrlc_jax.report; import matplotlib.figure"]
+    subprocess.run(command, check=True, cwd=ROOT, env={**os.environ, "MPLBACKEND": "nope"})
+
+
+def test_a_figure_that_fails_is_named_and_all_other_files_are_written(tmp_path, monkeypatch):
+    def broken(results):
+        raise ZeroDivisionError(results.study.name)
+
+    monkeypatch.setitem(FIGURES, "broken", broken)
+    write(tmp_path, complete())
+    study = dataclasses.replace(STUDY, figures=["broken", *STUDY.figures])
+    report = build([study], str(tmp_path))
+    assert {path.suffix for path in report.files} == {".md", ".csv", ".tex", ".png", ".pdf"}
+    assert all(path.exists() for path in report.files)
+    with pytest.raises(RunError, match="-broken could not be drawn"):
+        report.refuse_failures()
+
+
+@pytest.mark.parametrize(
+    "text", ["a|b", "<b>x", "[a](b)", "`x`", "50 %\n\\input{x}", "$x_1$ & #~^"]
+)
+def test_text_of_a_study_stays_text_in_every_form(text):
+    study = dataclasses.replace(STUDY, title=text)
+    table = dataclasses.replace(accuracy(only(complete(), study)), rows=[[text] * 9])
+    forms = formats(table)
+    plain = formats(dataclasses.replace(table, title="a", rows=[["a"] * 9]))
+    assert [len(form.splitlines()) for form in forms.values()] == [
+        len(form.splitlines()) for form in plain.values()
+    ]
+    row = forms["md"].splitlines()[-1]
+    assert len(re.findall(r"(?<!\\)\|", row)) == 10
+    assert not re.search(r"(?<!\\)[<`]|(?<!\\)\]\(", row)
+    *_, row, _, _ = forms["tex"].splitlines()
+    assert not re.search(r"(?<!\\)[%#_$]|\\input", row)
+    assert row.count(" & ") == 8
 
 
 @pytest.mark.parametrize("kind", ["tables", "figures"])
