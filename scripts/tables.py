@@ -18,7 +18,7 @@ def tables(values: dict[str, Any], overrides: list[str]) -> None:
     del overrides
     settings = typed(RunConfig, values)
     report = build(load_studies(*config_folders()), settings.results_dir)
-    print("\n".join(map(markdown, report.tables.values())))
+    print("\n".join(map(markdown, [*report.tables.values(), *report.beside.values()])))
     for sentence in (*report.problems, *report.conflicts):
         print(sentence, file=sys.stderr)
     print("\n".join(map(str, report.files)))

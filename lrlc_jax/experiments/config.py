@@ -113,7 +113,7 @@ class StudyConfig(Schema):
     includes: list[str] = dataclasses.field(default_factory=list)
     dataset: dict[str, Any] = dataclasses.field(default_factory=dict)
     runs: list[dict[str, Any]] = dataclasses.field(default_factory=list)
-    tables: list[str] = dataclasses.field(default_factory=lambda: ["accuracy"])
+    tables: list[str] = dataclasses.field(default_factory=lambda: ["accuracy", "contrasts"])
     figures: list[str] = dataclasses.field(default_factory=lambda: ["accuracy_against_rank"])
 
     def check(self) -> None:

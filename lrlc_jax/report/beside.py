@@ -8,10 +8,9 @@ from lrlc_jax.experiments.statistics import known
 from lrlc_jax.report import paper
 from lrlc_jax.report.differences import Difference, Sample, difference, grade
 from lrlc_jax.report.paper import PaperRow, PaperTable
-from lrlc_jax.report.results import Row, differences, network_differences, precision, setting_of
+from lrlc_jax.report.results import Row, labels, precision, setting_of
 from lrlc_jax.report.tables import Table
 from lrlc_jax.report.verdicts import settings_in, slug
-from lrlc_jax.training.train import PAPER_PROTOCOL
 
 NOT_RUN, OTHERWISE = "not run", "OTHERWISE"
 TITLES = {"mnist": "MNIST", "cifar10": "CIFAR-10", "celeba": "CelebA"}
@@ -53,16 +52,6 @@ class Pair:
         return OTHERWISE if labels(self.run) else grade(found, paper.margin(self.dataset))
 
 
-def labels(run: Run) -> list[str]:
-    """A phrase for everything in which a run is not the paper's, apart from its seeds."""
-    size, available = run.data["train"], run.data["train_available"]
-    setting = setting_of(run)
-    found = [f"SUBSET of {size} images"] if size != available else []
-    found += run.notes
-    found += differences(setting["protocol"], PAPER_PROTOCOL.canonical())
-    return [*found, *network_differences(setting)]
-
-
 def nearest(records: Records) -> dict[str, Mapping[str, Row]]:
     """Rows of the setting that is nearest to the paper's, for each of its data sets.
 
@@ -90,6 +79,16 @@ def pairs(row: PaperRow, ours: Mapping[str, Mapping[str, Row]]) -> list[Pair]:
         cell = mine.chosen if mine else None
         found.append(Pair(dataset, theirs, *((cell.run, cell.rank) if cell else ())))
     return found
+
+
+def on_record(records: Records) -> list[PaperTable]:
+    """The tables of the paper of which a row has a run."""
+    ours = nearest(records)
+    return [
+        table
+        for table in paper.tables()
+        if any(pair.run for row in table.rows for pair in pairs(row, ours))
+    ]
 
 
 def beside_paper(table: PaperTable, records: Records) -> Table:

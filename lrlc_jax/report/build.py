@@ -12,7 +12,9 @@ from lrlc_jax.experiments.record import Run, read_records
 from lrlc_jax.experiments.study import Entry
 from lrlc_jax.files import write_atomically
 from lrlc_jax.progress import counted, one_line
-from lrlc_jax.report import figures, tables
+from lrlc_jax.report import contrasts, figures, tables  # noqa: F401 (contrasts registers a table)
+from lrlc_jax.report.beside import beside_paper, on_record
+from lrlc_jax.report.page import page
 from lrlc_jax.report.results import (
     Cell,
     Row,
@@ -22,6 +24,7 @@ from lrlc_jax.report.results import (
     study_results,
 )
 from lrlc_jax.report.tables import Table
+from lrlc_jax.report.verdicts import claims_table, verdicts
 
 DONE, FAILED, LEFT = "done", "FAILED", "left"
 
@@ -31,7 +34,8 @@ class Report:
     """Tables and figures of a results folder.
 
     Attributes:
-        tables: by file name without extension.
+        tables: of studies, by file name without extension.
+        beside: tables of the paper with our numbers, and the claims, likewise.
         requested: tables of the command's own runs.
         files: all written files.
         problems: a line for each missing or failed run of a table, and for missing or damaged
@@ -41,6 +45,7 @@ class Report:
     """
 
     tables: dict[str, Table]
+    beside: dict[str, Table]
     requested: dict[str, Table]
     files: list[pathlib.Path]
     problems: list[str]
@@ -86,39 +91,55 @@ def build(
     report = Report(
         {},
         {},
+        {},
         [],
         trained.problems(records.runs.values()),
         [f"CONFLICT: {line}" for line in records.sentences],
     )
-    contents = {root / "tables" / "all-runs.md": tables.markdown(tables.all_runs(records))}
-    every = [one for study in studies for one in study_results(study, records)]
-    kept = shown(every, requested)
+
+    def write(path: pathlib.Path, content: str | bytes) -> None:
+        write_atomically(root / path, content)
+        report.files.append(root / path)
+
+    # Tables: all are made before the first is written.
+    judged = verdicts(records)
+    for table in on_record(records):
+        report.beside[f"paper-table{table.number}"] = beside_paper(table, records)
+    beside = [*report.beside.values()]
+    report.beside.update({"claims": claims_table(judged)} if judged else {})
+    kept = shown([one for study in studies for one in study_results(study, records)], requested)
     for one in kept:
         report.problems.extend(f"{one.name}: {problem}" for problem in one.problems)
         for function in one.study.tables:
-            table, name = tables.TABLES[function](one), f"{one.name}-{function}"
-            report.tables[name] = table
-            if one.cell_of_run.keys() == requested.get(one.study.name):
-                report.requested[name] = table
-            for ending, text in tables.formats(table).items():
-                contents[root / "tables" / f"{name}.{ending}"] = text
-    for path, content in contents.items():
-        write_atomically(path, content)
-        report.files.append(path)
-    for one in kept:
-        for function in one.study.figures:
-            name = f"{one.name}-{function}"
-            try:
-                figure = figures.FIGURES[function](one)
-                images = figures.formats(figure) if figure else {}
-            except Exception as error:  # of Matplotlib, of a user's function
-                reason = one_line(str(error)) or type(error).__name__
-                report.failures.append(f"figure {name} could not be drawn ({reason})")
+            made, name = tables.TABLES[function](one), f"{one.name}-{function}"
+            if not made.rows:
                 continue
-            for ending, image in images.items():
-                path = root / "figures" / f"{name}.{ending}"
-                write_atomically(path, image)
-                report.files.append(path)
+            report.tables[name] = made
+            if one.cell_of_run.keys() == requested.get(one.study.name):
+                report.requested[name] = made
+    write(pathlib.Path("tables/all-runs.md"), tables.markdown(tables.all_runs(records)))
+    for name, made in (report.beside | report.tables).items():
+        for ending, text in tables.formats(made).items():
+            write(pathlib.Path(f"tables/{name}.{ending}"), text)
+
+    # Figures, and the page.
+    drawn: dict[str, bytes] = {}
+    wanted = [(one, function) for one in kept for function in one.study.figures]
+    for one, function in wanted:
+        name = f"{one.name}-{function}"
+        try:
+            figure = figures.FIGURES[function](one)
+            images = figures.formats(figure) if figure else {}
+            drawn |= {name: figures.svg(figure)} if figure else {}
+        except Exception as error:  # of Matplotlib, of a user's function
+            reason = one_line(str(error)) or type(error).__name__
+            report.failures.append(f"figure {name} could not be drawn ({reason})")
+            continue
+        for ending, image in images.items():
+            write(pathlib.Path(f"figures/{name}.{ending}"), image)
+    write(
+        pathlib.Path("report.html"), page(records, judged, beside, [*report.tables.values()], drawn)
+    )
     return report
 
 

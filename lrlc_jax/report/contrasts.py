@@ -156,16 +156,16 @@ def by_size(row: Row) -> list[Cell]:
 
 def predicted(run: Run) -> dict[str, Array]:
     """Whether each validation and test image is classified correctly, by seed."""
-    by_file = [trained.predictions(path) for path in run.paths]
-    bits = {}
-    for split in ("validation", "test"):
-        first = [run.places[seed][0] for seed in run.seeds]
-        files = [run.records.index(record) for record, _ in first]
-        places = [place for _, place in first]
-        bits[split] = np.stack(
-            [by_file[file][split][place] for file, place in zip(files, places, strict=True)]
-        )
-    return bits
+    by_record: dict[int, dict[str, Array]] = {}
+    of_seeds: list[dict[str, Array]] = []
+    for places in run.places.values():
+        # A seed may be on several records, of which older ones have no predictions.
+        record, place = next((at for at in places if trained.PREDICTIONS in at[0].files), places[0])
+        number = run.records.index(record)
+        if number not in by_record:
+            by_record[number] = trained.predictions(run.paths[number])
+        of_seeds.append({split: bits[place] for split, bits in by_record[number].items()})
+    return {split: np.stack([bits[split] for bits in of_seeds]) for split in ("validation", "test")}
 
 
 def frequencies(row: Row, replicates: Replicates) -> tuple[tuple[float, int | None], ...]:

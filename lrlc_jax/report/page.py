@@ -1,9 +1,8 @@
 """The report as one HTML page that needs no network: claims, tables, figures, learning curves."""
 
 import base64
-import dataclasses
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -11,22 +10,13 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from lrlc_jax.experiments.record import Records, Run
 from lrlc_jax.experiments.statistics import known
 from lrlc_jax.progress import counted
-from lrlc_jax.report.beside import labels
 from lrlc_jax.report.figures import COLORS
 from lrlc_jax.report.tables import Table
-from lrlc_jax.report.verdicts import Part, Verdict, claims
+from lrlc_jax.report.verdicts import Verdict, claims, condition, part_text
 
 TITLE = "Is spatial invariance too strict a prior?"
 CURVES = {"train_accuracy": "training", "validation_accuracy": "validation"}
 LEFT, TOP, WIDTH, HEIGHT = 34, 8, 278, 144  # of the axes of a learning curve, in SVG units
-
-
-@dataclasses.dataclass(frozen=True)
-class Figure:
-    """A figure of the report, as SVG."""
-
-    name: str
-    svg: bytes
 
 
 def page(
@@ -34,9 +24,17 @@ def page(
     verdicts: Sequence[Verdict],
     beside: Sequence[Table],
     studies: Sequence[Table],
-    figures: Sequence[Figure],
+    figures: Mapping[str, bytes],
 ) -> str:
-    """The page; everything from records is escaped."""
+    """The page; everything from records is escaped.
+
+    Args:
+        records: for the learning curves.
+        verdicts: on claims.
+        beside: tables of the paper with our numbers.
+        studies: other tables.
+        figures: SVG by name.
+    """
     loader = FileSystemLoader(pathlib.Path(__file__).parent)
     environment = Environment(
         autoescape=True, loader=loader, undefined=StrictUndefined, trim_blocks=True
@@ -48,8 +46,8 @@ def page(
         paper=beside,
         studies=studies,
         figures=[
-            {"name": figure.name, "svg": base64.b64encode(figure.svg).decode()}
-            for figure in figures
+            {"name": name, "svg": base64.b64encode(image).decode()}
+            for name, image in figures.items()
         ],
         curves=[curve(run) for run in records.runs.values()],
     )
@@ -71,26 +69,6 @@ def claim_sections(verdicts: Sequence[Verdict]) -> list[dict[str, Any]]:
         if cases:
             found.append({"text": claim.text, "where": claim.where, "cases": cases})
     return found
-
-
-def condition(run: Run) -> str:
-    """The data of a run, its precision, and everything in which it is not the paper's."""
-    return "; ".join([run.data_title, run.run["network"]["precision"], *labels(run)])
-
-
-def part_text(part: Part) -> str:
-    """A comparison in a line."""
-    names = [
-        f"{name}, rank {rank}" if rank else name
-        for name, rank in zip(part.rows, part.ranks, strict=True)
-    ]
-    text = f"{names[0]} less {names[1]}: "
-    if part.found is None:
-        return text + part.verdict
-    p = "" if part.p is None else f", p = {part.p:.2g}"
-    seeds = f"n = {part.seeds[0]} and {part.seeds[1]}"
-    needed = f"; {part.needed} seeds would find the paper's difference" if part.needed else ""
-    return f"{text}{part.found.text()} points{p}, {seeds}: {part.verdict}{needed}"
 
 
 def curve(run: Run) -> dict[str, Any]:

@@ -274,3 +274,13 @@ def differences(settings: Mapping[str, Any], paper: Mapping[str, Any]) -> list[s
         for name, value in settings.items()
         if value != paper.get(name)
     ]
+
+
+def labels(run: Run) -> list[str]:
+    """A phrase for everything in which a run is not the paper's, apart from its seeds."""
+    size, available = run.data["train"], run.data["train_available"]
+    setting = setting_of(run)
+    found = [f"SUBSET of {size} images"] if size != available else []
+    found += run.notes
+    found += differences(setting["protocol"], PAPER_PROTOCOL.canonical())
+    return [*found, *network_differences(setting)]

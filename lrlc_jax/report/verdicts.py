@@ -24,7 +24,8 @@ from lrlc_jax.report.differences import (
     pooled,
     seeds_needed,
 )
-from lrlc_jax.report.results import Cell, Row, rows_of, setting_of
+from lrlc_jax.report.results import Cell, Row, labels, rows_of, setting_of
+from lrlc_jax.report.tables import Table
 
 PATH = pathlib.Path(__file__).with_name("claims.yaml")
 MORE, EQUAL, LITTLE = KINDS = ("more", "equal", "little")
@@ -274,3 +275,72 @@ def judge(part: Part, kind: str, dataset: str) -> str:
     }
     holds, fails = verdicts[kind]
     return HOLDS if holds else FAILS if fails else UNDECIDED
+
+
+def condition(run: Run) -> str:
+    """The data of a run, its precision, and everything in which it is not the paper's."""
+    return "; ".join([run.data_title, run.run["network"]["precision"], *labels(run)])
+
+
+def part_text(part: Part) -> str:
+    """A comparison in a line."""
+    names = [
+        f"{name}, rank {rank}" if rank else name
+        for name, rank in zip(part.rows, part.ranks, strict=True)
+    ]
+    text = f"{names[0]} less {names[1]}: "
+    if part.found is None:
+        return text + part.verdict
+    p = "" if part.p is None else f", p = {part.p:.2g}"
+    seeds = f"n = {part.seeds[0]} and {part.seeds[1]}"
+    needed = f"; {part.needed} seeds would find the paper's difference" if part.needed else ""
+    return f"{text}{part.found.text()} points{p}, {seeds}: {part.verdict}{needed}"
+
+
+def claims_table(found: Sequence[Verdict]) -> Table:
+    """Every verdict, claim by claim."""
+    ordered = [verdict for claim in claims() for verdict in found if verdict.claim == claim]
+    return Table(
+        title="Claims",
+        caption=[
+            "Holds, does not hold: p < 0.05 with Holm's correction over the comparisons of the "
+            "same data; where a small difference is claimed, the whole 95 % interval on one side "
+            "of the margin. Undecided: neither. A claim of several comparisons holds if each of "
+            "them does.",
+        ],
+        header=("Claim", "Place", "Data", "Verdict", "Comparisons"),
+        rows=[
+            [
+                verdict.claim.text,
+                verdict.claim.where,
+                condition(verdict.run),
+                verdict.verdict,
+                "; ".join(map(part_text, verdict.parts)),
+            ]
+            for verdict in ordered
+        ],
+        values=[part_values(verdict, part) for verdict in ordered for part in verdict.parts],
+        alignment="lllll",
+    )
+
+
+def part_values(verdict: Verdict, part: Part) -> dict[str, object]:
+    """The values of a comparison of a claim."""
+    return {
+        "claim": verdict.claim.name,
+        "data": slug(setting_of(verdict.run)),
+        "condition": condition(verdict.run),
+        "verdict": verdict.verdict,
+        "row": part.rows[0],
+        "rank": part.ranks[0],
+        "seeds": part.seeds[0],
+        "other_row": part.rows[1],
+        "other_rank": part.ranks[1],
+        "other_seeds": part.seeds[1],
+        "difference": part.found and part.found.value,
+        "low": part.found and part.found.low,
+        "high": part.found and part.found.high,
+        "p_holm": part.p,
+        "comparison": part.verdict,
+        "seeds_needed": part.needed,
+    }

@@ -1,0 +1,115 @@
+"""The page holds everything, escapes what records say, and works in a browser."""
+
+import html as markup
+import json
+import re
+import shutil
+import subprocess
+
+import pytest
+
+from lrlc_jax.experiments.record import Records, group, read_records
+from lrlc_jax.experiments.study import load_studies
+from lrlc_jax.report.build import build
+from lrlc_jax.report.page import page
+from lrlc_jax.report.tables import Table
+from lrlc_jax.report.verdicts import verdicts
+from tests.conftest import ROOT
+from tests.experiments.examples import example
+
+BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
+# Clicks twice on each head of the first sortable table, moves over the first learning curve.
+USE = """
+<script>
+const errors = [];
+window.addEventListener("error", (event) => errors.push(event.message));
+const table = document.querySelector("table.sortable"), column = (i) =>
+  [...table.tBodies[0].rows].map((row) => row.cells[i].textContent.trim());
+const sorted = [...table.tHead.rows[0].cells].map((head, i) => {
+  const states = [];
+  for (const _ of [0, 1]) {
+    head.querySelector("button").click();
+    states.push([head.getAttribute("aria-sort"), column(i)]);
+  }
+  return states;
+});
+const svg = document.querySelector(".curve svg"), box = svg.getBoundingClientRect();
+const at = {clientX: box.left + box.width / 2, clientY: box.top + 5};
+svg.dispatchEvent(new PointerEvent("pointermove", at));
+const result = {
+  errors, sorted, hover: document.querySelector(".curve output").textContent,
+  images: [...document.images].map((image) => image.complete && image.naturalWidth > 0),
+  wide: document.documentElement.scrollWidth - document.documentElement.clientWidth,
+};
+document.body.append(Object.assign(document.createElement("pre"),
+  {id: "result", textContent: JSON.stringify(result)}));
+</script>
+"""
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    """The page of the published records."""
+    folder = tmp_path_factory.mktemp("published")
+    shutil.copytree(ROOT / "results" / "published" / "records", folder / "records")
+    build(load_studies(ROOT / "configs"), str(folder))
+    return folder / "report.html"
+
+
+def test_the_page_needs_no_other_file_and_is_small(published):
+    html = published.read_text()
+    assert len(html) < 4 * 2**20
+    assert not re.findall(r"(?:src|href)=\"(?!data:|#)", html)
+    assert "http://" not in re.sub(r"base64,[^\"]*", "", html)
+
+
+def test_the_page_has_every_claim_on_record_and_every_table(published):
+    html = published.read_text()
+    records = read_records(published.parent)
+    for verdict in verdicts(records):
+        assert verdict.claim.text.replace("'", "&#39;") in html
+    tables = list((published.parent / "tables").glob("*-accuracy.md"))
+    assert html.count('<table class="sortable">') >= len(tables) > 0
+
+
+def test_what_records_say_is_escaped():
+    odd = "<script>alert(1)</script>\" onload='x'"
+    records = group([(ROOT / "a", example(notes=["PARTIAL"]))])
+    table = Table(odd, [odd], (odd,), [[odd]], alignment="l")
+    html = page(records, [], [table], [], {odd: b"<svg/>"})
+    assert odd not in html
+    assert "<script>alert" not in html
+    assert html.count("&lt;script&gt;alert") >= 4
+
+
+def test_no_records_give_a_page_without_claims():
+    assert "No run on record decides a claim yet" in page(Records({}), [], [], [], {})
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(BROWSER is None, reason="Chromium is not installed")
+@pytest.mark.parametrize("width", [400, 1400])
+def test_a_browser_draws_all_figures_sorts_tables_and_shows_values(published, tmp_path, width):
+    used = tmp_path / "used.html"
+    used.write_text(published.read_text() + USE)
+    options = ["--headless", "--no-sandbox", "--disable-gpu", f"--window-size={width},1000"]
+    answer = subprocess.run(
+        [BROWSER, *options, f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", used.as_uri()],
+        capture_output=True,
+        check=True,
+        text=True,
+        timeout=120,
+    )
+    found = re.search(r'<pre id="result">(.*)</pre>', answer.stdout)
+    assert found, answer.stderr
+
+    result = json.loads(markup.unescape(found[1]))
+    assert result["errors"] == []
+    assert result["images"]
+    assert all(result["images"])
+    assert "epoch" in result["hover"]
+    assert "validation" in result["hover"]
+    assert result["wide"] <= 0  # wide tables scroll, not the page
+    for (up, ascending), (down, descending) in result["sorted"]:
+        assert (up, down) == ("ascending", "descending")
+        assert ascending == descending[::-1] or len({*ascending}) < len(ascending)
