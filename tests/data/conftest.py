@@ -13,9 +13,9 @@ def shrink_celeba(monkeypatch):
     monkeypatch.setattr(celeba, "COUNT", COUNT)
     monkeypatch.setattr(celeba, "LABELLED", COUNT // 3)
     monkeypatch.setattr(celeba, "COUNTS", {"train": 40, "validation": 10, "test": 10})
-    for file in celeba.PUBLISHED_MD5:
-        md5 = hashlib.md5(lists()[file]).hexdigest()
-        monkeypatch.setitem(celeba.PUBLISHED_MD5, file, md5)
+    for file in celeba.ROWS_SHA256:
+        rows = lists()[f"{file}.txt"].replace(b"\r\n", b"\n")
+        monkeypatch.setitem(celeba.ROWS_SHA256, file, hashlib.sha256(rows).hexdigest())
 
 
 @pytest.fixture

@@ -140,20 +140,20 @@ def test_arrays_lists_and_bytes_are_read(small):
 
 def test_other_files_are_refused_by_name(small, tmp_path):
     files = form(small, True)
-    with pytest.raises(InputError, match=r"needs dataset\.path: cifar-10-binary\.tar\.gz"):
+    with pytest.raises(InputError, match=r"needs dataset\.path: .*data_batch_1\.bin"):
         read_source(DatasetConfig("cifar10", "files"))
     with pytest.raises(InputError, match=r"dataset\.path is .*none"):
         read(tmp_path / "none")
     write(tmp_path / "a", {k: v for k, v in files.items() if k != "data_batch_3.bin"})
-    with pytest.raises(InputError, match=r"lacks data_batch_3\.bin of CIFAR-10"):
+    with pytest.raises(InputError, match=r"lacks data_batch_3\.bin; dataset\.path must be"):
         read(tmp_path / "a")
     write(tmp_path / "b", files | {"data_batch_2.bin": files["data_batch_2.bin"][:-1]})
-    with pytest.raises(InputError, match=r"data_batch_2\.bin in .* is not the published file"):
+    with pytest.raises(InputError, match=r"data_batch_2\.bin is not the published file"):
         read(tmp_path / "b")
     pack(tmp_path / "c.tar.gz", files)
     whole = (tmp_path / "c.tar.gz").read_bytes()
     (tmp_path / "c.tar.gz").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(InputError, match=r"c\.tar\.gz is damaged or no tar\.gz"):
+    with pytest.raises(InputError, match=r"c\.tar\.gz cannot be read"):
         read(tmp_path / "c.tar.gz")
     for outside in (
         "../data_batch_1.bin",
