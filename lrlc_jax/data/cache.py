@@ -102,7 +102,7 @@ def cached(config: DatasetConfig) -> Dataset | None:
     try:
         manifest = read_manifest(folder)
         path = manifest["path"]
-        origin = f"dataset.source={manifest['dataset']['source']}"
+        origin = f"dataset.source={manifest['dataset'].get('source')}"
         origin += f" dataset.path={path}" if path else ""
         dataset = read(folder, manifest, SOURCES[config.name])
     except DamagedError as error:
@@ -264,37 +264,39 @@ def read_manifest(folder: pathlib.Path) -> dict[str, Any]:
     """The manifest of a prepared data set; refuses a damaged one and other formats."""
     try:
         manifest = json.loads(read_bytes(folder / MANIFEST))
-        intact = manifest["checksum"] == checksum(manifest)
-        newer = manifest["format"] != FORMAT
+        if manifest["checksum"] != checksum(manifest):
+            raise ValueError
+        if manifest["format"] != FORMAT:
+            raise DamagedError(f"it has format {manifest['format']}, this version reads {FORMAT}")
+        notes = manifest["dataset"]["notes"]
+        found = map(type, (manifest["path"] or "", manifest["dataset"], manifest["files"], notes))
+        if tuple(found) != (str, dict, dict, list):
+            raise ValueError
     except OSError as error:
         raise DamagedError(f"{MANIFEST}: {error.strerror or error}") from None
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        intact = newer = False
-    if not intact:
-        raise DamagedError(f"{MANIFEST} is damaged")
-    if newer:
-        raise DamagedError(f"it has format {manifest['format']}, this version reads {FORMAT}")
+        raise DamagedError(f"{MANIFEST} is damaged") from None
     return manifest  # type: ignore[no-any-return]
 
 
 def read(folder: pathlib.Path, manifest: dict[str, Any], source: Source) -> Dataset:
     """A prepared data set with memory-mapped arrays.
 
-    Refuses missing and changed files, and a manifest that claims anything else than is computed
-    from the arrays and the declaration of the data set.
+    Refuses missing and changed files, and a manifest that claims anything else than follows from
+    the arrays and the declaration of the data set.
     """
-    kept, files = manifest.get("dataset"), manifest.get("files")
-    if not (isinstance(kept, dict) and isinstance(files, dict)):
-        raise DamagedError(f"{MANIFEST} is damaged")
+    kept, files = manifest["dataset"], manifest["files"]
     if kept.get("name") != source.name:
         raise DamagedError(f"it is {kept.get('name')}")
+    if kept.get("source") not in tuple(source.readers):
+        raise DamagedError(f"{MANIFEST} names no source of {source.name}")
     splits: dict[str, Any] = {
         name: read_split(folder, name, files, source.num_classes) for name in SPLITS
     }
     published = source.fingerprint is not None
     dataset = Dataset(
         name=source.name,
-        source=str(kept.get("source")),
+        source=kept["source"],
         num_classes=source.num_classes,
         levels=source.levels,
         scaled_to=source.scaled_to,
@@ -302,7 +304,7 @@ def read(folder: pathlib.Path, manifest: dict[str, Any], source: Source) -> Data
         full_train_size=len(splits["train"]),
         fingerprint=fingerprint(*splits.values()),
         complete=published or kept.get("complete") is True,
-        notes=() if published else tuple(map(str, kept.get("notes") or ())),
+        notes=() if published else tuple(map(str, kept["notes"])),
     )
     if published and dataset.fingerprint != source.fingerprint:
         raise DamagedError("its fingerprint is not that of the published data")

@@ -17,7 +17,7 @@ from lrlc_jax.data.places import on_disk, walk
 from lrlc_jax.data.sources import celeba
 from lrlc_jax.errors import InputError
 from tests.conftest import shared
-from tests.data.examples import COUNT, config, jpeg, lists, name, photographs, write
+from tests.data.examples import COUNT, config, jpeg, lists, name, photographs, write, zipped
 
 pytestmark = pytest.mark.usefixtures("small_celeba")
 
@@ -27,9 +27,7 @@ def prepared(path):
 
 
 def pack(path, files):
-    with zipfile.ZipFile(path, "w") as archive:
-        for member, content in files.items():
-            archive.writestr(member, content)
+    path.write_bytes(zipped(files, zipfile.ZIP_STORED))
     return path
 
 

@@ -5,7 +5,6 @@ import io
 import os
 import pickle
 import struct
-import tarfile
 
 import numpy as np
 import pytest
@@ -16,7 +15,7 @@ from lrlc_jax.data.source import Location
 from lrlc_jax.data.sources import cifar10
 from lrlc_jax.data.sources.cifar10 import unpickle
 from lrlc_jax.errors import InputError
-from tests.data.examples import declare
+from tests.data.examples import declare, tarred, zipped
 
 NAMES = list(cifar10.BINARY_SHA1)
 COUNT = 40
@@ -67,11 +66,7 @@ def write(folder, files):
 
 
 def pack(path, files):
-    with tarfile.open(path, "w:gz") as archive:
-        for name, content in files.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            archive.addfile(member, io.BytesIO(content))
+    path.write_bytes(tarred("w:gz", files))
 
 
 def read(path):
@@ -88,7 +83,15 @@ def test_every_form_is_the_same_data(small, tmp_path):
     pack(tmp_path / "cifar-10-binary.tar.gz", form(small, True, "cifar-10-batches-bin/"))
     (tmp_path / "held").mkdir()
     pack(tmp_path / "held" / "python.tar.gz", form(small, False, "cifar-10-batches-py/"))
-    found = [read(tmp_path / n) for n in ("bin", "above", "cifar-10-binary.tar.gz", "held")]
+    write(tmp_path / "tars" / "in" / "folders", {"a.tar": tarred("w", form(small, True))})
+    write(tmp_path, {"a.zip": zipped(form(small, False, "cifar-10-batches-py/"))})
+    # torchvision keeps its archive, and puts other data sets beside it.
+    root = tmp_path / "root"
+    write(root / "cifar-10-batches-py", form(small, False))
+    pack(root / "cifar-10-python.tar.gz", form(small, False, "cifar-10-batches-py/"))
+    write(root / "SVHN", {"train_32x32.mat": b"", "data_batch_1": b"another one"})
+    names = ("bin", "above", "cifar-10-binary.tar.gz", "held", "tars", "a.zip", "root")
+    found = [read(tmp_path / name) for name in names]
     assert len({dataset.fingerprint for dataset in found}) == 1
     dataset = found[0]
     assert (len(dataset.train), len(dataset.validation), len(dataset.test)) == (180, 20, 40)
