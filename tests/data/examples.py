@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import gzip
 import io
 import tarfile
 import zipfile
@@ -50,9 +51,10 @@ def write(folder, files):
     return folder
 
 
-def tarred(mode, files):
+def tarred(files):
+    """A tar of these files."""
     out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode=mode) as archive:
+    with tarfile.open(fileobj=out, mode="w") as archive:
         for name, content in files.items():
             member = tarfile.TarInfo(name)
             member.size = len(content)
@@ -60,11 +62,17 @@ def tarred(mode, files):
     return out.getvalue()
 
 
+def gzipped(content):
+    """The same bytes at any time."""
+    return gzip.compress(content, 1, mtime=0)
+
+
 def zipped(files, method=zipfile.ZIP_DEFLATED):
+    """A zip of these files."""
     out = io.BytesIO()
-    with zipfile.ZipFile(out, "w", method) as archive:
+    with zipfile.ZipFile(out, "w") as archive:
         for name, content in files.items():
-            archive.writestr(name, content)
+            archive.writestr(zipfile.ZipInfo(name), content, method)
     return out.getvalue()
 
 

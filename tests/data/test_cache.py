@@ -18,6 +18,7 @@ from lrlc_jax import signals
 from lrlc_jax.data import DatasetConfig, cache, load
 from lrlc_jax.data.cache import cache_path, cached, exclusive, prepare, read_source
 from lrlc_jax.errors import InputError, RunError
+from lrlc_jax.files import sha256_of
 from tests.conftest import ROOT
 from tests.data.examples import config, declare, lists, photographs, write
 
@@ -121,6 +122,26 @@ def test_a_folder_of_another_data_set_is_refused(settings, monkeypatch):
         load(DatasetConfig("mnist", cache_dir=settings.cache_dir))
     declare(monkeypatch, "celeba", fingerprint="0" * 32)
     with pytest.raises(InputError, match="fingerprint"):
+        load(settings)
+
+
+@pytest.mark.parametrize("published", [True, False])
+@pytest.mark.parametrize("claim", [None, {"levels": 1}, {"num_classes": 3}, {"complete": 0.5}])
+def test_a_manifest_that_claims_other_than_its_arrays_is_refused(
+    settings, monkeypatch, published, claim
+):
+    whole = load(settings)
+    declare(monkeypatch, "celeba", fingerprint=whole.fingerprint if published else None)
+    path = cache_path(settings) / "train-images.npy"
+    manifest = json.loads(path.with_name("manifest.json").read_text())
+    if claim is None:  # other images, under the published fingerprint
+        np.save(path, 255 - whole.train.images)
+        manifest["files"][path.name]["sha256"] = sha256_of(path)
+    else:
+        manifest["dataset"] |= claim
+    manifest["checksum"] = cache.checksum(manifest)
+    path.with_name("manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(InputError, match=r"fingerprint|does not describe"):
         load(settings)
 
 

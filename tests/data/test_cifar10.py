@@ -15,7 +15,7 @@ from lrlc_jax.data.source import Location
 from lrlc_jax.data.sources import cifar10
 from lrlc_jax.data.sources.cifar10 import unpickle
 from lrlc_jax.errors import InputError
-from tests.data.examples import declare, tarred, zipped
+from tests.data.examples import declare, gzipped, tarred, zipped
 
 NAMES = list(cifar10.BINARY_SHA1)
 COUNT = 40
@@ -66,7 +66,7 @@ def write(folder, files):
 
 
 def pack(path, files):
-    path.write_bytes(tarred("w:gz", files))
+    path.write_bytes(gzipped(tarred(files)))
 
 
 def read(path):
@@ -83,7 +83,7 @@ def test_every_form_is_the_same_data(small, tmp_path):
     pack(tmp_path / "cifar-10-binary.tar.gz", form(small, True, "cifar-10-batches-bin/"))
     (tmp_path / "held").mkdir()
     pack(tmp_path / "held" / "python.tar.gz", form(small, False, "cifar-10-batches-py/"))
-    write(tmp_path / "tars" / "in" / "folders", {"a.tar": tarred("w", form(small, True))})
+    write(tmp_path / "tars" / "in" / "folders", {"a.tar": tarred(form(small, True))})
     write(tmp_path, {"a.zip": zipped(form(small, False, "cifar-10-batches-py/"))})
     # torchvision keeps its archive, and puts other data sets beside it.
     root = tmp_path / "root"

@@ -16,7 +16,7 @@ from lrlc_jax.data.order import build, stratified_order
 from lrlc_jax.data.sources import SOURCES
 from lrlc_jax.errors import InputError
 from tests.conftest import shared
-from tests.data.examples import made_up, tarred, write, zipped
+from tests.data.examples import gzipped, made_up, tarred, write, zipped
 
 MNIST = SOURCES["mnist"].fingerprint
 
@@ -120,29 +120,29 @@ def test_mnist_from_tensorflow_datasets_is_the_same(tmp_path):
     assert read_source(config).fingerprint == MNIST
 
 
-def gzipped(files):
-    return {f"{name}.gz": gzip.compress(content, 1) for name, content in files.items()}
+def packed(files):
+    return {f"{name}.gz": gzipped(content) for name, content in files.items()}
 
 
 @pytest.fixture
 def mnist_files(small_mnist, tmp_path):
     """The folder of the published files of a small MNIST."""
-    return write(tmp_path, gzipped(small_mnist))
+    return write(tmp_path, packed(small_mnist))
 
 
 LAYOUTS = {
-    "published": gzipped,
+    "published": packed,
     "unpacked": lambda files: files,
     "unpacked by a browser": lambda files: {f"{n}.gz": c for n, c in files.items()},
     "renamed by a program": lambda files: {n.replace("-idx", ".idx"): c for n, c in files.items()},
-    "renamed and packed": lambda files: gzipped(LAYOUTS["renamed by a program"](files)),
+    "renamed and packed": lambda files: packed(LAYOUTS["renamed by a program"](files)),
     "torchvision's root": lambda files: {
         **{f"FashionMNIST/raw/{n}": c[:-1] + b"1" for n, c in files.items()},
-        **{f"MNIST/raw/{n}": c for n, c in (files | gzipped(files)).items()},
+        **{f"MNIST/raw/{n}": c for n, c in (files | packed(files)).items()},
     },
     "Kaggle's": lambda files: {f"archive/{n}/{n}": c for n, c in files.items()},
-    "a tar": lambda files: {"MNIST.tar": tarred("w", files)},
-    "a tgz of gzipped files": lambda files: {"a/MNIST.tgz": tarred("w:gz", gzipped(files))},
+    "a tar": lambda files: {"MNIST.tar": tarred(files)},
+    "a tgz of gzipped files": lambda files: {"a/MNIST.tgz": gzipped(tarred(packed(files)))},
     "a zip": lambda files: {"archive.zip": zipped({f"MNIST/{n}": c for n, c in files.items()})},
     "a damaged file beside": lambda files: files | {"0/train-images-idx3-ubyte": b"damaged"},
 }
@@ -167,10 +167,10 @@ def claimed(size):
 SIZE = 2**25
 NAME = "train-images-idx3-ubyte"
 BOMBS = {
-    f"{NAME}.gz": lambda: gzip.compress(bytes(SIZE), 1),
+    f"{NAME}.gz": lambda: gzipped(bytes(SIZE)),
     "a.zip": lambda: zipped({NAME: bytes(SIZE)}),
-    "a.tgz": lambda: tarred("w:gz", {NAME: bytes(SIZE)}),
-    "headers.tgz": lambda: gzip.compress(claimed(SIZE), 1),
+    "a.tgz": lambda: gzipped(tarred({NAME: bytes(SIZE)})),
+    "headers.tgz": lambda: gzipped(claimed(SIZE)),
 }
 
 
@@ -180,7 +180,7 @@ def test_a_small_file_that_unpacks_to_a_large_one_fills_no_memory(
 ):
     monkeypatch.setattr(places, "LARGEST_FILE", 2**20)
     monkeypatch.setattr(places, "LARGEST_TAR", 2**20)
-    others = {n: c for n, c in gzipped(small_mnist).items() if n != f"{NAME}.gz"}
+    others = {n: c for n, c in packed(small_mnist).items() if n != f"{NAME}.gz"}
     write(tmp_path, others | {name: BOMBS[name]()})
     tracemalloc.start()
     try:

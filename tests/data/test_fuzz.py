@@ -4,7 +4,7 @@ LRLC_JAX_EXAMPLES is the number of examples of each test.
 """
 
 import contextlib
-import gzip
+import hashlib
 import io
 import json
 import os
@@ -18,7 +18,7 @@ from lrlc_jax.data import DatasetConfig, Split, cache
 from lrlc_jax.data.dataset import fingerprint
 from lrlc_jax.errors import InputError, RunError
 from tests.data.conftest import shrink_celeba, shrink_mnist
-from tests.data.examples import declare, lists, photographs, tarred, write, zipped
+from tests.data.examples import declare, gzipped, lists, photographs, tarred, write, zipped
 
 EXAMPLES = int(os.environ.get("LRLC_JAX_EXAMPLES", "100"))
 
@@ -125,21 +125,55 @@ def test_a_damaged_cache_is_refused(prepared, data):
     check_cache(*prepared[:2], files | {name: data.draw(damaged(files[name]))})
 
 
+@st.composite
+def forged_array(draw, files):
+    """The name of an array, and a file with other values, or of another form."""
+    name = draw(st.sampled_from([name for name in sorted(files) if name.endswith(".npy")]))
+    array = np.load(io.BytesIO(files[name]))
+    match draw(st.sampled_from(["value", "order", "form", "bytes"])):
+        case "value":
+            array.flat[draw(st.integers(0, array.size - 1))] = draw(st.integers(0, 20))
+        case "order":
+            array = array[::-1]
+        case "form":
+            dtype = draw(st.sampled_from(["u1", "<i4", ">i4", "<f4", "S3", "?"]))
+            array = np.ones(draw(st.lists(st.integers(0, 5), max_size=4)), dtype)
+    out = io.BytesIO()
+    np.save(out, array)
+    return name, draw(st.just(out.getvalue()) | damaged(out.getvalue()))
+
+
+forged_claim = st.sampled_from(
+    [
+        {"levels": 1},
+        {"num_classes": 2},
+        {"scaled_to": [0.0, 2.0]},
+        {"complete": False},
+        {"complete": 1},
+        {"notes": ["PARTIAL"]},
+        {"full_train_size": 8},
+        {"fingerprint": "0" * 32},
+        {"name": "mnist"},
+        {"source": "builtin"},
+        {"canvas": 48},
+    ]
+)
+
+
 @many
 @given(data=st.data())
 def test_a_cache_with_a_forged_manifest_is_refused_or_the_same(prepared, data):
     *_, files = prepared
     manifest = json.loads(files["manifest.json"])
     if data.draw(st.booleans()):
-        name = data.draw(st.sampled_from(sorted(manifest["files"])))
-        shape = data.draw(st.lists(st.integers(0, 5), max_size=4))
-        dtype = data.draw(st.sampled_from(["u1", "<i4", ">i4", "<f4", "S3", "?"]))
-        array, out = np.ones(shape, dtype), io.BytesIO()
-        np.save(out, array)
-        files = files | {name: data.draw(st.just(out.getvalue()) | damaged(out.getvalue()))}
-        sha256 = cache.hashlib.sha256(files[name]).hexdigest()
-        manifest["files"][name] = {"shape": shape, "sha256": sha256}
+        name, content = data.draw(forged_array(files))
+        files = files | {name: content}
+        manifest["files"][name]["sha256"] = hashlib.sha256(content).hexdigest()
+        with contextlib.suppress(ValueError):
+            manifest["files"][name]["shape"] = list(np.load(io.BytesIO(content)).shape)
     if data.draw(st.booleans()):
+        manifest["dataset"] |= data.draw(forged_claim)
+    elif data.draw(st.booleans()):
         manifest = replaced(manifest, data.draw)
     if isinstance(manifest, dict):
         manifest["checksum"] = cache.checksum(manifest)
@@ -151,12 +185,12 @@ def archives(tmp_path_factory):
     """Small data of MNIST as one archive each, and their fingerprint."""
     with pytest.MonkeyPatch.context() as patch:
         files = shrink_mnist(patch)
-        packed = {f"MNIST/raw/{name}.gz": gzip.compress(c) for name, c in files.items()}
+        packed = {f"MNIST/raw/{name}.gz": gzipped(c) for name, c in files.items()}
         folder = tmp_path_factory.mktemp("archives")
         found = {
-            "a.tar": tarred("w", files),
-            "a.tgz": tarred("w:gz", files),
-            "a.tar.gz": tarred("w:gz", packed),
+            "a.tar": tarred(files),
+            "a.tgz": gzipped(tarred(files)),
+            "a.tar.gz": gzipped(tarred(packed)),
             "a.zip": zipped(packed),
         }
         write(folder, found)
