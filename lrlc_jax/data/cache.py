@@ -40,6 +40,7 @@ from lrlc_jax.signals import stoppable
 
 FORMAT = 1
 MANIFEST = "manifest.json"
+KINDS = {"images": ("u1", 4), "labels": ("<i4", 1), "persons": ("<i4", 1)}  # of a split's arrays
 LONGEST_OWNER = 1_000  # bytes
 LOOK_EVERY, TELL_EVERY = 1.0, 20  # seconds, and looks, in a wait for another process
 LIBRARIES = ("numpy", "pillow")  # prepared images may depend on their versions
@@ -145,6 +146,7 @@ def prepare(config: DatasetConfig, *, rebuild: bool = False) -> Dataset:
                     if rebuild or cached(config) is None:
                         write(read_source(config), work / "new", absolute(config.path))
                         if folder.exists():
+                            refuse_other_files(folder)
                             folder.rename(work / "old")
                         (work / "new").rename(folder)
                     rebuild = False
@@ -156,6 +158,17 @@ def prepare(config: DatasetConfig, *, rebuild: bool = False) -> Dataset:
                 print(f"waiting for {owner(folder)}{waited}", file=sys.stderr, flush=True)
             time.sleep(LOOK_EVERY)
             look += 1
+
+
+def refuse_other_files(folder: pathlib.Path) -> None:
+    """Refuse to replace a folder with other files than prepared data, such as downloaded ones."""
+    ours = {MANIFEST, *(f"{name}-{kind}.npy" for name in SPLITS for kind in KINDS)}
+    others = [n for n in sorted(os.listdir(folder)) if n not in ours and not n.startswith(".")]
+    if others:
+        raise InputError(
+            f"{folder} has other files than prepared data ({others[0]}), which are not replaced; "
+            "name another folder by dataset.cache_dir."
+        )
 
 
 def owner(folder: pathlib.Path) -> str:
@@ -327,11 +340,7 @@ def read_split(folder: pathlib.Path, name: str, files: dict[str, Any], num_class
     """The arrays of a split, of the expected types and the same length."""
     images, labels, persons = (
         read_array(folder / f"{name}-{kind}.npy", files, dtype, dimensions)
-        for kind, dtype, dimensions in (
-            ("images", "u1", 4),
-            ("labels", "<i4", 1),
-            ("persons", "<i4", 1),
-        )
+        for kind, (dtype, dimensions) in KINDS.items()
     )
     if images is None or labels is None:
         raise DamagedError(f"{MANIFEST} lacks the split {name}")

@@ -68,7 +68,8 @@ def readable(where: pathlib.Path | str) -> Iterator[None]:
         raise
     except Exception as error:  # damaged archives raise exceptions of many types
         if isinstance(error, OSError) and error.errno:  # of the disk, not of the content
-            raise InputError(f"{where} cannot be read ({error.strerror}).") from None
+            place = error.filename or where
+            raise InputError(f"{place} cannot be read ({error.strerror}).") from None
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(f"{where} cannot be read ({reason}); download it again.") from None
 
@@ -152,7 +153,7 @@ def walk(path: pathlib.Path, archives: Mapping[str, Members] = ARCHIVES) -> Gene
             members = next(
                 (read for end, read in archives.items() if file.name.endswith(end)), None
             )
-            if members is None:
+            if members is None or not file.is_file():
                 yield on_disk(file)
             else:
                 packed.append((file, members))

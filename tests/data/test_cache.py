@@ -169,6 +169,16 @@ def test_unpublished_data_are_not_kept(settings, monkeypatch):
     assert cached(settings) is None
 
 
+def test_downloaded_files_in_the_place_of_prepared_data_are_kept(settings):
+    settings.cache_dir = os.path.dirname(settings.path)
+    os.rename(settings.path, cache_path(settings))
+    settings.path = str(cache_path(settings))
+    for attempt in (load, lambda settings: prepare(settings, rebuild=True)):
+        with pytest.raises(InputError, match=r"celeba"):
+            attempt(settings)
+    assert set(lists()) < set(os.listdir(settings.path))
+
+
 def test_a_worker_waits_for_the_one_that_prepares(settings, monkeypatch, capsys):
     monkeypatch.setattr(cache, "LOOK_EVERY", 0.01)
     with futures.ThreadPoolExecutor() as threads:

@@ -237,6 +237,7 @@ PARTITION = "list_eval_partition.txt"
         (edit("9.jpg  1  1", "9.jpg  1 -1"), r"list_attr_celeba\.txt .* 19 of 60 photographs"),
         (edit(name(9), name(99)), r"list_attr_celeba\.txt is damaged"),
         (lambda d: (d / "list_attr_celeba.txt").write_bytes(b""), r"list_attr_celeba\.txt is"),
+        (lambda d: (d / "list_attr_celeba.txt").write_text(name(1)), r"list_attr_celeba\.txt is"),
     ],
 )
 def test_the_damaged_file_is_named(tmp_path, damage, words):

@@ -2,6 +2,7 @@
 
 import gzip
 import importlib.util
+import os
 import re
 import tarfile
 import tracemalloc
@@ -189,6 +190,15 @@ def test_a_small_file_that_unpacks_to_a_large_one_fills_no_memory(
         assert tracemalloc.get_traced_memory()[1] < SIZE / 4
     finally:
         tracemalloc.stop()
+
+
+@pytest.mark.parametrize("name", [f"{NAME}.gz", "archive.zip", "archive.tgz"])
+def test_a_pipe_among_the_files_is_not_waited_for(small_mnist, tmp_path, name):
+    write(tmp_path, packed(small_mnist))
+    (tmp_path / f"{NAME}.gz").unlink()
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(InputError, match=NAME):
+        read_source(DatasetConfig("mnist", "files", str(tmp_path)))
 
 
 TRAIN, TEST = "train-labels-idx1-ubyte.gz", "t10k-labels-idx1-ubyte.gz"

@@ -197,7 +197,7 @@ def read_labels(place: Place) -> dict[str, int]:
                 index = columns.index(LABEL)
             elif PHOTOGRAPH.fullmatch(row[0]):
                 name, *values = row
-                if len(values) != len(columns):
+                if not columns or len(values) != len(columns):
                     return {}
                 labels[name] = int(int(values[index]) > 0)
     except ValueError:
