@@ -9,7 +9,10 @@ import importlib.metadata
 import json
 import os
 import pathlib
+import platform
 import shutil
+import sys
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,17 +20,29 @@ import numpy as np
 from numpy.typing import NDArray
 
 import lrlc_jax
-from lrlc_jax.data.dataset import Dataset, DatasetConfig
+from lrlc_jax.data.dataset import Dataset, DatasetConfig, fingerprint
 from lrlc_jax.data.order import build, divide
 from lrlc_jax.data.shift import shift
-from lrlc_jax.data.source import SPLITS, Location, Split
+from lrlc_jax.data.source import SPLITS, Location, Source, Split, user_path
 from lrlc_jax.data.sources import SOURCES
 from lrlc_jax.data.translate import translate
 from lrlc_jax.errors import InputError, RunError
-from lrlc_jax.files import cache_folder, locked, require_space, sha256_of, write_atomically
+from lrlc_jax.files import (
+    cache_folder,
+    locked,
+    read_bytes,
+    require_space,
+    sha256_of,
+    write_atomically,
+)
+from lrlc_jax.progress import duration
+from lrlc_jax.signals import stoppable
 
 FORMAT = 1
 MANIFEST = "manifest.json"
+KINDS = {"images": ("u1", 4), "labels": ("<i4", 1), "persons": ("<i4", 1)}  # of a split's arrays
+LONGEST_OWNER = 1_000  # bytes
+LOOK_EVERY, TELL_EVERY = 1.0, 20  # seconds, and looks, in a wait for another process
 LIBRARIES = ("numpy", "pillow")  # prepared images may depend on their versions
 
 
@@ -55,7 +70,7 @@ def load(config: DatasetConfig) -> Dataset:
 def read_source(config: DatasetConfig) -> Dataset:
     """The data set from its source, without the cache."""
     source = SOURCES[config.name]
-    path = None if config.path is None else pathlib.Path(config.path).expanduser()
+    path = None if config.path is None else user_path("dataset.path", config.path)
     raw = source.readers[config.source](Location(path, config.manual_dir))
     dataset = build(source, config.source, raw)
     if source.fingerprint not in (None, dataset.fingerprint):
@@ -68,8 +83,9 @@ def read_source(config: DatasetConfig) -> Dataset:
 
 def cache_path(config: DatasetConfig) -> pathlib.Path:
     """The folder of the prepared data set."""
-    root = pathlib.Path(config.cache_dir).expanduser() if config.cache_dir else None
-    return (root or cache_folder() / "data") / config.name
+    if config.cache_dir:
+        return user_path("dataset.cache_dir", config.cache_dir) / config.name
+    return cache_folder() / "data" / config.name
 
 
 def cached(config: DatasetConfig) -> Dataset | None:
@@ -79,7 +95,7 @@ def cached(config: DatasetConfig) -> Dataset | None:
         InputError: if it is damaged, or was prepared from another ``dataset.path``.
     """
     folder = cache_path(config)
-    if not folder.is_dir():
+    if not os.path.isdir(folder):  # unlike the method, without errors
         return None
     published = SOURCES[config.name].fingerprint
     command = f"python scripts/prepare_data.py dataset={config.name} rebuild=true"
@@ -87,13 +103,9 @@ def cached(config: DatasetConfig) -> Dataset | None:
     try:
         manifest = read_manifest(folder)
         path = manifest["path"]
-        origin = f"dataset.source={manifest['dataset']['source']}"
+        origin = f"dataset.source={manifest['dataset'].get('source')}"
         origin += f" dataset.path={path}" if path else ""
-        dataset = read(folder, manifest)
-        if dataset.name != config.name:
-            raise DamagedError(f"it is {dataset.name}")
-        if published not in (None, dataset.fingerprint):
-            raise DamagedError("its fingerprint is not that of the published data")
+        dataset = read(folder, manifest, SOURCES[config.name])
     except DamagedError as error:
         raise InputError(
             f"The prepared data in {folder} are damaged ({error}); prepare them again: "
@@ -111,42 +123,91 @@ def cached(config: DatasetConfig) -> Dataset | None:
 
 def absolute(path: str | None) -> str | None:
     """The path, independent of the working directory."""
-    return None if path is None else str(pathlib.Path(path).expanduser().resolve())
+    return None if path is None else os.path.realpath(user_path("dataset.path", path))
 
 
 def prepare(config: DatasetConfig, *, rebuild: bool = False) -> Dataset:
     """Prepare a data set in the cache, atomically; ``rebuild`` replaces prepared data.
 
+    Waits while another process prepares it.
+
     Raises:
-        InputError: if files are missing or damaged.
-        RunError: if the data cannot be written, or another process prepares them.
+        InputError: if files are missing or damaged, or ``dataset.cache_dir`` cannot be used.
+        RunError: if the data cannot be written.
+        Stopped: by a signal.
     """
     folder = cache_path(config)
-    with exclusive(folder) as work:
-        # Another process may have prepared it before this one had the lock.
-        if rebuild or cached(config) is None:
-            write(read_source(config), work / "new", absolute(config.path))
-            if folder.exists():
-                folder.rename(work / "old")
-            (work / "new").rename(folder)
-    return cached(config) or prepare(config)
+    with stoppable():
+        look = 0
+        while True:
+            with exclusive(folder) as work:
+                if work:
+                    # Another process may have prepared it before this one had the lock.
+                    if rebuild or cached(config) is None:
+                        write(read_source(config), work / "new", absolute(config.path))
+                        if folder.exists():
+                            refuse_other_files(folder)
+                            folder.rename(work / "old")
+                        (work / "new").rename(folder)
+                    rebuild = False
+            dataset = None if rebuild else cached(config)
+            if dataset:
+                return dataset
+            if look % TELL_EVERY == 0:
+                waited = f" ({duration(look * LOOK_EVERY)})" if look else ""
+                print(f"waiting for {owner(folder)}{waited}", file=sys.stderr, flush=True)
+            time.sleep(LOOK_EVERY)
+            look += 1
+
+
+def refuse_other_files(folder: pathlib.Path) -> None:
+    """Refuse to replace a folder with other files than prepared data, such as downloaded ones."""
+    ours = {MANIFEST, *(f"{name}-{kind}.npy" for name in SPLITS for kind in KINDS)}
+    others = [n for n in sorted(os.listdir(folder)) if n not in ours and not n.startswith(".")]
+    if others:
+        raise InputError(
+            f"{folder} has other files than prepared data ({others[0]}), which are not replaced; "
+            "name another folder by dataset.cache_dir."
+        )
+
+
+def owner(folder: pathlib.Path) -> str:
+    """The process that prepares a data set, as far as known."""
+    try:
+        process = read_bytes(lock_file(folder), LONGEST_OWNER).decode(errors="replace")
+    except OSError:  # it is done, or its disk refused a change
+        process = ""
+    return f"{process or 'another process'}, which prepares {folder.name}"
+
+
+def lock_file(folder: pathlib.Path) -> pathlib.Path:
+    """The file that a process locks and names itself in while it prepares a data set."""
+    return folder.with_suffix(".part") / "lock"
 
 
 @contextlib.contextmanager
-def exclusive(folder: pathlib.Path) -> Iterator[pathlib.Path]:
-    """An empty working folder beside ``folder``, for one process at a time.
+def exclusive(folder: pathlib.Path) -> Iterator[pathlib.Path | None]:
+    """An empty working folder beside ``folder``; None if another process has it.
 
     Raises:
-        RunError: if another process has it, or the disk refuses a change.
+        InputError: if the folder cannot be made.
+        RunError: if the disk refuses a change.
     """
-    work, lock = folder.with_suffix(".part"), None
+    path = lock_file(folder)
     try:
-        lock = locked(work / "lock")
-        if lock is None:
-            raise RunError(
-                f"Another process is preparing {folder.name} in {folder.parent}; repeat the "
-                "command when it is done."
-            )
+        lock = locked(path)
+    except OSError as error:
+        raise InputError(
+            f"Prepared data cannot be kept in {folder.parent} ({error.strerror or error}); name "
+            "another folder by dataset.cache_dir, or change its permissions."
+        ) from None
+    if lock is None:
+        yield None
+        return
+    work = path.parent
+    try:
+        os.truncate(lock, 0)
+        os.write(lock, f"process {os.getpid()} on {platform.node()}".encode())
         clear(work)  # after a killed process
         yield work
     except OSError as error:
@@ -159,12 +220,11 @@ def exclusive(folder: pathlib.Path) -> Iterator[pathlib.Path]:
             f"({error.strerror or error}{where}); {advice} another folder by dataset.cache_dir."
         ) from None
     finally:
-        if lock is not None:
-            with contextlib.suppress(OSError):  # the next process may be there already
-                clear(work)
-                (work / "lock").unlink()
-                work.rmdir()
-            os.close(lock)
+        with contextlib.suppress(OSError):  # the next process may be there already
+            clear(work)
+            path.unlink()
+            work.rmdir()
+        os.close(lock)
 
 
 def clear(work: pathlib.Path) -> None:
@@ -193,11 +253,10 @@ def write(dataset: Dataset, folder: pathlib.Path, path: str | None) -> None:
             np.save(file, array, allow_pickle=False)
             file.flush()
             os.fsync(file.fileno())
-        files[name] = {"shape": list(array.shape), "sha256": sha256_of(folder / name)}
-    kept = {f.name for f in dataclasses.fields(Dataset)} - {*SPLITS, "canvas", "fresh"}
+        files[name] = described(array, sha256_of(folder / name))
     manifest = {
         "format": FORMAT,
-        "dataset": {name: getattr(dataset, name) for name in sorted(kept)},
+        "dataset": claims(dataset),
         "path": path,
         "files": files,
         "prepared": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -217,39 +276,103 @@ def checksum(manifest: dict[str, Any]) -> str:
 def read_manifest(folder: pathlib.Path) -> dict[str, Any]:
     """The manifest of a prepared data set; refuses a damaged one and other formats."""
     try:
-        manifest = json.loads((folder / MANIFEST).read_text())
-        intact = manifest["checksum"] == checksum(manifest)
+        manifest = json.loads(read_bytes(folder / MANIFEST))
+        if manifest["checksum"] != checksum(manifest):
+            raise ValueError
+        if manifest["format"] != FORMAT:
+            raise DamagedError(f"it has format {manifest['format']}, this version reads {FORMAT}")
+        notes = manifest["dataset"]["notes"]
+        found = map(type, (manifest["path"] or "", manifest["dataset"], manifest["files"], notes))
+        if tuple(found) != (str, dict, dict, list):
+            raise ValueError
     except OSError as error:
         raise DamagedError(f"{MANIFEST}: {error.strerror or error}") from None
-    except (ValueError, TypeError, KeyError):
-        intact = False
-    if not intact:
-        raise DamagedError(f"{MANIFEST} is damaged")
-    if manifest["format"] != FORMAT:
-        raise DamagedError(f"it has format {manifest['format']}, this version reads {FORMAT}")
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        raise DamagedError(f"{MANIFEST} is damaged") from None
     return manifest  # type: ignore[no-any-return]
 
 
-def read(folder: pathlib.Path, manifest: dict[str, Any]) -> Dataset:
-    """A prepared data set with memory-mapped arrays; refuses missing and changed files."""
-    arrays: dict[str, NDArray[Any]] = {}
-    for name, entry in manifest["files"].items():
-        try:
-            if sha256_of(folder / name) != entry["sha256"]:
-                raise DamagedError(f"{name} was changed")
-            arrays[name] = np.load(folder / name, mmap_mode="r", allow_pickle=False)
-        except FileNotFoundError:
-            raise DamagedError(f"{name} is missing") from None
-        except OSError as error:
-            raise InputError(f"{folder / name} cannot be read ({error.strerror}).") from None
-    splits = {
-        name: Split(
-            arrays[f"{name}-images.npy"],
-            arrays[f"{name}-labels.npy"],
-            arrays.get(f"{name}-persons.npy"),
-        )
-        for name in SPLITS
+def read(folder: pathlib.Path, manifest: dict[str, Any], source: Source) -> Dataset:
+    """A prepared data set with memory-mapped arrays.
+
+    Refuses missing and changed files, and a manifest that claims anything else than follows from
+    the arrays and the declaration of the data set.
+    """
+    kept, files = manifest["dataset"], manifest["files"]
+    if kept.get("name") != source.name:
+        raise DamagedError(f"it is {kept.get('name')}")
+    if kept.get("source") not in tuple(source.readers):
+        raise DamagedError(f"{MANIFEST} names no source of {source.name}")
+    splits: dict[str, Any] = {
+        name: read_split(folder, name, files, source.num_classes) for name in SPLITS
     }
-    kept = manifest["dataset"]
-    tuples = {name: tuple(kept[name]) for name in ("scaled_to", "notes")}
-    return Dataset(**{**kept, **tuples, **splits})
+    published = source.fingerprint is not None
+    dataset = Dataset(
+        name=source.name,
+        source=kept["source"],
+        num_classes=source.num_classes,
+        levels=source.levels,
+        scaled_to=source.scaled_to,
+        **splits,
+        full_train_size=len(splits["train"]),
+        fingerprint=fingerprint(*splits.values()),
+        complete=published or kept.get("complete") is True,
+        notes=() if published else tuple(map(str, kept["notes"])),
+    )
+    if published and dataset.fingerprint != source.fingerprint:
+        raise DamagedError("its fingerprint is not that of the published data")
+    if claims(dataset) != kept:
+        raise DamagedError(f"{MANIFEST} does not describe them")
+    return dataset
+
+
+def claims(dataset: Dataset) -> dict[str, Any]:
+    """What a manifest says of a data set, as values of JSON."""
+    names = {f.name for f in dataclasses.fields(Dataset)} - {*SPLITS, "canvas", "fresh"}
+    return {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in vars(dataset).items()
+        if name in names
+    }
+
+
+def read_split(folder: pathlib.Path, name: str, files: dict[str, Any], num_classes: int) -> Split:
+    """The arrays of a split, of the expected types and the same length."""
+    images, labels, persons = (
+        read_array(folder / f"{name}-{kind}.npy", files, dtype, dimensions)
+        for kind, (dtype, dimensions) in KINDS.items()
+    )
+    if images is None or labels is None:
+        raise DamagedError(f"{MANIFEST} lacks the split {name}")
+    if {len(images), len(labels)} != {len(labels), len(labels if persons is None else persons)}:
+        raise DamagedError(f"the arrays of the split {name} have different lengths")
+    if len(labels) and not 0 <= labels.min() <= labels.max() < num_classes:
+        raise DamagedError(f"a label of the split {name} is no class")
+    return Split(images, labels, persons)
+
+
+def read_array(
+    path: pathlib.Path, files: dict[str, Any], dtype: str, dimensions: int
+) -> NDArray[Any] | None:
+    """The memory-mapped array that the manifest's ``files`` describe; None if they do not."""
+    if path.name not in files:
+        return None
+    try:
+        found = sha256_of(path)
+        array: NDArray[Any] = np.lib.format.open_memmap(path, mode="r")
+    except FileNotFoundError:
+        raise DamagedError(f"{path.name} is missing") from None
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror or error}).") from None
+    except Exception:  # damaged headers raise exceptions of many types
+        raise DamagedError(f"{path.name} is no array") from None
+    if files[path.name] != described(array, found):
+        raise DamagedError(f"{path.name} was changed")
+    if (array.dtype, array.ndim) != (np.dtype(dtype), dimensions):
+        raise DamagedError(f"{path.name} has {array.ndim} dimensions of {array.dtype}")
+    return array
+
+
+def described(array: NDArray[Any], sha256: str) -> dict[str, Any]:
+    """What a manifest says of an array."""
+    return {"shape": list(array.shape), "sha256": sha256}

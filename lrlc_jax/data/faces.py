@@ -83,15 +83,17 @@ def face(jpeg: bytes, name: str) -> tuple[NDArray[np.uint8], bool]:
     """
     try:
         with Image.open(io.BytesIO(jpeg)) as picture:
+            size = picture.size[::-1]
+            if size not in (FULL, HALF):  # before it fills the memory
+                raise InputError(
+                    f"{name} has {size[1]}x{size[0]} pixels; the aligned photographs of CelebA "
+                    f"have {FULL[1]}x{FULL[0]} (or {HALF[1]}x{HALF[0]} at half size)."
+                )
             pixels = np.asarray(picture.convert("RGB"))
+    except InputError:
+        raise
     except Exception as error:  # damaged pictures raise exceptions of many types
         raise InputError(f"{name} is a damaged picture ({error}); download it again.") from None
-    size = pixels.shape[:2]
-    if size not in (FULL, HALF):
-        raise InputError(
-            f"{name} has {size[1]}x{size[0]} pixels; the aligned photographs of CelebA have "
-            f"{FULL[1]}x{FULL[0]} (or {HALF[1]}x{HALF[0]} at half size)."
-        )
     return to_pixels(pixels), size == HALF
 
 

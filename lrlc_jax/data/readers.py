@@ -1,78 +1,81 @@
-"""Shared readers: archives, checksums, tensorflow-datasets."""
+"""Shared readers: published files with checksums, tensorflow-datasets."""
 
 import contextlib
+import dataclasses
 import hashlib
 import importlib.util
 import logging
 import pathlib
-import tarfile
-import zlib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
+from lrlc_jax.data.places import Place, walk
 from lrlc_jax.data.source import Location, RawData, Split
 from lrlc_jax.errors import InputError
 
 CHUNK = 4096  # examples that tensorflow-datasets decodes at a time
 
 
-def read_files(path: pathlib.Path, wanted: Collection[str]) -> dict[str, bytes]:
-    """The contents of the wanted files, by name; missing files are left out.
+@dataclasses.dataclass(frozen=True)
+class Published:
+    """A published file: what it is part of, and its checksum, unpacked."""
+
+    part: str
+    algorithm: str
+    checksum: str
+
+
+def read_published(
+    path: pathlib.Path, wanted: Mapping[str, Published], content: str
+) -> dict[str, tuple[str, bytes]]:
+    """The file name and the content of one intact file for each part.
+
+    Files of other data sets may have the same names: the checksum decides.
 
     Args:
-        path: a ``tar.gz``; or a folder with the files, with folders of them, or with a ``tar.gz``.
-        wanted: file names without folders.
+        path: an archive, or a folder with the files or with archives, at any depth.
+        wanted: the published files by name; each may be gzipped.
+        content: describes the expected files, for errors.
 
     Raises:
-        InputError: if the path cannot be read, or an archive has a member outside of its folder.
+        InputError: if a part is missing or damaged, or the path cannot be read.
     """
-    try:
-        if path.is_file():
-            return read_tar(path, wanted)
-        files = [p for p in (*path.glob("*"), *path.glob("*/*")) if p.name in wanted]
-        if files:
-            return {file.name: file.read_bytes() for file in sorted(files)}
-        archives = (read_tar(archive, wanted) for archive in sorted(path.glob("*.tar.gz")))
-        return next((found for found in archives if found), {})
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror or error}).") from None
-
-
-def read_tar(path: pathlib.Path, wanted: Collection[str]) -> dict[str, bytes]:
-    """The contents of the wanted files of a ``tar.gz``, read in one pass."""
-    found: dict[str, bytes] = {}
-    try:
-        with tarfile.open(path, "r:gz") as archive:
-            for member in archive:
-                check_inside(member.name, path)
-                name = pathlib.PurePosixPath(member.name).name
-                regular = member.isfile() and name in wanted  # links may point anywhere
-                content = archive.extractfile(member) if regular else None
-                if content is not None:
-                    found[name] = content.read()
-    except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
-        raise InputError(f"{path} is damaged or no tar.gz ({error}); download it again.") from None
+    found: dict[str, tuple[str, bytes]] = {}
+    refused: dict[str, InputError] = {}
+    parts = {published.part for published in wanted.values()}
+    places = walk(path)
+    with contextlib.closing(places):
+        for place in places:
+            name = place.name.removesuffix(".gz")
+            published = wanted.get(name)
+            if published is None or published.part in found:
+                continue
+            try:
+                found[published.part] = name, read_checked(place, published)
+            except InputError as error:
+                refused.setdefault(published.part, error)
+            if len(found) == len(parts):
+                break
+    for name, published in wanted.items():
+        if published.part not in found:
+            raise refused.get(published.part) or InputError(
+                f"{path} lacks {name}; dataset.path must be {content}."
+            )
     return found
 
 
-def check_inside(member: str, path: pathlib.Path) -> None:
-    """Refuse an archive with a member outside of the archive's folder."""
-    place = pathlib.PurePosixPath(member.replace("\\", "/"))
-    if place.is_absolute() or ".." in place.parts:
+def read_checked(place: Place, published: Published) -> bytes:
+    """The content of a file; refuses it unless it has the published checksum."""
+    content = place.read()
+    digest = hashlib.new(published.algorithm, content, usedforsecurity=False)
+    if digest.hexdigest() != published.checksum:
         raise InputError(
-            f"{path} has a member outside of its folder ({member}); it is not safe: download it "
-            "again."
+            f"{place.where} is not the published file (its {published.algorithm} differs); "
+            "download it again."
         )
-
-
-def check_published(content: bytes, algorithm: str, published: str, what: str) -> None:
-    """Raise an InputError if a file does not have the published checksum."""
-    if hashlib.new(algorithm, content, usedforsecurity=False).hexdigest() != published:
-        raise InputError(
-            f"{what} is not the published file (its {algorithm} differs); download it again."
-        )
+    return content
 
 
 def read_tfds(name: str, counts: Mapping[str, int], location: Location) -> RawData:

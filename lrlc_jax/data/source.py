@@ -1,6 +1,7 @@
 """The declaration of a data set: its properties, and a reader for each form of its files."""
 
 import dataclasses
+import os
 import pathlib
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
@@ -62,9 +63,18 @@ class Location:
         """The path, which must exist; ``content`` describes the expected files."""
         if self.path is None:
             raise InputError(f"dataset.source=files needs dataset.path: {content}.")
-        if not self.path.exists():
+        if not os.path.exists(self.path):  # unlike the method, without errors for odd names
             raise InputError(f"dataset.path is {self.path}, which does not exist.")
         return self.path
+
+
+def user_path(setting: str, value: str) -> pathlib.Path:
+    """The path in a setting, with ``~`` for a home folder."""
+    try:
+        return pathlib.Path(value).expanduser()
+    except RuntimeError as error:
+        reason = str(error).rstrip(".")
+        raise InputError(f"{setting} is {value!r} ({reason}); write the folder in full.") from None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,7 +2,10 @@
 
 import dataclasses
 import functools
+import gzip
 import io
+import tarfile
+import zipfile
 
 import numpy as np
 from PIL import Image
@@ -46,6 +49,31 @@ def write(folder, files):
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_bytes(content)
     return folder
+
+
+def tarred(files):
+    """A tar of these files."""
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as archive:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return out.getvalue()
+
+
+def gzipped(content):
+    """The same bytes at any time."""
+    return gzip.compress(content, 1, mtime=0)
+
+
+def zipped(files, method=zipfile.ZIP_DEFLATED):
+    """A zip of these files."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(zipfile.ZipInfo(name), content, method)
+    return out.getvalue()
 
 
 def photographs(numbers=range(1, COUNT + 1), half=()):

@@ -5,15 +5,20 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import threading
+from concurrent import futures
 
 import numpy as np
 import pytest
 
+from lrlc_jax import signals
 from lrlc_jax.data import DatasetConfig, cache, load
-from lrlc_jax.data.cache import cache_path, cached, exclusive, prepare
+from lrlc_jax.data.cache import cache_path, cached, exclusive, prepare, read_source
 from lrlc_jax.errors import InputError, RunError
+from lrlc_jax.files import sha256_of
 from tests.conftest import ROOT
 from tests.data.examples import config, declare, lists, photographs, write
 
@@ -120,6 +125,26 @@ def test_a_folder_of_another_data_set_is_refused(settings, monkeypatch):
         load(settings)
 
 
+@pytest.mark.parametrize("published", [True, False])
+@pytest.mark.parametrize("claim", [None, {"levels": 1}, {"num_classes": 3}, {"complete": 0.5}])
+def test_a_manifest_that_claims_other_than_its_arrays_is_refused(
+    settings, monkeypatch, published, claim
+):
+    whole = load(settings)
+    declare(monkeypatch, "celeba", fingerprint=whole.fingerprint if published else None)
+    path = cache_path(settings) / "train-images.npy"
+    manifest = json.loads(path.with_name("manifest.json").read_text())
+    if claim is None:  # other images, under the published fingerprint
+        np.save(path, 255 - whole.train.images)
+        manifest["files"][path.name]["sha256"] = sha256_of(path)
+    else:
+        manifest["dataset"] |= claim
+    manifest["checksum"] = cache.checksum(manifest)
+    path.with_name("manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(InputError, match=r"fingerprint|does not describe"):
+        load(settings)
+
+
 def test_another_format_is_refused(settings, monkeypatch):
     load(settings)
     monkeypatch.setattr(cache, "FORMAT", cache.FORMAT + 1)
@@ -144,14 +169,52 @@ def test_unpublished_data_are_not_kept(settings, monkeypatch):
     assert cached(settings) is None
 
 
-def test_two_processes_do_not_prepare_at_once(settings):
+def test_downloaded_files_in_the_place_of_prepared_data_are_kept(settings):
+    settings.cache_dir = os.path.dirname(settings.path)
+    os.rename(settings.path, cache_path(settings))
+    settings.path = str(cache_path(settings))
+    for attempt in (load, lambda settings: prepare(settings, rebuild=True)):
+        with pytest.raises(InputError, match=r"celeba"):
+            attempt(settings)
+    assert set(lists()) < set(os.listdir(settings.path))
+
+
+def test_a_worker_waits_for_the_one_that_prepares(settings, monkeypatch, capsys):
+    monkeypatch.setattr(cache, "LOOK_EVERY", 0.01)
+    with futures.ThreadPoolExecutor() as threads:
+        with exclusive(cache_path(settings)):
+            waiting = threads.submit(load, settings)
+            while "waiting for process" not in (said := capsys.readouterr().err):
+                assert not waiting.done(), said
+            assert cached(settings) is None
+        whole = waiting.result()
     with exclusive(cache_path(settings)):
-        with pytest.raises(RunError, match="celeba"):
+        same(load(settings), whole)  # reading goes on beside it
+
+
+def test_of_several_workers_one_prepares_and_all_go_on(settings, monkeypatch):
+    monkeypatch.setattr(cache, "LOOK_EVERY", 0.01)
+    prepared = []
+
+    def read(config):
+        prepared.append(config)
+        return read_source(config)
+
+    monkeypatch.setattr(cache, "read_source", read)
+    with futures.ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(load, [settings] * 4))
+    assert len(prepared) == 1
+    assert len({dataset.fingerprint for dataset in found}) == 1
+    assert os.listdir(settings.cache_dir) == ["celeba"]
+
+
+def test_a_signal_ends_the_wait(settings, monkeypatch):
+    monkeypatch.setattr(signals, "_signalled", [])
+    monkeypatch.setattr(cache, "LOOK_EVERY", 0.01)
+    with exclusive(cache_path(settings)):
+        threading.Timer(0.1, signal.raise_signal, [signal.SIGTERM]).start()
+        with pytest.raises(signals.Stopped, match="SIGTERM"):
             load(settings)
-        assert cached(settings) is None
-    assert load(settings)
-    with exclusive(cache_path(settings)):
-        assert load(settings)  # reading goes on beside it
 
 
 def test_a_disk_with_too_little_space_is_refused_before_writing(settings, monkeypatch, tmp_path):
@@ -183,7 +246,10 @@ def test_a_failed_write_leaves_nothing(settings, monkeypatch, number):
 
 def test_a_folder_that_cannot_be_made_is_named(settings):
     settings.cache_dir = "/proc/none"
-    with pytest.raises(RunError, match=r"/proc/none.*dataset\.cache_dir"):
+    with pytest.raises(InputError, match=r"/proc/none.*dataset\.cache_dir"):
+        load(settings)
+    settings.cache_dir = "~nobody-of-this-name/cache"
+    with pytest.raises(InputError, match=r"dataset\.cache_dir is '~nobody"):
         load(settings)
 
 

@@ -13,10 +13,11 @@ from PIL import Image
 from lrlc_jax.data import DatasetConfig, faces
 from lrlc_jax.data.cache import read_source
 from lrlc_jax.data.order import by_person, divide
+from lrlc_jax.data.places import on_disk, walk
 from lrlc_jax.data.sources import celeba
 from lrlc_jax.errors import InputError
 from tests.conftest import shared
-from tests.data.examples import COUNT, config, jpeg, lists, name, photographs, write
+from tests.data.examples import COUNT, config, jpeg, lists, name, photographs, write, zipped
 
 pytestmark = pytest.mark.usefixtures("small_celeba")
 
@@ -26,10 +27,20 @@ def prepared(path):
 
 
 def pack(path, files):
-    with zipfile.ZipFile(path, "w") as archive:
-        for member, content in files.items():
-            archive.writestr(member, content)
+    path.write_bytes(zipped(files, zipfile.ZIP_STORED))
     return path
+
+
+def as_kaggle(files):
+    """The lists in Kaggle's form, which lacks the persons."""
+    _, columns, *rows = files["list_attr_celeba.txt"].decode().splitlines()
+    table = [["image_id", *columns.split()], *map(str.split, rows)]
+    parts = map(str.split, files["list_eval_partition.txt"].decode().splitlines())
+    lists = {"list_attr_celeba": table, "list_eval_partition": [["image_id", "partition"], *parts]}
+    return {
+        f"{name}.csv": "".join(f"{','.join(row)}\n" for row in table).encode()
+        for name, table in lists.items()
+    }
 
 
 def forms(folder):
@@ -47,11 +58,20 @@ def forms(folder):
     yield folder / "linked"
     write(folder / "beside", lists())
     yield pack(folder / "beside" / "img.zip", inside)
+    kaggle = as_kaggle(lists()) | {f"img_align_celeba/{n}": c for n, c in inside.items()}
+    yield write(folder / "kaggle", kaggle)
+    yield pack(folder / "archive.zip", kaggle)
+    ends = {n: c.replace(b"\n", b"\r\n") for n, c in lists().items()}
+    torchvision = write(
+        folder / "torchvision", {f"celeba/{n}": c for n, c in (ends | inside).items()}
+    )
+    pack(torchvision / "celeba" / "img_align_celeba.zip", inside)
+    yield torchvision
 
 
 def test_every_form_is_the_same_data(tmp_path):
     found = [prepared(form) for form in forms(tmp_path)]
-    assert len(found) == 6
+    assert len(found) == 9
     assert len({dataset.fingerprint for dataset in found}) == 1
     dataset = found[0]
     assert {k: len(v) for k, v in dataset.splits.items()} == celeba.COUNTS
@@ -204,16 +224,20 @@ PARTITION = "list_eval_partition.txt"
         (cut, r"000003\.jpg has 80x80 pixels"),
         (link, r"000003\.jpg"),
         (lambda d: (d / name(61)).write_bytes(jpeg(61)), r"000061\.jpg"),
-        (lambda d: [p.unlink() for p in d.glob("*.jpg")], "contains no photographs"),
-        (lambda d: (d / PARTITION).unlink(), r"lacks list_eval_partition\.txt"),
-        (edit("9.jpg 0", "9.jpg 1", PARTITION), rf"{PARTITION} in .* is not the published file"),
-        (edit(f"{name(60)}  1  1\n"), r"list_attr_celeba\.txt in .* 19 of 59 photographs"),
-        (edit("Male", "Mole"), r"list_attr_celeba\.txt in .* 0 of 0"),
-        (edit("9.jpg  1  1", "9.jpg  1"), r"list_attr_celeba\.txt in .* is damaged"),
-        (edit("9.jpg  1  1", "9.jpg  1 one"), r"list_attr_celeba\.txt in .* is damaged"),
-        (edit("9.jpg  1  1", "9.jpg  1 -1"), r"list_attr_celeba\.txt in .* 19 of 60 photographs"),
-        (edit(name(9), name(99)), r"list_attr_celeba\.txt in .* is damaged"),
-        (lambda d: (d / "list_attr_celeba.txt").write_bytes(b""), r"list_attr_celeba\.txt in"),
+        (
+            lambda d: [p.unlink() for p in d.glob("*.jpg")],
+            "contains no photographs .* dataset.path must be",
+        ),
+        (lambda d: (d / PARTITION).unlink(), r"lacks list_eval_partition"),
+        (edit("9.jpg 0", "9.jpg 1", PARTITION), rf"{PARTITION} is not the published list"),
+        (edit(f"{name(60)}  1  1\n"), r"list_attr_celeba\.txt .* 19 of 59 photographs"),
+        (edit("Male", "Mole"), r"list_attr_celeba\.txt .* 0 of 0"),
+        (edit("9.jpg  1  1", "9.jpg  1"), r"list_attr_celeba\.txt is damaged"),
+        (edit("9.jpg  1  1", "9.jpg  1 one"), r"list_attr_celeba\.txt is damaged"),
+        (edit("9.jpg  1  1", "9.jpg  1 -1"), r"list_attr_celeba\.txt .* 19 of 60 photographs"),
+        (edit(name(9), name(99)), r"list_attr_celeba\.txt is damaged"),
+        (lambda d: (d / "list_attr_celeba.txt").write_bytes(b""), r"list_attr_celeba\.txt is"),
+        (lambda d: (d / "list_attr_celeba.txt").write_text(name(1)), r"list_attr_celeba\.txt is"),
     ],
 )
 def test_the_damaged_file_is_named(tmp_path, damage, words):
@@ -226,7 +250,7 @@ def test_the_damaged_file_is_named(tmp_path, damage, words):
 def test_no_photograph_is_found_twice(tmp_path):
     folder = write(tmp_path / "a", lists() | photographs())
     (folder / "loop").symlink_to(folder)
-    assert len(list(celeba.walk(folder))) == COUNT + 3
+    assert len(list(walk(folder))) == COUNT + 3
 
 
 def test_a_bad_zip_is_named(tmp_path):
@@ -246,23 +270,33 @@ def test_a_bad_zip_is_named(tmp_path):
         prepared(tmp_path / "none")
 
 
-def test_the_published_lists_have_the_known_counts(monkeypatch):
+def test_the_published_lists_have_the_known_counts(monkeypatch, tmp_path):
     monkeypatch.undo()
     folder = shared("data", "celeba")
     files = {
         file: lzma.decompress((folder / f"{file}.xz").read_bytes())
         for file in ("list_eval_partition.txt", "identity_CelebA.txt")
     }
+
+    def rows_of(files):
+        write(tmp_path, files)
+        places = {file.partition(".")[0]: on_disk(tmp_path / file) for file in files}
+        return celeba.read_lists(places, tmp_path)
+
     male = lzma.decompress((folder / "male.csv.xz").read_bytes()).decode().splitlines()[1:]
     rows = "".join(f"{k} {2 * int(v) - 1}\n" for k, v in (row.split(",") for row in male))
     files["list_attr_celeba.txt"] = f"{len(male)}\nMale\n{rows}".encode()
-    labels, parts, persons = np.transpose(list(celeba.read_lists(files, "there").values()))
+    labels, parts, persons = np.transpose(list(rows_of(files).values()))
     assert sum(labels) == celeba.LABELLED
     assert np.bincount(parts).tolist() == list(celeba.COUNTS.values())
     assert len(set(persons)) == 10_177
+    theirs = rows_of(as_kaggle(files))
+    np.testing.assert_array_equal(
+        list(theirs.values()), np.stack([labels, parts, 0 * parts - 1], 1)
+    )
     first = lzma.decompress((folder / "list_attr_celeba_first20000.txt.xz").read_bytes())
     with pytest.raises(InputError, match=r"of 20,000 photographs .* of 202,599"):
-        celeba.read_lists(files | {"list_attr_celeba.txt": first}, "there")
+        rows_of(files | {"list_attr_celeba.txt": first})
 
 
 class Builder:

@@ -5,7 +5,6 @@ import io
 import os
 import pickle
 import struct
-import tarfile
 
 import numpy as np
 import pytest
@@ -16,7 +15,7 @@ from lrlc_jax.data.source import Location
 from lrlc_jax.data.sources import cifar10
 from lrlc_jax.data.sources.cifar10 import unpickle
 from lrlc_jax.errors import InputError
-from tests.data.examples import declare
+from tests.data.examples import declare, gzipped, tarred, zipped
 
 NAMES = list(cifar10.BINARY_SHA1)
 COUNT = 40
@@ -67,11 +66,7 @@ def write(folder, files):
 
 
 def pack(path, files):
-    with tarfile.open(path, "w:gz") as archive:
-        for name, content in files.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            archive.addfile(member, io.BytesIO(content))
+    path.write_bytes(gzipped(tarred(files)))
 
 
 def read(path):
@@ -88,7 +83,15 @@ def test_every_form_is_the_same_data(small, tmp_path):
     pack(tmp_path / "cifar-10-binary.tar.gz", form(small, True, "cifar-10-batches-bin/"))
     (tmp_path / "held").mkdir()
     pack(tmp_path / "held" / "python.tar.gz", form(small, False, "cifar-10-batches-py/"))
-    found = [read(tmp_path / n) for n in ("bin", "above", "cifar-10-binary.tar.gz", "held")]
+    write(tmp_path / "tars" / "in" / "folders", {"a.tar": tarred(form(small, True))})
+    write(tmp_path, {"a.zip": zipped(form(small, False, "cifar-10-batches-py/"))})
+    # torchvision keeps its archive, and puts other data sets beside it.
+    root = tmp_path / "root"
+    write(root / "cifar-10-batches-py", form(small, False))
+    pack(root / "cifar-10-python.tar.gz", form(small, False, "cifar-10-batches-py/"))
+    write(root / "SVHN", {"train_32x32.mat": b"", "data_batch_1": b"another one"})
+    names = ("bin", "above", "cifar-10-binary.tar.gz", "held", "tars", "a.zip", "root")
+    found = [read(tmp_path / name) for name in names]
     assert len({dataset.fingerprint for dataset in found}) == 1
     dataset = found[0]
     assert (len(dataset.train), len(dataset.validation), len(dataset.test)) == (180, 20, 40)
@@ -140,20 +143,20 @@ def test_arrays_lists_and_bytes_are_read(small):
 
 def test_other_files_are_refused_by_name(small, tmp_path):
     files = form(small, True)
-    with pytest.raises(InputError, match=r"needs dataset\.path: cifar-10-binary\.tar\.gz"):
+    with pytest.raises(InputError, match=r"needs dataset\.path: .*data_batch_1\.bin"):
         read_source(DatasetConfig("cifar10", "files"))
     with pytest.raises(InputError, match=r"dataset\.path is .*none"):
         read(tmp_path / "none")
     write(tmp_path / "a", {k: v for k, v in files.items() if k != "data_batch_3.bin"})
-    with pytest.raises(InputError, match=r"lacks data_batch_3\.bin of CIFAR-10"):
+    with pytest.raises(InputError, match=r"lacks data_batch_3\.bin; dataset\.path must be"):
         read(tmp_path / "a")
     write(tmp_path / "b", files | {"data_batch_2.bin": files["data_batch_2.bin"][:-1]})
-    with pytest.raises(InputError, match=r"data_batch_2\.bin in .* is not the published file"):
+    with pytest.raises(InputError, match=r"data_batch_2\.bin is not the published file"):
         read(tmp_path / "b")
     pack(tmp_path / "c.tar.gz", files)
     whole = (tmp_path / "c.tar.gz").read_bytes()
     (tmp_path / "c.tar.gz").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(InputError, match=r"c\.tar\.gz is damaged or no tar\.gz"):
+    with pytest.raises(InputError, match=r"c\.tar\.gz cannot be read"):
         read(tmp_path / "c.tar.gz")
     for outside in (
         "../data_batch_1.bin",

@@ -1,20 +1,23 @@
 """Order, splits and fingerprint do not depend on the source; MNIST and the digits."""
 
 import gzip
-import hashlib
 import importlib.util
+import os
+import re
+import tarfile
+import tracemalloc
 
 import numpy as np
 import pytest
 
-from lrlc_jax.data import DatasetConfig, Split, load
+from lrlc_jax.data import DatasetConfig, Split, load, places
 from lrlc_jax.data.cache import read_source
 from lrlc_jax.data.dataset import fingerprint
 from lrlc_jax.data.order import build, stratified_order
-from lrlc_jax.data.sources import SOURCES, mnist
+from lrlc_jax.data.sources import SOURCES
 from lrlc_jax.errors import InputError
 from tests.conftest import shared
-from tests.data.examples import declare, made_up
+from tests.data.examples import gzipped, made_up, tarred, write, zipped
 
 MNIST = SOURCES["mnist"].fingerprint
 
@@ -118,32 +121,84 @@ def test_mnist_from_tensorflow_datasets_is_the_same(tmp_path):
     assert read_source(config).fingerprint == MNIST
 
 
+def packed(files):
+    return {f"{name}.gz": gzipped(content) for name, content in files.items()}
+
+
 @pytest.fixture
-def mnist_files(tmp_path, monkeypatch):
-    """Small files of zeros, with their checksums in place of the published ones."""
-    monkeypatch.setattr(mnist, "COUNTS", {"train": 60, "test": 10})
-    declare(monkeypatch, "mnist", validation_size=5, fingerprint=None)
-    for name, count in (("train", 60), ("t10k", 10)):
-        for kind, shape in (("images-idx3", (count, 28, 28)), ("labels-idx1", (count,))):
-            header = bytes((0, 0, 8, len(shape))) + b"".join(n.to_bytes(4, "big") for n in shape)
-            content = header + bytes(int(np.prod(shape)))
-            sha256 = hashlib.sha256(content).hexdigest()
-            monkeypatch.setitem(mnist.SHA256, f"{name}-{kind}-ubyte", sha256)
-            (tmp_path / f"{name}-{kind}-ubyte.gz").write_bytes(gzip.compress(content, 1))
-    return tmp_path
+def mnist_files(small_mnist, tmp_path):
+    """The folder of the published files of a small MNIST."""
+    return write(tmp_path, packed(small_mnist))
 
 
-@pytest.mark.parametrize("rename", [lambda n: n, lambda n: n.replace("-idx", ".idx")])
-@pytest.mark.parametrize("packed", [True, False])
-def test_files_may_be_unpacked_and_named_as_programs_do(mnist_files, rename, packed):
-    for path in list(mnist_files.iterdir()):
-        new = path.with_name(rename(path.name))
-        path.rename(new)
-        if not packed:
-            new.with_suffix("").write_bytes(gzip.decompress(new.read_bytes()))
-            new.unlink()
-    found = read_source(DatasetConfig("mnist", "files", str(mnist_files)))
-    assert (len(found.train), len(found.validation), len(found.test)) == (55, 5, 10)
+LAYOUTS = {
+    "published": packed,
+    "unpacked": lambda files: files,
+    "unpacked by a browser": lambda files: {f"{n}.gz": c for n, c in files.items()},
+    "renamed by a program": lambda files: {n.replace("-idx", ".idx"): c for n, c in files.items()},
+    "renamed and packed": lambda files: packed(LAYOUTS["renamed by a program"](files)),
+    "torchvision's root": lambda files: {
+        **{f"FashionMNIST/raw/{n}": c[:-1] + b"1" for n, c in files.items()},
+        **{f"MNIST/raw/{n}": c for n, c in (files | packed(files)).items()},
+    },
+    "Kaggle's": lambda files: {f"archive/{n}/{n}": c for n, c in files.items()},
+    "a tar": lambda files: {"MNIST.tar": tarred(files)},
+    "a tgz of gzipped files": lambda files: {"a/MNIST.tgz": gzipped(tarred(packed(files)))},
+    "a zip": lambda files: {"archive.zip": zipped({f"MNIST/{n}": c for n, c in files.items()})},
+    "a damaged file beside": lambda files: files | {"0/train-images-idx3-ubyte": b"damaged"},
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_files_are_found_in_every_layout(small_mnist, tmp_path, layout):
+    files = LAYOUTS[layout](small_mnist)
+    write(tmp_path, files)
+    for path in [tmp_path, *(tmp_path / name for name in files if len(files) == 1)]:
+        found = read_source(DatasetConfig("mnist", "files", str(path)))
+        assert (len(found.train), len(found.validation), len(found.test)) == (55, 5, 10)
+
+
+def claimed(size):
+    """A tar whose first header claims a long list of attributes."""
+    header = tarfile.TarInfo("attributes")
+    header.type, header.size = tarfile.XHDTYPE, size
+    return header.tobuf(tarfile.USTAR_FORMAT) + bytes(size)
+
+
+SIZE = 2**25
+NAME = "train-images-idx3-ubyte"
+BOMBS = {
+    f"{NAME}.gz": lambda: gzipped(bytes(SIZE)),
+    "a.zip": lambda: zipped({NAME: bytes(SIZE)}),
+    "a.tgz": lambda: gzipped(tarred({NAME: bytes(SIZE)})),
+    "headers.tgz": lambda: gzipped(claimed(SIZE)),
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_a_small_file_that_unpacks_to_a_large_one_fills_no_memory(
+    small_mnist, tmp_path, monkeypatch, name
+):
+    monkeypatch.setattr(places, "LARGEST_FILE", 2**20)
+    monkeypatch.setattr(places, "LARGEST_TAR", 2**20)
+    others = {n: c for n, c in packed(small_mnist).items() if n != f"{NAME}.gz"}
+    write(tmp_path, others | {name: BOMBS[name]()})
+    tracemalloc.start()
+    try:
+        with pytest.raises(InputError, match=rf"{re.escape(name)} .*more than 1,048,576 bytes"):
+            read_source(DatasetConfig("mnist", "files", str(tmp_path)))
+        assert tracemalloc.get_traced_memory()[1] < SIZE / 4
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("name", [f"{NAME}.gz", "archive.zip", "archive.tgz"])
+def test_a_pipe_among_the_files_is_not_waited_for(small_mnist, tmp_path, name):
+    write(tmp_path, packed(small_mnist))
+    (tmp_path / f"{NAME}.gz").unlink()
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(InputError, match=NAME):
+        read_source(DatasetConfig("mnist", "files", str(tmp_path)))
 
 
 TRAIN, TEST = "train-labels-idx1-ubyte.gz", "t10k-labels-idx1-ubyte.gz"
@@ -152,7 +207,7 @@ TRAIN, TEST = "train-labels-idx1-ubyte.gz", "t10k-labels-idx1-ubyte.gz"
 @pytest.mark.parametrize(
     ("name", "change", "words"),
     [
-        (TEST, lambda _: None, "nor t10k-labels-idx1-ubyte"),
+        (TEST, lambda _: None, "dataset.path must be"),
         (TRAIN, lambda content: content[:-10], "cannot be read"),
         (TRAIN, lambda content: gzip.compress(gzip.decompress(content)[:-1]), "not the published"),
         (
@@ -169,7 +224,7 @@ def test_a_damaged_file_is_named(mnist_files, name, change, words):
     (mnist_files / name).unlink()
     if content is not None:
         (mnist_files / name).write_bytes(content)
-    with pytest.raises(InputError, match=f"{name} .*{words}"):
+    with pytest.raises(InputError, match=f"{name.removesuffix('.gz')}.*{words}"):
         read_source(DatasetConfig("mnist", "files", str(mnist_files)))
 
 

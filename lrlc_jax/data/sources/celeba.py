@@ -1,22 +1,19 @@
 """CelebA: 202,599 faces of 10,177 persons, classified by gender (Liu et al., 2015)."""
 
-import contextlib
+import hashlib
 import io
-import os
 import pathlib
 import re
-import threading
-import zipfile
-import zlib
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from lrlc_jax.data.faces import FULL, HALF, Photograph, decode
-from lrlc_jax.data.readers import check_inside, check_published, tfds_builder, tfds_errors
+from lrlc_jax.data.places import ZIPS, Place, on_disk, walk
+from lrlc_jax.data.readers import tfds_builder, tfds_errors
 from lrlc_jax.data.source import SPLITS, Location, RawData, Source, Split
 from lrlc_jax.errors import InputError
 
@@ -24,53 +21,37 @@ COUNTS = {"train": 162_770, "validation": 19_867, "test": 19_962}
 COUNT = 202_599
 LABEL, LABELLED = "Male", 84_434  # attribute used as the label, and its number of ones
 
+FILES = (
+    "a folder (such as Kaggle's, torchvision's root or celeba) or zip with the aligned photographs "
+    "000001.jpg to 202599.jpg, in any folders or zips within it, and the lists list_attr_celeba "
+    "and list_eval_partition, each as .txt (the authors' form) or .csv (Kaggle's)"
+)
+
 PHOTOGRAPH = re.compile(r"[0-9]{6}\.jpg")
 ATTRIBUTES, PARTITION, PERSONS = LISTS = (
-    "list_attr_celeba.txt",
-    "list_eval_partition.txt",
-    "identity_CelebA.txt",
+    "list_attr_celeba",
+    "list_eval_partition",
+    "identity_CelebA",
 )
-# MD5 of the published lists. The list of attributes is not checked: only one column is read, which
-# all forms of the file share.
-PUBLISHED_MD5 = {
-    PARTITION: "d32c9cbf5e040fd4025c592c306e6668",
-    PERSONS: "32bd1bd63d3c78cd57e08160ec5ed1e2",
+FORMS = (".txt", ".csv")
+# SHA-256 of the rows of the published lists (the files with the MD5 d32c9cbf... and 32bd1bd6...):
+# all copies share them, whatever ends a line or separates columns. The list of attributes is not
+# checked: only one column is read.
+ROWS_SHA256 = {
+    PARTITION: "af0f9c77e7f1f1a6fe9cd4f7841885daf2979c25f67ac096e8a57896e8c62683",
+    PERSONS: "ac9012d939f9bde0e8f7f32a9ebdf64850ffc09f6e8e97207e919eb35daa4fde",
 }
 
-READING = threading.Lock()  # zipfile does not read in several threads at once
 Row: TypeAlias = tuple[int, int, int]  # of the lists: label, official split, person (-1: unknown)
-
-
-class Place(NamedTuple):
-    """A file on disk, or in the zip ``archive``."""
-
-    archive: zipfile.ZipFile | None
-    file: str
-
-    def read(self) -> bytes:
-        """The content.
-
-        Raises:
-            InputError: if it cannot be read.
-        """
-        if self.archive is None:
-            with readable(self.file):
-                return pathlib.Path(self.file).read_bytes()
-        with READING, readable(f"{self.file} in {self.archive.filename}"):
-            return self.archive.read(self.file)
 
 
 def from_files(location: Location) -> RawData:
     """CelebA from photographs in folders or zips, and its lists."""
-    path = location.files(
-        "the folder with CelebA's aligned photographs (or a zip of them), list_attr_celeba.txt and "
-        "list_eval_partition.txt"
-    )
-    found = find(path)
+    found = find(location.files(FILES))
 
     def read(key: tuple[Place, Row]) -> Photograph:
         place, (label, _, person) = key
-        return Photograph(place.read(), place.file, label, person)
+        return Photograph(place.read(), place.where, label, person)
 
     return faces(read, found, [part for _, (_, part, _) in found])
 
@@ -127,111 +108,101 @@ def find(path: pathlib.Path) -> list[tuple[Place, Row]]:
         InputError: if there are no photographs, one is not in the lists, or a list or zip is
             damaged.
     """
-    found: dict[str, list[Place]] = {}
-    with readable(path):
-        for name, place in walk(path):
-            if name in LISTS or PHOTOGRAPH.fullmatch(name):
-                found.setdefault(name, []).append(place)
+    photographs: dict[str, list[Place]] = {}
+    lists: dict[str, Place] = {}
+    for place in walk(path, ZIPS):
+        if PHOTOGRAPH.fullmatch(place.name):
+            photographs.setdefault(place.name, []).append(place)
+        elif place.name.endswith(FORMS) and place.name[:-4] in LISTS:
+            lists.setdefault(place.name[:-4], place)
     if path.is_file():
-        for name in LISTS:
-            beside = path.with_name(name)
-            if name not in found and beside.is_file():
-                found[name] = [Place(None, str(beside))]
-    rows = read_lists({n: found.pop(n)[0].read() for n in LISTS if n in found}, str(path))
-    if not found:
-        raise InputError(f"{path} contains no photographs of CelebA (000001.jpg and so on).")
-    unknown = sorted(found.keys() - rows.keys())
+        for file in (path.with_name(f"{stem}{form}") for stem in LISTS for form in FORMS):
+            if file.is_file():
+                lists.setdefault(file.stem, on_disk(file))
+    if not photographs:
+        raise InputError(f"{path} contains no photographs of CelebA; dataset.path must be {FILES}.")
+    rows = read_lists(lists, path)
+    unknown = sorted(photographs.keys() - rows.keys())
     if unknown:
         raise InputError(f"{unknown[0]} in {path} is missing in its lists.")
-    return [(largest(places), rows[name]) for name, places in sorted(found.items())]
-
-
-def walk(path: pathlib.Path) -> Iterator[tuple[str, Place]]:
-    """All files in a folder and its zips, or in a zip, by name."""
-    if path.is_file():
-        archive = zipfile.ZipFile(path)  # stays open while a Place refers to it
-        for member in archive.namelist():
-            check_inside(member, path)
-            yield pathlib.PurePosixPath(member).name, Place(archive, member)
-        return
-
-    def refuse(error: OSError) -> None:
-        raise error
-
-    seen = set()
-    for folder, folders, names in os.walk(path, onerror=refuse, followlinks=True):
-        real = os.path.realpath(folder)
-        if real in seen:  # through a symbolic link
-            folders.clear()
-            continue
-        seen.add(real)
-        folders.sort()
-        for name in sorted(names):
-            file = pathlib.Path(folder, name)
-            if file.suffix == ".zip":
-                with readable(file):
-                    yield from walk(file)
-            else:
-                yield name, Place(None, str(file))
-
-
-@contextlib.contextmanager
-def readable(file: pathlib.Path | str) -> Iterator[None]:
-    """Turn exceptions of damaged files into an :class:`InputError`."""
-    try:
-        yield
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError) as error:
-        raise InputError(f"{file} cannot be read ({error}); download it again.") from None
+    return [(largest(places), rows[name]) for name, places in sorted(photographs.items())]
 
 
 def largest(places: Sequence[Place]) -> Place:
-    """The largest of several photographs with one name."""
+    """The first of several photographs with one name that has full size, else half size."""
     if len(places) == 1:
         return places[0]
-    sizes = [size[::-1] for size in (FULL, HALF)]  # columns and rows, as in Pillow
-
-    def rank(place: Place) -> int:
+    sizes: dict[tuple[int, ...], Place] = {}
+    for place in places:
         try:
             with Image.open(io.BytesIO(place.read())) as picture:
-                return sizes.index(picture.size)
-        except (OSError, ValueError):
-            return len(sizes)
+                sizes.setdefault(picture.size[::-1], place)
+        except (OSError, Image.DecompressionBombError):
+            continue
+        if FULL in sizes:
+            break
+    return sizes.get(FULL) or sizes.get(HALF) or places[0]
 
-    return min(places, key=rank)
 
-
-def read_lists(files: dict[str, bytes], where: str) -> dict[str, Row]:
-    """The rows of the lists by the names of photographs, from the contents of the files.
+def read_lists(places: Mapping[str, Place], path: pathlib.Path) -> dict[str, Row]:
+    """The rows of the lists by the names of photographs.
 
     Raises:
-        InputError: if a list is missing, damaged, or not the published one; ``where`` names the
-            folder.
+        InputError: if a list in ``path`` is missing, damaged, or not the published one.
     """
     for name in (ATTRIBUTES, PARTITION):
-        if name not in files:
-            raise InputError(f"{where} lacks {name} of CelebA.")
-    for name, published in PUBLISHED_MD5.items():
-        if name in files:
-            check_published(files[name], "md5", published, f"{name} in {where}")
-    texts = {name: content.decode("utf-8", "replace") for name, content in files.items()}
-    parts, persons = (
-        {name: int(number) for name, number in map(str.split, texts.get(file, "").splitlines())}
-        for file in (PARTITION, PERSONS)
-    )
-    # The list of attributes begins with the number of rows, and the names of the columns.
-    _, columns, *rows = [line.split() for line in texts[ATTRIBUTES].splitlines()] + [[], []]
-    try:
-        index = 1 + columns.index(LABEL)
-        labels = {row[0]: int(int(row[index]) > 0) for row in rows if row}
-    except (IndexError, ValueError):
-        labels = {}
+        if name not in places:
+            raise InputError(f"{path} lacks {name} (.txt or .csv); dataset.path must be {FILES}.")
+    labels = read_labels(places[ATTRIBUTES])
+    parts = read_numbers(PARTITION, places[PARTITION])
+    persons = read_numbers(PERSONS, places[PERSONS]) if PERSONS in places else {}
     if labels.keys() != parts.keys() or sum(labels.values()) != LABELLED:
         raise InputError(
-            f"{ATTRIBUTES} in {where} is damaged or incomplete: it has {sum(labels.values()):,} of "
-            f"{len(labels):,} photographs with {LABEL}, CelebA {LABELLED:,} of {COUNT:,}; download "
-            "it again."
+            f"{places[ATTRIBUTES].where} is damaged or incomplete: it has "
+            f"{sum(labels.values()):,} of {len(labels):,} photographs with {LABEL}, CelebA "
+            f"{LABELLED:,} of {COUNT:,}; download it again."
         )
     return {name: (label, parts[name], persons.get(name, -1)) for name, label in labels.items()}
+
+
+def rows_of(place: Place) -> Iterator[list[str]]:
+    """The words of each line of a list, separated by commas or spaces."""
+    for line in place.read().decode("utf-8-sig", "replace").splitlines():
+        if words := line.replace(",", " ").split():
+            yield words
+
+
+def read_numbers(name: str, place: Place) -> dict[str, int]:
+    """The number of each photograph in a list that has the published rows."""
+    rows = [row for row in rows_of(place) if PHOTOGRAPH.fullmatch(row[0])]
+    content = "".join(f"{' '.join(row)}\n" for row in rows)
+    if hashlib.sha256(content.encode()).hexdigest() != ROWS_SHA256[name]:
+        raise InputError(
+            f"{place.where} is not the published list (its rows differ); download it again."
+        )
+    return {photograph: int(number) for photograph, number in rows}
+
+
+def read_labels(place: Place) -> dict[str, int]:
+    """Whether each photograph in the list of attributes has the label; empty if it is damaged.
+
+    The names of the columns precede the rows; only Kaggle's form names the first column.
+    """
+    labels: dict[str, int] = {}
+    columns: list[str] = []
+    try:
+        for row in rows_of(place):
+            if LABEL in row:
+                columns = [word for word in row if word != "image_id"]
+                index = columns.index(LABEL)
+            elif PHOTOGRAPH.fullmatch(row[0]):
+                name, *values = row
+                if not columns or len(values) != len(columns):
+                    return {}
+                labels[name] = int(int(values[index]) > 0)
+    except ValueError:
+        return {}
+    return labels
 
 
 SOURCE = Source(

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lrlc_jax.data.readers import check_published, read_files, read_tfds
+from lrlc_jax.data.readers import Published, read_published, read_tfds
 from lrlc_jax.data.source import Location, RawData, Source, Split
 from lrlc_jax.errors import InputError
 
@@ -33,6 +33,12 @@ PYTHON_MD5 = {
     "test_batch": "40351d587109b95175f43aff81a1287e",
 }
 
+FILES = (
+    "a folder (such as torchvision's root or cifar-10-batches-py), tar, tgz or zip with "
+    "data_batch_1.bin to data_batch_5.bin and test_batch.bin (binary form), or the same without "
+    ".bin (Python form)"
+)
+
 # All globals in the Python form, with the module names of 2009. Numbers, bytes, lists and
 # dictionaries need no globals.
 PICKLED: dict[tuple[str, str], Any] = {
@@ -48,42 +54,36 @@ def from_tfds(location: Location) -> RawData:
 
 
 def from_files(location: Location) -> RawData:
-    """CIFAR-10 from the batches in binary or Python form, in a folder or a ``tar.gz``."""
-    path = location.files(
-        "cifar-10-binary.tar.gz, cifar-10-python.tar.gz, or the unpacked folder of one of them"
-    )
-    names = [name for batches in BATCHES.values() for name in batches]
-    files = read_files(path, {*names, *(f"{name}.bin" for name in names)})
-    binary = any(name.endswith(".bin") for name in files)
+    """CIFAR-10 from the batches in binary or Python form, in folders or archives."""
+    path = location.files(FILES)
+    published = {
+        **{f"{name}.bin": Published(name, "sha1", sha1) for name, sha1 in BINARY_SHA1.items()},
+        **{name: Published(name, "md5", md5) for name, md5 in PYTHON_MD5.items()},
+    }
+    found = read_published(path, published, FILES)
     splits = {}
-    for split, members in BATCHES.items():
-        planes, labels = [], []
-        for name in members:
-            file = f"{name}.bin" if binary else name
-            if file not in files:
-                raise InputError(f"{path} lacks {file} of CIFAR-10.")
-            read = read_binary if binary else read_python
-            batch = read(name, files[file], f"{file} in {path}")
-            planes.append(batch[0])
-            labels.append(batch[1])
-        images = np.concatenate(planes).reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
-        splits[split] = Split(np.ascontiguousarray(images), np.concatenate(labels).astype(np.int32))
+    for split, names in BATCHES.items():
+        batches = [
+            read_binary(c) if f.endswith(".bin") else read_python(c, f"{f} in {path}")
+            for f, c in (found[name] for name in names)
+        ]
+        planes, labels = (np.concatenate(arrays) for arrays in zip(*batches, strict=True))
+        images = planes.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+        splits[split] = Split(np.ascontiguousarray(images), labels.astype(np.int32))
     return RawData(splits)
 
 
-def read_binary(name: str, content: bytes, what: str) -> tuple[NDArray[Any], NDArray[Any]]:
+def read_binary(content: bytes) -> tuple[NDArray[Any], NDArray[Any]]:
     """Rows of red, green and blue planes, and labels, from a batch of the binary form.
 
     An image is a byte for the label, and the planes.
     """
-    check_published(content, "sha1", BINARY_SHA1[name], what)
     rows = np.frombuffer(content, np.uint8).reshape(-1, 1 + PIXELS)
     return rows[:, 1:], rows[:, 0]
 
 
-def read_python(name: str, content: bytes, what: str) -> tuple[NDArray[Any], NDArray[Any]]:
+def read_python(content: bytes, what: str) -> tuple[NDArray[Any], NDArray[Any]]:
     """Like :func:`read_binary`, from a batch of the Python form, a pickled dictionary."""
-    check_published(content, "md5", PYTHON_MD5[name], what)
     values = unpickle(content, what)
     return values[b"data"], np.asarray(values[b"labels"])
 

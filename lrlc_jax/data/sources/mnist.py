@@ -1,15 +1,10 @@
 """MNIST: 70,000 handwritten digits of 28x28 pixels (LeCun, Cortes and Burges)."""
 
-import gzip
-import pathlib
-import zlib
-
 import numpy as np
 from numpy.typing import NDArray
 
-from lrlc_jax.data.readers import check_published, read_tfds
+from lrlc_jax.data.readers import Published, read_published, read_tfds
 from lrlc_jax.data.source import Location, RawData, Source, Split
-from lrlc_jax.errors import InputError
 
 COUNTS = {"train": 60_000, "test": 10_000}
 STEMS = {"train": "train", "test": "t10k"}  # of file names
@@ -22,6 +17,11 @@ SHA256 = {
     "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
 }
 
+FILES = (
+    "a folder (such as torchvision's root or MNIST/raw), tar, tgz or zip with "
+    "train-images-idx3-ubyte and the other three files, each as .gz or unpacked"
+)
+
 
 def from_tfds(location: Location) -> RawData:
     """MNIST from tensorflow-datasets."""
@@ -29,35 +29,24 @@ def from_tfds(location: Location) -> RawData:
 
 
 def from_files(location: Location) -> RawData:
-    """MNIST from a folder with the four idx files, gzipped or not."""
-    folder = location.files("the folder with train-images-idx3-ubyte.gz and the other three files")
+    """MNIST from the four idx files, gzipped or not, in folders or archives."""
+    path = location.files(FILES)
+    published = {name: Published(name, "sha256", sha256) for name, sha256 in SHA256.items()}
+    # Some unpacking programs write train-images.idx3-ubyte.
+    published |= {name.replace("-idx", ".idx"): file for name, file in published.items()}
+    found = read_published(path, published, FILES)
     splits = {}
     for split, count in COUNTS.items():
-        images = read_idx(folder, f"{STEMS[split]}-images-idx3-ubyte", (count, 28, 28))
-        labels = read_idx(folder, f"{STEMS[split]}-labels-idx1-ubyte", (count,))
-        splits[split] = Split(images[..., None], labels.astype(np.int32))
+        _, images = found[f"{STEMS[split]}-images-idx3-ubyte"]
+        _, labels = found[f"{STEMS[split]}-labels-idx1-ubyte"]
+        pixels = idx_array(images, (count, 28, 28, 1))
+        splits[split] = Split(pixels, idx_array(labels, (count,)).astype(np.int32))
     return RawData(splits)
 
 
-def read_idx(folder: pathlib.Path, name: str, shape: tuple[int, ...]) -> NDArray[np.uint8]:
-    """The array in the idx file ``name`` or ``name.gz``.
-
-    The format: two zero bytes, a type code, the number of dimensions, each dimension as a 32-bit
-    integer, the data. The checksum also covers the header.
-    """
-    unpacked = name.replace("-idx", ".idx")  # name from some unpacking programs
-    names = (f"{name}.gz", name, f"{unpacked}.gz", unpacked)
-    path = next((folder / n for n in names if (folder / n).is_file()), None)
-    if path is None:
-        raise InputError(f"{folder} contains neither {name}.gz nor {name}.")
-    try:
-        content = path.read_bytes()
-        if path.suffix == ".gz":
-            content = gzip.decompress(content)
-    except (OSError, EOFError, zlib.error) as error:
-        raise InputError(f"{path} cannot be read ({error}); download it again.") from None
-    check_published(content, "sha256", SHA256[name], str(path))
-    return np.frombuffer(content, np.uint8, offset=4 + 4 * len(shape)).reshape(shape)
+def idx_array(content: bytes, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    """The array in an idx file: its data follow a header, which the checksum covers."""
+    return np.frombuffer(content[-int(np.prod(shape)) :], np.uint8).reshape(shape)
 
 
 SOURCE = Source(
