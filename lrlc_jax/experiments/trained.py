@@ -28,6 +28,7 @@ from lrlc_jax.training.metrics import Array, History
 PREDICTIONS, WEIGHTS = KINDS = ("predictions", "weights")
 SMALL_RUN = 32 * 2**20  # bytes; by default the weights of larger runs are not kept
 SHOWN = 3  # names of files in a sentence
+PREDICTED = ("validation", "test")  # splits
 COLLECTIONS = ("params", "stats")  # parameters, moving statistics
 
 
@@ -104,16 +105,29 @@ def files_beside(path: pathlib.Path) -> list[pathlib.Path]:
 
 
 def problem(path: pathlib.Path, record: Record, kind: str, *, quick: bool = False) -> str:
-    """``missing`` or ``damaged`` for a file beside a record; empty if it is as it was written.
+    """What is wrong with a file beside a record, in a phrase; empty if nothing is.
 
-    With ``quick`` only its size is compared, not its checksum.
+    With ``quick`` only its size and shapes are compared, not its checksum.
     """
     file, described = file_of(path, kind), record.files[kind]
     if not file.is_file():
         return "missing"
     if file.stat().st_size != described["bytes"]:
         return "damaged"
-    return "" if quick or sha256_of(file) == described["sha256"] else "damaged"
+    if not quick and sha256_of(file) != described["sha256"]:
+        return "damaged"
+    try:
+        with safe_open(file, framework="numpy") as content:
+            slices = {name: content.get_slice(name) for name in content.keys()}  # noqa: SIM118
+            shapes = {name: [part.get_dtype(), *part.get_shape()] for name, part in slices.items()}
+    except SafetensorError:
+        return "damaged"
+    seeds = len(record.seeds)
+    if kind == PREDICTIONS:
+        fits = shapes == {name: ["U8", seeds, -(-record.data[name] // 8)] for name in PREDICTED}
+    else:
+        fits = all(shape[:2] == ["F32", seeds] for shape in shapes.values())
+    return "" if fits else "of other seeds or images than its record"
 
 
 def problems(runs: Iterable[Run]) -> list[str]:
@@ -135,7 +149,7 @@ def verified(path: pathlib.Path, record: Record, kind: str) -> pathlib.Path:
     """The file with predictions or weights of a record.
 
     Raises:
-        InputError: if the record has none, or if the file is missing or damaged.
+        InputError: if the record has none, or if the file is missing, damaged or of other seeds.
     """
     if kind not in record.files:
         advice = "; they are kept for runs below 32 MiB, or with keep=weights" * (kind == WEIGHTS)
@@ -160,7 +174,7 @@ def predictions(path: str | pathlib.Path) -> dict[str, Array]:
     """
     path = pathlib.Path(path)
     record = records.read(path)
-    with opened(verified(path, record, PREDICTIONS)) as content:
+    with safe_open(verified(path, record, PREDICTIONS), framework="numpy") as content:
         return {
             name: np.unpackbits(content.get_tensor(name), axis=1, count=record.data[name]).astype(
                 bool
@@ -210,7 +224,7 @@ def load_weights(
     file = verified(path, record, WEIGHTS)
     _, *states = split(nnx.eval_shape(lambda: factory_of(record)(nnx.Rngs(0))))
     count, loaded = len(record.seeds), []
-    with opened(file) as content:
+    with safe_open(file, framework="numpy") as content:
         for part, state in zip(COLLECTIONS, states, strict=True):
             found: list[Any] = []
             for place, variable in nnx.to_flat_state(state):
@@ -226,11 +240,3 @@ def load_weights(
                 found.append((place, variable.replace(array[index])))
             loaded.append(nnx.from_flat_state(found))
     return loaded[0], loaded[1]
-
-
-def opened(file: pathlib.Path) -> Any:
-    """The content of a file, or an InputError."""
-    try:
-        return safe_open(file, framework="numpy")
-    except SafetensorError as error:
-        raise InputError(f"{file} cannot be read ({error}).") from None

@@ -25,7 +25,15 @@ from lrlc_jax.layers.ops.product import (
     window_product,
 )
 from lrlc_jax.layers.ops.target import target
-from lrlc_jax.layers.ops.window import Padding, Pair, Size, Window, as_pair, sliding_window
+from lrlc_jax.layers.ops.window import (
+    Padding,
+    Pair,
+    Size,
+    Window,
+    as_pair,
+    is_whole,
+    sliding_window,
+)
 from lrlc_jax.schema import Schema, whole
 
 DEPTH = 3  # layers of the paper's network
@@ -37,10 +45,11 @@ glorot_uniform = nnx.initializers.glorot_uniform()  # the classifier, and the ne
 zeros = nnx.initializers.zeros_init()  # biases
 
 
-def check_count(name: str, value: int) -> None:
-    """Raise a ValueError unless ``value`` is a whole number of at least 1."""
-    if not isinstance(value, int) or value < 1:
+def as_count(value: int, name: str) -> int:
+    """``value`` as an int; a ValueError unless it is a whole number of at least 1."""
+    if not is_whole(value) or value < 1:
         raise ValueError(f"{name} is {value!r}; it must be a whole number of at least 1")
+    return int(value)
 
 
 def check_word(name: str, value: str, allowed: Sequence[str]) -> None:
@@ -104,14 +113,12 @@ class PatchLayer(nnx.Module):
         precision: Precision = None,
         way: Way | None = None,
     ) -> None:
-        check_count("in_features", in_features)
-        check_count("out_features", out_features)
         if way is not None:
             check_word("way", way, WAYS)
         if precision == BFLOAT16_PRODUCTS and dtype not in (None, jnp.float32):
             raise ValueError(f"precision is {precision!r} and dtype {dtype}; it must be float32")
-        self.in_features = in_features
-        self.out_features = out_features
+        self.in_features = as_count(in_features, "in_features")
+        self.out_features = as_count(out_features, "out_features")
         self.kernel_size = as_pair(kernel_size, "kernel_size")
         self.strides = as_pair(strides, "strides")
         self.padding = padding

@@ -5,7 +5,7 @@ uses cost nothing.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, TypeAlias
 
 import jax
@@ -14,14 +14,14 @@ from flax import nnx
 from jax.nn.initializers import Initializer
 
 from lrlc_jax.layers.base import PatchLayer
-from lrlc_jax.layers.ops.window import Pair, Size, Window, as_pair, sliding_window
+from lrlc_jax.layers.ops.window import Pair, Size, Window, as_pair, is_whole, sliding_window
 
 Sizes: TypeAlias = Size | Sequence[Sequence[int]]  # for all bases, or a pair for each basis
 
 
 def is_mixed(value: Any) -> bool:
     """Whether a kernel size or dilation is a sequence of pairs, one for each basis."""
-    return not isinstance(value, int) and any(not isinstance(v, int) for v in value)
+    return isinstance(value, Iterable) and not all(map(is_whole, value))
 
 
 def pairs_of(value: Any, rank: int, name: str) -> tuple[Pair, ...]:

@@ -5,6 +5,7 @@ import math
 import jax
 import jax.numpy as jnp
 
+from lrlc_jax.layers.ops.precision import floating
 from lrlc_jax.layers.ops.product import depthwise
 from lrlc_jax.layers.ops.window import Pair, Window, sliding_window
 
@@ -33,6 +34,7 @@ def blur_downsample(x: jax.Array, strides: Pair) -> jax.Array:
     >>> blur_downsample(x, (1, 2)).ravel().tolist()
     [0.5, 0.5]
     """
+    x = floating(x)
     window = blur_window((x.shape[1], x.shape[2]), strides)
     orders = (2 * stride - 2 for stride in strides)
     rows, cols = (jnp.array([math.comb(n, k) / 2**n for k in range(n + 1)]) for n in orders)

@@ -9,17 +9,19 @@ from flax import nnx
 
 from lrlc_jax.layers.base import LayerConfig, Site
 from lrlc_jax.layers.conv import Conv
+from lrlc_jax.layers.ops.precision import floating
 from lrlc_jax.layers.ops.product import Elementwise, identity
 
 
 def append_coordinates(x: jax.Array) -> jax.Array:
     """Images ``(batch, rows, cols, channels)`` with row and column position as two more channels.
 
-    Each position runs from -1 to 1 over the image.
+    Each position runs from -1 to 1 over the image. Integers and booleans become float32.
 
     >>> append_coordinates(jnp.zeros((1, 2, 3, 1)))[0, 1, :, 1:].tolist()
     [[1.0, -1.0], [1.0, 0.0], [1.0, 1.0]]
     """
+    x = floating(x)
     batch, rows, cols, _ = x.shape
     shape = (batch, rows, cols, 1)
     row = jnp.linspace(-1, 1, rows, dtype=x.dtype)[None, :, None, None]

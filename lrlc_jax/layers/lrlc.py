@@ -18,8 +18,8 @@ from lrlc_jax.layers.base import (
     PatchLayer,
     RankedLayerConfig,
     Site,
+    as_count,
     as_list,
-    check_count,
     check_word,
     he_uniform,
     zeros,
@@ -116,7 +116,7 @@ class LRLC(PatchLayer):
     ) -> None:
         sharing = sharing or ("full" if input_dependent else SHARINGS[0])
         check_word("normalization", normalization, NORMALIZATIONS)
-        check_count("rank", rank)
+        rank = as_count(rank, "rank")
         if input_dependent and sharing != "full":
             raise ValueError(
                 f"sharing is {sharing!r} and input_dependent is True; combining weights from the "

@@ -7,6 +7,7 @@ from flax import nnx
 from lrlc_jax.layers.base import PatchLayer
 from lrlc_jax.layers.conv import Conv
 from lrlc_jax.layers.local import LocallyConnected
+from lrlc_jax.layers.ops.precision import floating
 from lrlc_jax.layers.spatial_bias import SpatialBiasConv
 
 
@@ -47,6 +48,7 @@ class BatchNorm(nnx.Module):
 
         The statistics have the type of the parameters.
         """
+        x = floating(x)
         affine = self.statistics(x, use_running_average=use_running_average)
         factor, shift = (jnp.expand_dims(each, range(x.ndim - 1)) for each in affine)
         return x * factor.astype(x.dtype) + shift.astype(x.dtype)

@@ -23,6 +23,7 @@ from lrlc_jax.tracking import Tracker
 from lrlc_jax.training.train import ProtocolConfig
 from tests.commands import quick_compilation
 from tests.conftest import ROOT
+from tests.experiments.examples import forged
 from tests.layers.examples import exhaustive
 
 pytestmark = pytest.mark.usefixtures("optax_types", "quick_compilation")
@@ -70,12 +71,7 @@ def test_an_evaluation_equals_the_record_of_every_layer(tmp_path, name):
 def test_an_evaluation_uses_the_weights(copied):
     values = trained.load_weights(copied, records.read(copied))
     changed = jax.tree.map(lambda leaf: leaf + 0.1, values)
-    content = trained.numpy.save(trained.flat(changed))
-    file_of(copied, "weights").write_bytes(content)
-    text = json.loads(copied.read_text())
-    digest = trained.hashlib.sha256(content).hexdigest()
-    text["files"]["weights"] = {"sha256": digest, "bytes": len(content)}
-    copied.write_text(json.dumps(text))
+    put(copied, "weights", trained.flat(changed))
     assert any("DIFFERENT FROM THE RECORD" in line for line in evaluate(copied))
 
 
@@ -121,6 +117,45 @@ def test_a_file_that_is_gone_or_damaged_is_named(copied, kind, damage):
     (sentence,) = trained.problems(records.read_records(folder).runs.values())
     assert file.name in sentence
     assert damage in sentence
+
+
+def put(path, kind, arrays):
+    """Replace a file beside a record, with the right checksum."""
+    content = trained.numpy.save(arrays)
+    file_of(path, kind).write_bytes(content)
+    text = json.loads(path.read_text())
+    digest = trained.hashlib.sha256(content).hexdigest()
+    text["files"][kind] = {"sha256": digest, "bytes": len(content)}
+    path.write_text(json.dumps(text))
+
+
+@pytest.mark.parametrize("kind", trained.KINDS)
+@pytest.mark.parametrize("change", ["seeds", "type", "axes"])
+def test_files_of_other_seeds_or_images_are_named(copied, kind, change):
+    arrays = trained.numpy.load(file_of(copied, kind).read_bytes())
+    function = {
+        "seeds": lambda v: v[:1],
+        "type": lambda v: v.astype("int16"),
+        "axes": lambda v: v.ravel(),
+    }[change]
+    put(copied, kind, {name: np.ascontiguousarray(function(v)) for name, v in arrays.items()})
+    read = predictions if kind == "predictions" else trained_network
+    with pytest.raises(InputError, match="of other seeds or images"):
+        read(copied)
+    (sentence,) = trained.problems(records.read_records(copied.parents[1]).runs.values())
+    assert file_of(copied, kind).name in sentence
+
+
+def test_a_record_without_one_of_its_seeds_does_not_fit_its_predictions(copied):
+    content = json.loads(copied.read_text())
+    content["seeds"].pop()
+    content["final"] = {name: values[:-1] for name, values in content["final"].items()}
+    content["epochs"] = {n: [row[:-1] for row in rows] for n, rows in content["epochs"].items()}
+    path = forged(copied.parents[1] / "other", content)
+    for kind in trained.KINDS:
+        file_of(path, kind).write_bytes(file_of(copied, kind).read_bytes())
+    (run,) = records.read_records(copied.parents[1] / "other").runs.values()
+    assert len(trained.problems([run])) == 2
 
 
 def test_weights_of_large_runs_are_not_kept_unless_asked_for(tmp_path, monkeypatch):
@@ -183,14 +218,8 @@ def test_weights_of_another_network_are_refused(copied):
     for changed in (
         {k: v for k, v in values.items() if k != name},
         values | {name: values[name][:, :1]},
-        values | {name: values[name].astype(np.float16)},
     ):
-        content = trained.numpy.save(changed)
-        file_of(copied, "weights").write_bytes(content)
-        text = json.loads(copied.read_text())
-        digest = trained.hashlib.sha256(content).hexdigest()
-        text["files"]["weights"] = {"sha256": digest, "bytes": len(content)}
-        copied.write_text(json.dumps(text))
+        put(copied, "weights", changed)
         with pytest.raises(InputError, match=name):
             trained_network(copied)
 

@@ -1,5 +1,8 @@
 """The layers as a library: saved, exported, converted, and their errors."""
 
+import functools
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,6 +20,7 @@ from lrlc_jax.layers import (
     fold_batch_norm,
     to_locally_connected,
 )
+from lrlc_jax.layers.coord import append_coordinates
 from lrlc_jax.layers.ops import product
 from tests.layers.examples import CHANNELS, FEATURES, KINDS, SIZE, make, random, same, slow
 
@@ -46,6 +50,63 @@ def test_gradients_under_checkpoint_are_those_without(kind):
     )
     for one, other in pairs:
         same(one, other)
+
+
+INTEGERS = ("bool", "uint8", "int8", "uint16", "int16", "uint32", "int32")
+OF_IMAGES = {
+    **{kind: functools.partial(make, kind) for kind in KINDS},
+    "append_coordinates": lambda: append_coordinates,
+    "blur": lambda: functools.partial(blur_downsample, strides=(2, 2)),
+    "norm": lambda: functools.partial(BatchNorm(CHANNELS), use_running_average=True),
+}
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in ("coord_conv", "blur", "norm") else slow(name) for name in OF_IMAGES]
+)
+def test_images_of_booleans_are_the_numbers_0_and_1(name):
+    bits = np.random.default_rng(0).integers(0, 2, X.shape).astype(bool)
+    function = OF_IMAGES[name]()
+    with jax.numpy_dtype_promotion("standard"):
+        same(function(jnp.asarray(bits)), function(jnp.asarray(bits, "float32")))
+
+
+@pytest.mark.parametrize("name", OF_IMAGES)
+def test_images_of_integers_give_real_numbers(name):
+    function = OF_IMAGES[name]()
+    with jax.numpy_dtype_promotion("standard"):
+        for dtype in INTEGERS:
+            assert jax.eval_shape(function, jnp.zeros(X.shape, dtype)).dtype == "float32", dtype
+
+
+@pytest.mark.parametrize("dtype", INTEGERS)
+def test_coordinates_run_from_minus_1_to_1_over_images_of_any_type(dtype):
+    x = append_coordinates(jnp.ones((1, 2, 5, 1), dtype))
+    assert x[0, 1].tolist() == [[1, 1, col] for col in (-1, -0.5, 0, 0.5, 1)]
+
+
+@every_kind
+def test_sizes_and_ranks_may_be_integers_of_numpy(kind):
+    plain = {"kernel_size": 3, "kernel_dilation": 1, "padding": "SAME", **KINDS[kind][1]}
+    plain |= {"strides": (1, 1), "input_size": SIZE}
+    if "mixed" not in kind:
+        plain |= {"padding": [(0, 2), (1, 0)]}
+    arrays = jax.tree.map(lambda v: v if isinstance(v, str) else np.int64(v), plain)
+    flags = {name: v for name, v in plain.items() if isinstance(v, bool | str)}
+    one, other = make(kind, **plain), make(kind, **arrays | flags)
+    assert nnx.split(one)[0] == nnx.split(other)[0]
+    assert json.dumps([other.kernel_size, other.strides, other.input_size, other.in_features])
+    assert jax.eval_shape(one, X) == jax.eval_shape(other, X)
+
+
+@pytest.mark.parametrize("value", [0, True, 2.0, "2", None, [1, 2, 3], [True, 1], np.float32(1)])
+@pytest.mark.parametrize("name", ["kernel_size", "strides", "rank", "padding", "kernel_dilation"])
+def test_what_is_no_whole_number_is_refused_by_name(name, value):
+    arguments = {"kernel_size": 3, "rank": 2, "input_size": SIZE, name: value}
+    if name == "padding" and type(value) is int:
+        arguments[name] = value - 1  # 0 is valid
+    with pytest.raises(ValueError, match=f"{name} is "):
+        LRLC(CHANNELS, FEATURES, rngs=nnx.Rngs(0), **arguments)
 
 
 @every_kind

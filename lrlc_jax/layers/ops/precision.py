@@ -87,3 +87,8 @@ def rounded_dot(x: jax.Array, kernel: jax.Array, *_: Any, **__: Any) -> jax.Arra
     """The product of ``x`` ``(..., n)`` with a kernel ``(n, m)``, both rounded to bfloat16."""
     rows = contract("nf,fo->no", x.reshape(-1, x.shape[-1]), kernel, BFLOAT16_PRODUCTS)
     return rows.reshape(*x.shape[:-1], -1)
+
+
+def floating(x: jax.Array) -> jax.Array:
+    """Images in a type for computation: integers and booleans become float32."""
+    return x if jnp.issubdtype(x.dtype, jnp.inexact) else x.astype(jnp.float32)

@@ -1,8 +1,10 @@
 """The pixels of each output position: a window that slides over the padded image."""
 
+import contextlib
 import dataclasses
 import itertools
-from collections.abc import Sequence
+import numbers
+from collections.abc import Iterable, Sequence
 from typing import TypeAlias
 
 import jax
@@ -16,14 +18,23 @@ PADDINGS = ("VALID", "SAME", "REFLECT", "CIRCULAR")
 MODES = {"REFLECT": "reflect", "CIRCULAR": "wrap"}  # of jnp.pad; zeros for all others
 
 
-def as_pair(value: Size, name: str) -> Pair:
-    """``value`` as (rows, columns); a ValueError unless it is one or two numbers of at least 1."""
-    pair = (value, value) if isinstance(value, int) else tuple(value)
-    if len(pair) != 2 or not all(isinstance(v, int) and v >= 1 for v in pair):
+def is_whole(value: object) -> bool:
+    """Whether a value is a whole number, of Python or of NumPy."""
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+
+
+def as_pair(value: Size, name: str, low: int = 1) -> Pair:
+    """``value`` as (rows, columns); a ValueError unless it is one or two numbers from ``low``.
+
+    >>> as_pair(3, "kernel_size")
+    (3, 3)
+    """
+    pair = tuple(value) if isinstance(value, Iterable) else (value, value)
+    if len(pair) != 2 or not all(is_whole(v) and v >= low for v in pair):
         raise ValueError(
-            f"{name} is {value!r}; it must be a whole number of at least 1, or two of them"
+            f"{name} is {value!r}; it must be a whole number of at least {low}, or two of them"
         )
-    return pair[0], pair[1]
+    return int(pair[0]), int(pair[1])
 
 
 def pad_amounts(
@@ -47,13 +58,10 @@ def pad_amounts(
         if padding.upper() in MODES:
             rows, cols = spans
             return ((rows - 1) // 2, rows // 2), ((cols - 1) // 2, cols // 2)
-    elif isinstance(padding, int):
-        if padding >= 0:
-            return (padding, padding), (padding, padding)
-    elif len(padding) == 2:
-        rows_cols = [(p, p) if isinstance(p, int) else (p[0], p[1]) for p in padding]
-        if all(p >= 0 for pair in rows_cols for p in pair):
-            return rows_cols[0], rows_cols[1]
+    else:
+        with contextlib.suppress(TypeError, ValueError):
+            of_rows, of_cols = padding if isinstance(padding, Iterable) else (padding, padding)
+            return as_pair(of_rows, "padding", 0), as_pair(of_cols, "padding", 0)
     raise ValueError(
         f"padding is {padding!r}; it must be one of {', '.join(map(repr, PADDINGS))}, a whole "
         "number of at least 0, or two numbers or (before, after) pairs for rows and columns"
