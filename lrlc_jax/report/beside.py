@@ -109,7 +109,7 @@ def beside_paper(table: PaperTable, records: Records) -> Table:
         values=[
             values(row, pair, command(table, pair.dataset)) for row, each in lines for pair in each
         ],
-        alignment="l" + "r" * (3 * len(columns)),
+        alignment="l" + "rlr" * len(columns),
     )
 
 

@@ -58,7 +58,7 @@ def accuracy_against_rank(results: StudyResults) -> Figure | None:
     without ranks are horizontal lines, with a band of one standard error: dotted for the
     convolution, dashed for others. A row that equals rank 1 of a curve has no line.
     """
-    curves = [row for row in results.rows if row.ranked]
+    curves = [row for row in results.rows if row.ranked and any(cell.run for cell in row.cells)]
     on_curves = {cell.identity for row in curves for cell in row.cells}
     lines = [
         row
