@@ -142,7 +142,9 @@ def test_every_run_has_a_value_or_is_labelled_in_every_form(count):
             assert bool(row["test_mean"]) == (status == "ok")
         for text in formats(accuracy(results)).values():
             assert "MISSING" in text
-        assert f"{4 - count} OF 4 RUNS" in accuracy_against_rank(results).axes[0].get_title()
+        figure = accuracy_against_rank(results)
+        assert (figure is None) == (not any(row.ranked and row.chosen for row in results.rows))
+        assert figure is None or f"{4 - count} OF 4 RUNS" in figure.axes[0].get_title()
         for row, text in zip(results.rows, accuracy(results).rows, strict=True):
             missing = [cell for cell in row.cells if cell.run is None]
             assert text[-1].count("MISSING") == len(missing)
@@ -572,17 +574,17 @@ def test_a_run_with_conflicting_records_has_no_value(tmp_path):
     assert "CONFLICT" in (tmp_path / "tables" / "all-runs.md").read_text()
 
 
-def test_published_tables_are_those_of_the_published_records():
+def test_published_tables_are_those_of_the_published_records(tmp_path):
     published = ROOT / "results" / "published"
-    records = read_records(published)
-    every = [one for study in MENU.values() for one in study_results(study, records)]
-    tables = [all_runs(records), *map(accuracy, shown(every))]
+    shutil.copytree(published / "records", tmp_path / "records")
+    build([dataclasses.replace(study, figures=[]) for study in MENU.values()], str(tmp_path))
 
-    def rows(text):
-        return [row for row in text.splitlines() if row.startswith("|")]
+    def tables(folder):
+        """Tables but those with a bootstrap, whose last digits depend on the processor."""
+        found = {path.name: path.read_bytes() for path in (folder / "tables").iterdir()}
+        return {name: content for name, content in found.items() if "-contrasts." not in name}
 
-    found = sorted(rows(path.read_text()) for path in (published / "tables").glob("*.md"))
-    assert found == sorted(rows(markdown(table)) for table in tables)
+    assert tables(tmp_path) == tables(published)
 
 
 # The dry run.
