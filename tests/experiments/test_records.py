@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import os
 import pathlib
 import shutil
 
@@ -134,6 +135,7 @@ def tamper(section, name, value):
         (lambda p: p.write_bytes(b"\xff\xfe"), "is not valid JSON"),
         (lambda p: p.write_text("[1]"), "is not a record"),
         (lambda p: change(p, schema=99), "has schema 99"),
+        (lambda p: (p.unlink(), os.mkfifo(p)), "is not a regular file"),
         (lambda p: change(p, surprise=1), "surprise"),
         (tamper("run", "layer", {"name": "lrlc", "rank": 30}), "does not match its digest"),
         (tamper("final", "test_loss", [0.3, 0.3, 0.31]), "does not match its digest"),
