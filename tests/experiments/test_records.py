@@ -105,6 +105,14 @@ def test_a_record_is_never_overwritten(tmp_path):
     assert path.read_bytes() == before
 
 
+def test_hidden_files_are_no_records(tmp_path):
+    path = records.write(example(), tmp_path)
+    path.with_name(".x.json").write_text("{")
+    path.with_name(f".#{path.name}").symlink_to("gone")
+    assert records.files_in(tmp_path) == [path]
+    assert len(records.read_records(tmp_path).runs) == 1
+
+
 def test_a_failed_seed_is_null_in_valid_json(tmp_path):
     record = example(test=(0.9, None, 0.8), failed={"1": 4})
     text = records.write(record, tmp_path).read_text()
