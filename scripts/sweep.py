@@ -61,7 +61,6 @@ def sweep(values: dict[str, Any], overrides: list[str]) -> None:
         count = sys.stdout if worker is None else sys.stderr
         trained = counted(len(outcome.trained), "run")
         print(f"{trained} trained now, {known} already on record.", file=count)
-        outcome.refuse_failures()
         report.refuse_failures()
     outcome.refuse_failures()
 

@@ -197,8 +197,9 @@ def trained_network(path: str | pathlib.Path, seed: int | None = None) -> Networ
     seed = record.seeds[0] if seed is None else seed
     if seed not in record.seeds:
         raise InputError(f"Record {path} has the seeds {in_ranges(record.seeds)}, not {seed}.")
+    weights = load_weights(path, record, record.seeds.index(seed))
     network = factory_of(record)(nnx.Rngs(0))
-    nnx.update(network, *load_weights(path, record, record.seeds.index(seed)))
+    nnx.update(network, *weights)
     return network
 
 
@@ -222,7 +223,10 @@ def load_weights(
         InputError: as :func:`verified`, or if they are not those of the network.
     """
     file = verified(path, record, WEIGHTS)
-    _, *states = split(nnx.eval_shape(lambda: factory_of(record)(nnx.Rngs(0))))
+    try:
+        _, *states = split(nnx.eval_shape(lambda: factory_of(record)(nnx.Rngs(0))))
+    except ValueError as error:
+        raise InputError(f"Record {path} has no network of its images: {error}.") from None
     count, loaded = len(record.seeds), []
     with safe_open(file, framework="numpy") as content:
         for part, state in zip(COLLECTIONS, states, strict=True):

@@ -76,6 +76,8 @@ def accuracy_against_rank(results: StudyResults) -> Figure | None:
         draw_curve(axes, row, number, shift=number - (len(curves) - 1) / 2)
     for number, row in enumerate(lines, start=len(curves)):
         draw_line(axes, row, COLORS[number % len(COLORS)])
+    if not axes.has_data():
+        return None
     ranks = sorted({cell.rank for row in curves for cell in row.cells if cell.rank})
     axes.set_xscale("log", base=2)
     axes.set_xticks(ranks, [str(rank) for rank in ranks])

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import os
 import pathlib
 import shutil
 
@@ -104,6 +105,14 @@ def test_a_record_is_never_overwritten(tmp_path):
     assert path.read_bytes() == before
 
 
+def test_hidden_files_are_no_records(tmp_path):
+    path = records.write(example(), tmp_path)
+    path.with_name(".x.json").write_text("{")
+    path.with_name(f".#{path.name}").symlink_to("gone")
+    assert records.files_in(tmp_path) == [path]
+    assert len(records.read_records(tmp_path).runs) == 1
+
+
 def test_a_failed_seed_is_null_in_valid_json(tmp_path):
     record = example(test=(0.9, None, 0.8), failed={"1": 4})
     text = records.write(record, tmp_path).read_text()
@@ -134,6 +143,7 @@ def tamper(section, name, value):
         (lambda p: p.write_bytes(b"\xff\xfe"), "is not valid JSON"),
         (lambda p: p.write_text("[1]"), "is not a record"),
         (lambda p: change(p, schema=99), "has schema 99"),
+        (lambda p: (p.unlink(), os.mkfifo(p)), "is not a regular file"),
         (lambda p: change(p, surprise=1), "surprise"),
         (tamper("run", "layer", {"name": "lrlc", "rank": 30}), "does not match its digest"),
         (tamper("final", "test_loss", [0.3, 0.3, 0.31]), "does not match its digest"),

@@ -146,6 +146,15 @@ def test_files_of_other_seeds_or_images_are_named(copied, kind, change):
     assert file_of(copied, kind).name in sentence
 
 
+def test_a_network_that_does_not_fit_the_images_of_its_record_is_refused(copied):
+    content = json.loads(copied.read_text())
+    content["data"]["image_shape"] = [2, 2, 1]
+    path = forged(copied.parents[1] / "other", content)
+    file_of(path, "weights").write_bytes(file_of(copied, "weights").read_bytes())
+    with pytest.raises(InputError, match="smaller than the kernel"):
+        trained_network(path)
+
+
 def test_a_record_without_one_of_its_seeds_does_not_fit_its_predictions(copied):
     content = json.loads(copied.read_text())
     content["seeds"].pop()

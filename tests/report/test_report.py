@@ -31,6 +31,7 @@ from lrlc_jax.report.build import build, overview, status
 from lrlc_jax.report.figures import FIGURES, accuracy_against_rank, study_figure
 from lrlc_jax.report.results import Cell, shown, study_results
 from lrlc_jax.report.tables import TABLES, Table, accuracy, all_runs, formats, markdown, study_table
+from tests.commands import here
 from tests.conftest import ROOT
 from tests.experiments.examples import example, pool
 
@@ -470,10 +471,11 @@ def test_an_unknown_backend_of_matplotlib_is_ignored():
     subprocess.run(command, check=True, cwd=ROOT, env={**os.environ, "MPLBACKEND": "nope"})
 
 
-def test_a_figure_that_fails_is_named_and_all_other_files_are_written(tmp_path, monkeypatch):
-    def broken(results):
-        raise ZeroDivisionError(results.study.name)
+def broken(results):
+    raise ZeroDivisionError(results.study.name)
 
+
+def test_a_figure_that_fails_is_named_and_all_other_files_are_written(tmp_path, monkeypatch):
     monkeypatch.setitem(FIGURES, "broken", broken)
     write(tmp_path, complete())
     study = dataclasses.replace(STUDY, figures=["broken", *STUDY.figures])
@@ -482,6 +484,15 @@ def test_a_figure_that_fails_is_named_and_all_other_files_are_written(tmp_path, 
     assert all(path.exists() for path in report.files)
     with pytest.raises(RunError, match="-broken could not be drawn"):
         report.refuse_failures()
+
+
+def test_a_command_whose_figure_fails_prints_its_tables_and_a_sentence(tmp_path, monkeypatch):
+    monkeypatch.setitem(FIGURES, "accuracy_against_rank", broken)
+    write(tmp_path / "results", complete())
+    answer = here(tmp_path, "tables", status=1)
+    assert "| Convolution " in answer.stdout
+    (sentence,) = [x for x in answer.stderr.splitlines() if x.startswith("error: ")]
+    assert "could not be drawn" in sentence
 
 
 @pytest.mark.parametrize(
