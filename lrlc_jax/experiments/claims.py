@@ -26,13 +26,14 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from lrlc_jax.errors import RunError
-from lrlc_jax.files import locked, open_regular, read_bytes, write_atomically
+from lrlc_jax.files import locked, read_bytes, write_atomically
 from lrlc_jax.progress import in_ranges
 from lrlc_jax.signals import uninterrupted
 
 BEAT = 10.0  # seconds between two heartbeats
 DEAD_AFTER = 90.0  # seconds without one, after which a worker on another machine counts as dead
 
+MOST_SEEDS = 2**20  # of a part; another folder is not from a worker
 CHOOSE_SECONDS, CHOOSE_AGAIN = 60.0, 0.02  # limit and interval of the wait for other workers
 
 UNFINISHED, LOCK, OWNER, CHECKPOINTS = "unfinished", "lock", "owner.json", "checkpoints"
@@ -58,7 +59,8 @@ def parts(results_dir: str | pathlib.Path, identity: str) -> dict[pathlib.Path, 
         if NAME.fullmatch(folder.name):
             words = folder.name.removeprefix("seeds").split("+")
             ranges = [[int(number) for number in word.split("-")] for word in words]
-            found[folder] = tuple(n for r in ranges for n in range(r[0], r[-1] + 1))
+            if sum(r[-1] - r[0] for r in ranges) < MOST_SEEDS:
+                found[folder] = tuple(n for r in ranges for n in range(r[0], r[-1] + 1))
     return found
 
 
@@ -218,13 +220,18 @@ def alive_elsewhere(folder: pathlib.Path) -> bool:
 
 def busy(folder: pathlib.Path) -> bool:
     """Whether a living worker has a part."""
+    try:  # NFS locks only files that are open for writing
+        lock = os.open(folder / LOCK, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return False
     try:
-        with open_regular(folder / LOCK) as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
     except OSError:
         return False
+    finally:
+        os.close(lock)
     return alive_elsewhere(folder)
 
 

@@ -312,6 +312,6 @@ def hosts(jobs: Sequence[Job]) -> str:
     """The workers of these runs, as far as known, in parentheses."""
     owners = [owner(f) for job in jobs for f in parts(job.config.results_dir, job.identity)]
     names = sorted(
-        {f"process {o.get('process', '?')} on {o['host']}" for o in owners if "host" in o}
+        {f"process {o.get('process', 'unknown')} on {o['host']}" for o in owners if "host" in o}
     )
     return f" ({', '.join(names)})" if names else ""

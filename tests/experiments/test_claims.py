@@ -220,7 +220,8 @@ def test_the_parts_of_a_run_are_found_with_their_seeds(tmp_path):
     seeds = [(0,), (1, 2, 3), (5, 7, 8), (12,)]
     for part in seeds:
         part_folder(tmp_path, "run", part).mkdir(parents=True)
-    (tmp_path / "unfinished" / "run" / "seeds-").mkdir()
+    for name in ("seeds-", "seeds0-99999999999", "seeds5-"):
+        (tmp_path / "unfinished" / "run" / name).mkdir()
     part_folder(tmp_path, "other", [4]).mkdir(parents=True)
     assert sorted(parts(tmp_path, "run").values()) == seeds
     assert parts(tmp_path, "none") == {}

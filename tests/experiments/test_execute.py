@@ -185,6 +185,15 @@ def test_a_worker_that_lost_its_claim_writes_nothing_and_goes_on_with_other_runs
     assert not outcome.problems
 
 
+def test_a_worker_whose_file_lacks_its_process_is_named_by_its_host(tmp_path):
+    job = one(tmp_path)
+    folder = part_folder(tmp_path, job.identity, [0, 1])
+    folder.mkdir(parents=True)
+    (folder / OWNER).write_text('{"host": "far"}')
+    assert "far" in execution.hosts([job])
+    assert "None" not in execution.hosts([job])
+
+
 def test_a_run_of_another_worker_is_left_to_it(tmp_path, undisturbed):
     jobs = study(tmp_path, wait_for_others=False)
     first, taken, third = (job.identity for job in jobs)
