@@ -12,6 +12,9 @@ VENV := .venv
 PEERS := .venv-peers
 COMPILERS := .venv-compilers
 RUN := @$(VENV)/bin/python
+# Names of files reach a command as they are: by the environment, and in quotes for Hydra.
+export RESULTS RECORD
+RESULTS_DIR := "results_dir=\"$$RESULTS\""
 .DEFAULT_GOAL := help
 # With byte code on disk commands start in half the time.
 unexport PYTHONDONTWRITEBYTECODE
@@ -25,44 +28,44 @@ help: ## Show this help
 
 .PHONY: run-sweep
 run-sweep: $(VENV)/with-experiments ## Train the missing seeds of STUDY in RESULTS, and write its tables
-	$(RUN) scripts/sweep.py study=$(STUDY) results_dir="$(RESULTS)" $(ARGS)
+	$(RUN) scripts/sweep.py "study=$(STUDY)" $(RESULTS_DIR) $(ARGS)
 
 .PHONY: tables
 tables: $(VENV)/with-experiments ## Rebuild tables and figures from the records in RESULTS and the published ones
-	@for folder in "$(RESULTS)" results/published; do \
+	@for folder in "$$RESULTS" results/published; do \
 		! ls "$$folder"/records/*.json >/dev/null 2>&1 || \
-		$(VENV)/bin/python scripts/tables.py results_dir="$$folder" $(ARGS) || exit; done
+		$(VENV)/bin/python scripts/tables.py "results_dir=\"$$folder\"" $(ARGS) || exit; done
 
 .PHONY: reproduce
 reproduce: $(VENV)/with-experiments ## Repeat the run of RECORD and compare the metrics
-	$(RUN) scripts/reproduce.py $(if $(RECORD),"$(RECORD)") $(ARGS)
+	$(RUN) scripts/reproduce.py $(if $(RECORD),"$$RECORD") $(ARGS)
 
 .PHONY: evaluate
 evaluate: $(VENV)/with-experiments ## Compute the test metrics of RECORD again from its weights
-	$(RUN) scripts/evaluate.py $(if $(RECORD),"$(RECORD)") $(ARGS)
+	$(RUN) scripts/evaluate.py $(if $(RECORD),"$$RECORD") $(ARGS)
 
 .PHONY: data
 data: $(VENV)/with-experiments ## Prepare DATASET once for all later runs
-	$(RUN) scripts/prepare_data.py dataset=$(DATASET) $(ARGS)
+	$(RUN) scripts/prepare_data.py "dataset=$(DATASET)" $(ARGS)
 
 .PHONY: describe
 describe: $(VENV)/with-experiments ## Write statistics and pictures of DATASET to RESULTS/data
-	$(RUN) scripts/describe.py dataset=$(DATASET) results_dir="$(RESULTS)" $(ARGS)
+	$(RUN) scripts/describe.py "dataset=$(DATASET)" $(RESULTS_DIR) $(ARGS)
 
 .PHONY: benchmark
 benchmark: $(VENV)/with-experiments ## Time training steps of ours and the peers side by side; ARGS=--quick checks for errors only
-	$(RUN) scripts/benchmark.py results_dir="$(RESULTS)" $(ARGS)
+	$(RUN) scripts/benchmark.py $(RESULTS_DIR) $(ARGS)
 
 .PHONY: peers
 peers: $(PEERS)/with-peers ## Install PyTorch and TensorFlow for the benchmark, in an environment of their own
 
 .PHONY: compile-for
 compile-for: $(COMPILERS)/with-compilers ## Compile for TARGET (h100, a100, v5e, v6e), without having it, and count what programs cost
-	@$(COMPILERS)/bin/python scripts/compile_for.py target=$(TARGET) results_dir="$(RESULTS)" $(ARGS)
+	@$(COMPILERS)/bin/python scripts/compile_for.py "target=$(TARGET)" $(RESULTS_DIR) $(ARGS)
 
 .PHONY: check-device
 check-device: $(VENV)/with-experiments ## Check and measure this GPU, TPU or CPU, in 3 minutes; ARGS=--quick checks for errors only
-	$(RUN) scripts/check_device.py results_dir="$(RESULTS)" $(ARGS)
+	$(RUN) scripts/check_device.py $(RESULTS_DIR) $(ARGS)
 
 .PHONY: test
 test: $(VENV)/with-test ## Run the tests, without the slow ones

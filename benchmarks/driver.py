@@ -22,6 +22,7 @@ from benchmarks.peers import PEERS
 from benchmarks.report import Benchmark, Result
 from lrlc_jax.errors import InputError, RunError
 from lrlc_jax.experiments import provenance
+from lrlc_jax.files import expanded
 from lrlc_jax.networks import check_precision
 from lrlc_jax.progress import Progress
 
@@ -108,7 +109,7 @@ def interpreters(settings: Settings) -> tuple[dict[str, str], list[str]]:
         InputError: if ``peers_python`` is not an interpreter.
     """
     default = PEERS_PYTHON if PEERS_PYTHON.exists() else sys.executable
-    python = str(pathlib.Path(settings.peers_python or default).expanduser())
+    python = str(expanded("peers_python", str(settings.peers_python or default)))
     modules = sorted({PEERS[name].module for name in settings.peers} - {"jax"})
     code = "import importlib.util as u, sys; print(*filter(u.find_spec, sys.argv[1:]))"
     try:

@@ -10,16 +10,20 @@ import argparse
 import contextlib
 import dataclasses
 import io
+import itertools
+import logging
 import os
 import pathlib
 import platform
 import re
+import shlex
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NoReturn, TextIO
 
 import hydra
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
@@ -29,7 +33,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from lrlc_jax import signals
+from lrlc_jax import signals, streams
 from lrlc_jax.errors import InputError, RunError, unknown_name
 
 READER_GONE = 141  # exit status, as after SIGPIPE
@@ -39,6 +43,8 @@ SEARCH_STOPPED = (
 )
 
 LAUNCHERS = ("joblib", "submitit_local", "submitit_slurm", "ray")
+DEEPEST = 20  # brackets within brackets, or parts of a name, in a word of the command line
+LONGEST = 100  # characters of it in an error message
 EXTRAS = {"hydra/launcher": LAUNCHERS, "hydra/sweeper": ("optuna",)}  # each choice needs an extra
 
 
@@ -74,12 +80,30 @@ def attempt(work: Callable[[], float | None]) -> Result:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return Result(READER_GONE)
     except OSError as error:
-        reason = f"{error.filename or 'The disk'}: {error.strerror or error}"
+        reason = f"{error.filename or 'The disk or the output'}: {error.strerror or error}"
         return Result(RunError.status, f"error: {reason}.")
-    except Exception as error:  # a bug: the traceback is needed
-        traceback.print_exc()
+    except Exception as error:
+        if from_backend(error):
+            return Result(InputError.status, f"error: {no_device(error)}")
+        traceback.print_exc()  # a bug: the traceback is needed
         return Result(RunError.status, f"error: {type(error).__name__}: {first_line(error)}.")
     return Result(value=value)
+
+
+def from_backend(error: Exception) -> bool:
+    """Whether JAX could not start its devices."""
+    *_, last = traceback.extract_tb(error.__traceback__)
+    return last.filename.endswith("xla_bridge.py")
+
+
+def no_device(error: Exception) -> str:
+    """Sentence for a start of JAX's devices that failed."""
+    chosen, reason = os.environ.get("JAX_PLATFORMS"), f" ({first_line(error)})" * bool(str(error))
+    advice = f"JAX_PLATFORMS is {chosen!r}: unset it, or name a device that is there"
+    return (
+        f"JAX cannot use its device{reason}; "
+        f"{advice if chosen else 'JAX_PLATFORMS=cpu computes without it'}."
+    )
 
 
 def interruptible(work: Callable[[], float | None]) -> Result:
@@ -99,12 +123,14 @@ def leave(results: Iterable[Result]) -> NoReturn:
             print(output, end="")
 
     results.append(attempt(tell))
-    for error in dict.fromkeys(result.error for result in results if result.error):
-        print(error, file=sys.stderr)
+    with contextlib.suppress(OSError):  # the terminal may be gone
+        for error in dict.fromkeys(result.error for result in results if result.error):
+            print(one_line(error), file=sys.stderr)
     status = max(result.status for result in results)
     if signals.computing():  # a normal exit would wait for the abandoned computation
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError):
+                stream.flush()
         os._exit(status)
     raise SystemExit(status)
 
@@ -124,9 +150,37 @@ class Arguments(argparse.ArgumentParser):
         raise InputError(f"{message[:1].upper()}{message[1:]}; see --help.")
 
 
+def one_line(text: str) -> str:
+    """A text with its line ends and other control characters as in Python's literals."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def shortened(text: str) -> str:
+    """The beginning of a text, for an error message."""
+    return text if len(text) <= LONGEST else text[:LONGEST] + "..."
+
+
+def refuse_deep(words: Iterable[str]) -> None:
+    """Raise an InputError for values within values that would exhaust the stack of a parser."""
+    for word in words:
+        steps = [(c in "[{(") - (c in ")}]") for c in word]
+        parts = word.partition("=")[0].count(".")
+        if max(parts, *itertools.accumulate(steps), 0) > DEEPEST:
+            raise InputError(
+                f"{shortened(word)!r} is nested too deeply; write name=value, or a list as "
+                "name=[1,2]."
+            )
+
+
 def run_script(task: Callable[[list[str]], None]) -> NoReturn:
     """Call ``task`` with the words of the command line, and exit."""
-    leave([interruptible(lambda: task(sys.argv[1:]))])
+    streams.prepare()
+
+    def main() -> None:
+        refuse_deep(sys.argv[1:])
+        task(sys.argv[1:])
+
+    leave([interruptible(main)])
 
 
 def run_command(
@@ -146,6 +200,8 @@ def run_command(
         configs: folder of the YAML files.
         name: of the main YAML file, without its suffix.
     """
+    streams.prepare()
+    logging.raiseExceptions = False  # Hydra logs what --info prints, perhaps to a closed pipe
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors instead of printing them
     OmegaConf.register_new_resolver("menu", lambda _root_: menu(configs, _root_), replace=True)
     OmegaConf.register_new_resolver("words", words, replace=True)
@@ -169,10 +225,16 @@ def run_command(
         return in_worker(work, next((o for o in overrides if o.startswith("worker=")), number))
 
     def main() -> None:
+        refuse_deep(sys.argv[1:])
+        for word in sys.argv[1:]:
+            if word.startswith("~"):
+                raise InputError(f"{word!r} would remove a setting; each is needed: give a value.")
         try:
             hydra.main(version_base="1.3", config_path=str(configs), config_name=name)(job)()
-        except BrokenPipeError:
-            raise
+        except OSError as error:
+            if error.filename or isinstance(error, HydraException):
+                raise explain(error, configs, name) from error
+            raise  # of the output
         except SearchStopped:
             results.append(Result(error=SEARCH_STOPPED))
         except Exception as error:  # Hydra's or its launcher's; a job's error is a result
@@ -264,7 +326,12 @@ def explain(error: Exception, configs: pathlib.Path, name: str) -> InputError | 
         extra = choice.partition("_")[0]
         text = f"{group}={choice} needs an extra: pip install -c constraints.txt -e '.[{extra}]'"
     elif isinstance(error, OverrideParseException):
-        text = f"{error.override!r} is not valid; write name=value, or a list as name=[1,2]"
+        text = not_parsed(error.override)
+    elif isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
+        mark = error.problem_mark
+        text = f"{mark.name}, line {mark.line + 1}: {error.problem or 'it is not valid YAML'}"
+    elif isinstance(error, yaml.reader.ReaderError):
+        text = f"{error.name} is not a text file in YAML ({error.reason})"
     elif isinstance(reason, OmegaConfBaseException) and reason.full_key:
         text = f"{reason.full_key}: {first_line(reason)}"
     elif isinstance(error, OSError) and error.filename:
@@ -277,6 +344,18 @@ def explain(error: Exception, configs: pathlib.Path, name: str) -> InputError | 
             f"Hydra's launcher failed ({lines}). Finished work is kept; the same command goes on."
         )
     return InputError(f"{text}.")
+
+
+def not_parsed(override: str) -> str:
+    """Sentence for an override that Hydra cannot parse."""
+    setting, equals, value = override.partition("=")
+    text = f"{shortened(override)!r} is not valid; write name=value, or a list as name=[1,2]"
+    if not (equals and value) or '"' in value:
+        return text
+    quoted = shlex.quote(f'{setting}="{value}"')
+    return f"{text}; a value with spaces or special characters needs two kinds of quotes: " + (
+        quoted if len(quoted) <= LONGEST else "'name=\"value\"'"
+    )
 
 
 def unknown_setting(setting: str, configs: pathlib.Path, name: str) -> InputError:

@@ -166,9 +166,29 @@ def require_plain(values: Any, levels: int = DEEPEST) -> None:
                 require_plain(part, levels - 1)
 
 
+def expanded(setting: str, folder: str) -> pathlib.Path:
+    """A path with the home folder for ``~``; an InputError if there is no such user."""
+    try:
+        return pathlib.Path(folder).expanduser()
+    except RuntimeError:
+        raise InputError(
+            f"{setting} is {folder!r}, and there is no such home folder; write the whole path."
+        ) from None
+
+
 def cache_folder() -> pathlib.Path:
-    """``lrlc_jax`` in the user's cache folder."""
-    root = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+    """``lrlc_jax`` in the user's cache folder.
+
+    Raises:
+        InputError: if the user has no home folder.
+    """
+    if not (root := os.environ.get("XDG_CACHE_HOME")):
+        try:
+            root = str(pathlib.Path.home() / ".cache")
+        except RuntimeError:
+            raise InputError(
+                "There is no home folder for the cache; set XDG_CACHE_HOME to another folder."
+            ) from None
     return pathlib.Path(root) / "lrlc_jax"
 
 

@@ -16,11 +16,18 @@ from concurrent import futures
 from types import FrameType
 from typing import Any, TypeVar
 
+if sys.platform == "win32":  # neither locks of files (fcntl) nor these signals
+    raise SystemExit(
+        "error: The commands of lrlc_jax need Linux or macOS; on Windows, its Subsystem for Linux."
+    )
+
 T = TypeVar("T")
 
 STARTED = time.monotonic()  # approximately the start of the process
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
-FORWARDED = signal.SIGUSR1  # from the command to joblib's workers; repeats a signal harmlessly
+# Of a lost connection, and of a batch system before it ends a job. They may come several times.
+WARNINGS = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, *WARNINGS)
+FORWARDED = signal.SIGVTALRM  # from the command to joblib's workers; repeats a signal harmlessly
 INTERRUPTED = 130  # exit status, as of a shell
 POLL_SECONDS = 1.0
 WAITING = "waits for the device"
@@ -64,12 +71,22 @@ def remember(number: int, frame: FrameType | None) -> None:
 def handlers() -> dict[signal.Signals, Any]:
     """Handlers of ``SIGNALS`` except ignored ones; none outside of the main thread.
 
-    A process ignores signals after ``nohup``, or in the background of a shell.
+    A process ignores signals after ``nohup``, or in the background of a shell. A launcher's own
+    handler of a warning stays: submitit's queues the job again.
     """
     if threading.current_thread() is not threading.main_thread():
         return {}
     found = {number: signal.getsignal(number) for number in SIGNALS}
-    return {n: handler for n, handler in found.items() if handler not in (None, signal.SIG_IGN)}
+    return {
+        number: handler
+        for number, handler in found.items()
+        if handler not in (None, signal.SIG_IGN)
+        and (
+            number not in WARNINGS
+            or handler == signal.SIG_DFL
+            or getattr(handler, "__module__", None) == __name__
+        )
+    }
 
 
 def handle(chosen: Mapping[signal.Signals, Any]) -> None:
@@ -80,15 +97,16 @@ def handle(chosen: Mapping[signal.Signals, Any]) -> None:
 
 @contextlib.contextmanager
 def stoppable() -> Iterator[None]:
-    """Context in which SIGTERM and SIGINT raise :class:`Stopped`; a second one kills the process.
+    """Context in which a signal raises :class:`Stopped`.
 
-    It raises at once if the process has received a signal before.
+    A second SIGTERM or SIGINT kills the process; a second warning is ignored. It raises at once if
+    the process has received a signal before.
     """
     before = handlers()
 
     def stop(number: int, frame: FrameType | None) -> None:
         remember(number, frame)  # first: a FORWARDED signal in between would kill the process
-        handle(dict.fromkeys(before, signal.SIG_DFL))
+        handle({n: signal.SIG_IGN if n in WARNINGS else signal.SIG_DFL for n in before})
         if not _uninterrupted:
             raise Stopped(_signalled[0])
 
@@ -148,7 +166,8 @@ def forwarded_to_workers() -> Iterator[None]:
         nonlocal stopped
         del frame
         stopped = bool(joblib_workers())
-        handle(dict.fromkeys(before, kill) if stopped else before)
+        second = {n: signal.SIG_IGN if n in WARNINGS else kill for n in before}
+        handle(second if stopped else before)
         if stopped:
             print("stopping the workers; a second signal kills them", file=sys.stderr, flush=True)
             send_to_workers(FORWARDED)

@@ -15,6 +15,7 @@ from benchmarks.report import markdown  # noqa: E402
 from lrlc_jax.cli import run_command  # noqa: E402
 from lrlc_jax.errors import RunError  # noqa: E402
 from lrlc_jax.experiments.config import typed  # noqa: E402
+from lrlc_jax.files import expanded  # noqa: E402
 
 
 def benchmark(values: dict[str, Any], overrides: list[str]) -> None:
@@ -25,7 +26,7 @@ def benchmark(values: dict[str, Any], overrides: list[str]) -> None:
     """
     del overrides
     settings = typed(Settings, values)
-    folder = pathlib.Path(settings.results_dir).expanduser() / "benchmarks"
+    folder = expanded("results_dir", settings.results_dir) / "benchmarks"
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"benchmark-{datetime.datetime.now(datetime.UTC):%Y%m%dT%H%M%SZ}.json"
     measured = run(settings, path)

@@ -19,6 +19,7 @@ from benchmarks.check_device import Settings, new_report, run  # noqa: E402
 from lrlc_jax.cli import run_command  # noqa: E402
 from lrlc_jax.errors import RunError  # noqa: E402
 from lrlc_jax.experiments.config import typed  # noqa: E402
+from lrlc_jax.files import expanded  # noqa: E402
 from lrlc_jax.progress import counted  # noqa: E402
 
 QUICK = "check_device=quick"
@@ -32,7 +33,7 @@ def check_device(values: dict[str, Any], overrides: list[str]) -> None:
     """
     del overrides
     settings = typed(Settings, values)
-    folder = pathlib.Path(settings.results_dir).expanduser() / "benchmarks"
+    folder = expanded("results_dir", settings.results_dir) / "benchmarks"
     folder.mkdir(parents=True, exist_ok=True)
     report = new_report(settings)
     kind = re.sub(r"[^a-z0-9]+", "-", report.machine["device"].lower()).strip("-")

@@ -14,6 +14,7 @@ from benchmarks.compiled import instructions, markdown  # noqa: E402
 from lrlc_jax.cli import run_command  # noqa: E402
 from lrlc_jax.errors import RunError  # noqa: E402
 from lrlc_jax.experiments.config import typed  # noqa: E402
+from lrlc_jax.files import expanded  # noqa: E402
 
 
 def compile_for(values: dict[str, Any], overrides: list[str]) -> None:
@@ -24,7 +25,7 @@ def compile_for(values: dict[str, Any], overrides: list[str]) -> None:
     """
     del overrides
     settings = typed(Settings, values)
-    folder = pathlib.Path(settings.results_dir).expanduser() / "benchmarks"
+    folder = expanded("results_dir", settings.results_dir) / "benchmarks"
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"compiled-{settings.target}.json"
     report = run(settings, path)

@@ -12,7 +12,7 @@ from lrlc_jax.errors import InputError, in_range
 from lrlc_jax.experiments import provenance
 from lrlc_jax.experiments.config import parse
 from lrlc_jax.experiments.record import require_writable
-from lrlc_jax.files import as_json, write_atomically
+from lrlc_jax.files import as_json, expanded, write_atomically
 from lrlc_jax.report.images import plots, statistics_lines, statistics_values, summary
 
 CONFIGS = pathlib.Path(__file__).resolve().parents[1] / "configs"
@@ -31,7 +31,7 @@ def describe(values: dict[str, Any], overrides: list[str]) -> None:
     print("\n".join([*summary(dataset), *statistics_lines(statistics)]))
     name = data_slug(dataset.name, dataset.canvas)
     name += f"-n{len(dataset.train)}-{dataset.fingerprint[:6]}"
-    folder = pathlib.Path(config.results_dir).expanduser() / "data" / name
+    folder = expanded("results_dir", config.results_dir) / "data" / name
     measured = statistics_values(dataset, statistics) | {"code": provenance.code()}
     write_atomically(folder / "statistics.json", as_json(measured))
     print(folder / "statistics.json")

@@ -29,6 +29,8 @@ def sweep(values: dict[str, Any], overrides: list[str]) -> None:
             raise InputError(
                 f"{setting} is set by the study; `python scripts/train.py {override}` is one run."
             )
+    if "study" not in values:
+        raise InputError("The file of the study sets no study; begin it without '@package'.")
     values = dict(values)
     worker, dry_run = values.pop("worker"), values.pop("dry_run")
     if not isinstance(dry_run, bool):

@@ -1,14 +1,19 @@
 """The commands, with the arguments of their users."""
 
+import io
 import json
 import os
+import shlex
 import shutil
 import subprocess
 
+import jax
 import pytest
 
+from lrlc_jax import streams
+from lrlc_jax.experiments.record import read
 from tests.commands import TINY, call, command, here, snapshot
-from tests.conftest import shared
+from tests.conftest import ROOT, shared
 
 __all__ = ["TINY", "call", "command", "snapshot"]
 
@@ -34,6 +39,16 @@ LAYER = ["layer=lrlc", "layer.rank=2", "layer.at=1", *TINY]
         # Values: the setting is named.
         ("train layer.rank=0", ["layer.rank", "0"]),
         ("train layer.rank=[", ["layer.rank=["]),
+        (f"train layer.rank={'[' * 500}{']' * 500}", ["layer.rank=[["]),
+        ("train results_dir=Müller", ["'results_dir=\"Müller\"'"]),
+        ("train results_dir=~/x", ["'results_dir=\"~/x\"'"]),
+        ("train results_dir=copy_(2)", ["'results_dir=\"copy_(2)\"'"]),
+        ("train /home/me/x", ["/home/me/x", "name=value"]),
+        ('train results_dir="~nouser"', ["results_dir", "~nouser"]),
+        ('tables results_dir="~nouser"', ["results_dir", "~nouser"]),
+        ("reproduce x results_dir=[[[[[[[[[[[[[[[[[[[[[[[[[[[[", ["results_dir"]),
+        ("sweep ~study", ["~study"]),
+        ("train ~dataset dataset.train_size=100", ["~dataset"]),
         ("train layer.rank=many", ["layer.rank", "many"]),
         ("train layer.at=4", ["layer.at", "4"]),
         ("train protocol.epochs=1.5", ["protocol.epochs", "1.5"]),
@@ -44,6 +59,8 @@ LAYER = ["layer=lrlc", "layer.rank=2", "layer.at=1", *TINY]
         ("train dataset.translate=8", ["dataset.translate", "8"]),
         ("train dataset.split=person", ["dataset.split", "digits"]),
         ("train results_dir=${nothing}", ["results_dir", "nothing"]),
+        ("train -m results_dir=${nothing}", ["nothing"]),
+        ("train layer.rank=${oc.env:NOTHING}", ["layer.rank", "NOTHING"]),
         ("sweep layer.rank=3", ["layer.rank", "study"]),
         ("describe sample=1", ["sample", "1"]),
         ("describe dataset.train_size=1", ["dataset.train_size", "1"]),
@@ -72,6 +89,56 @@ def test_bad_input_gets_one_sentence(tmp_path, arguments, words):
     assert len(answer.stderr.strip().splitlines()) == 1, answer.stderr
     assert not answer.stdout
     assert not snapshot(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("name: mine\nruns:\n  - {layer: conv\ntables: [accuracy]\n", ["mine.yaml", "line 4"]),
+        ("name: mine\n\tname: tab\n", ["mine.yaml", "line 2"]),
+        ("name: \0\n", ["mine.yaml"]),
+        ("# @package _global_\nname: mine\nruns: [{layer: conv}]\n", ["study", "@package"]),
+        ("- a list\n", []),
+        ("defaults: 3\n", []),
+        ("name: mine\nrnus: [{layer: conv}]\n", ["study.rnus"]),
+    ],
+)
+def test_a_study_that_cannot_be_read_gets_one_sentence(tmp_path, text, words):
+    (tmp_path / "study").mkdir()
+    (tmp_path / "study" / "mine.yaml").write_text(text)
+    arguments = ["--config-dir", str(tmp_path), "study=mine", "dry_run=true"]
+    (line,) = here(tmp_path, "sweep", *arguments, status=2).stderr.strip().splitlines()
+    assert all(word in line for word in words), line
+
+
+@pytest.mark.skipif(not shutil.which("make"), reason="make is not installed")
+def test_make_passes_names_with_spaces_and_quotes_on(tmp_path):
+    (tmp_path / "bin").mkdir()
+    python = tmp_path / "bin" / "python"
+    python.write_text('#!/bin/sh\nfor word; do echo "$word"; done\n')
+    python.chmod(0o755)
+    for name in ("created", "with-experiments", "with-compilers"):
+        (tmp_path / name).touch()
+    given = [f"VENV={tmp_path}", f"COMPILERS={tmp_path}", "RESULTS=it's a (2)", "RECORD=it's b"]
+    targets = ["run-sweep", "describe", "benchmark", "compile-for", "check-device", "reproduce"]
+    make = ["make", "--no-print-directory", "-C", str(ROOT), *targets, *given]
+    lines = subprocess.run(make, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert lines.count('results_dir="it\'s a (2)"') == 5
+    assert lines.count("it's b") == 1
+
+
+@pytest.mark.slow
+def test_a_device_that_is_not_there_gets_one_sentence(tmp_path):
+    environment = {**os.environ, "JAX_PLATFORMS": "cuda"}
+    if shutil.which("nvidia-smi"):
+        pytest.skip("there is one")
+    words = command("train", *LAYER)
+    answer = subprocess.run(
+        words, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    (line,) = answer.stderr.splitlines()
+    assert answer.returncode == 2
+    assert "JAX_PLATFORMS is 'cuda'" in line
 
 
 def test_help_lists_groups_and_settings_and_cfg_prints_the_settings(tmp_path):
@@ -132,15 +199,49 @@ def test_a_bad_record_stops_commands_before_anything_is_written(copy):
     assert snapshot(folder) == before
 
 
-def test_a_closed_pipe_ends_a_command_quietly(copy):
+@pytest.mark.parametrize(
+    "words",
+    [["tables", "results_dir=2024"], pytest.param(["train", "--help"], marks=pytest.mark.slow)],
+)
+def test_a_closed_pipe_ends_a_command_quietly(copy, words):
     folder, _ = copy
     reader, writer = os.pipe()
     os.close(reader)
-    words = command("tables", "results_dir=2024")
+    words = command(*words)
     answer = subprocess.run(words, cwd=folder, stdout=writer, stderr=subprocess.PIPE, check=False)
     os.close(writer)
     assert answer.returncode == 141
     assert not answer.stderr
+
+
+def test_closed_streams_are_no_hindrance_and_no_file_gets_their_place(copy):
+    folder, path = copy
+    before = read(path)
+    shutil.rmtree(path.parent)
+    words = shlex.join(command("train", "results_dir=2024", *LAYER))
+    environment = {**os.environ, "JAX_DISABLE_MOST_OPTIMIZATIONS": "true"}  # as in this process
+    script = ["sh", "-c", f"{words} <&- >&- 2>&-"]
+    assert subprocess.run(script, cwd=folder, env=environment, check=False).returncode == 0
+    assert read(path).final == before.final
+
+
+def test_a_stream_that_has_ascii_only_gets_ascii(monkeypatch):
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr("sys.stdout", stream)
+    streams.prepare()
+    print("1 ± 2, Müller, \udce9", flush=True)
+    assert stream.buffer.getvalue() == b"1 +- 2, M?ller, ?\n"
+
+
+def test_a_user_without_a_home_folder_can_train(copy, monkeypatch):
+    folder, _ = copy
+    for name in ("HOME", "XDG_CACHE_HOME", "JAX_COMPILATION_CACHE_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("os.getuid", lambda: 12345)  # not in the list of users
+    monkeypatch.setitem(jax.config.values, "jax_compilation_cache_dir", None)
+    here(folder, "train", "results_dir=2024", *LAYER, "protocol.first_seed=2")
+    answer = here(folder, "train", "dataset=mnist", *LAYER, status=2)
+    assert "XDG_CACHE_HOME" in answer.stderr
 
 
 def test_a_study_completes_the_runs_of_a_multirun_and_is_trained_once(tmp_path):

@@ -196,7 +196,7 @@ def test_four_workers_do_each_run_once(tmp_path, undisturbed):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
 def test_a_signal_keeps_finished_epochs_and_exits_0(tmp_path, number):
     worker = start(tmp_path, "train", *LONG)
     while "epochs;" not in worker.stderr.readline():

@@ -119,7 +119,7 @@ def begun(configs, job):
 @pytest.mark.parametrize(
     ("job", "send", "number"),
     [
-        ("computes", to_command, signal.SIGTERM),
+        ("computes", to_command, signal.SIGUSR1),
         ("computes", to_all, signal.SIGINT),
         ("waits", to_command, signal.SIGINT),
         ("waits", to_all, signal.SIGTERM),

@@ -21,6 +21,7 @@ ORDER = [
     "schema",
     "files",
     "signals",
+    "streams",
     "progress",
     "layers.ops",
     "layers",

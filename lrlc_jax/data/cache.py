@@ -23,12 +23,13 @@ import lrlc_jax
 from lrlc_jax.data.dataset import Dataset, DatasetConfig, fingerprint
 from lrlc_jax.data.order import build, divide
 from lrlc_jax.data.shift import shift
-from lrlc_jax.data.source import SPLITS, Location, Source, Split, user_path
+from lrlc_jax.data.source import SPLITS, Location, Source, Split
 from lrlc_jax.data.sources import SOURCES
 from lrlc_jax.data.translate import translate
 from lrlc_jax.errors import InputError, RunError
 from lrlc_jax.files import (
     cache_folder,
+    expanded,
     locked,
     read_bytes,
     require_space,
@@ -70,7 +71,7 @@ def load(config: DatasetConfig) -> Dataset:
 def read_source(config: DatasetConfig) -> Dataset:
     """The data set from its source, without the cache."""
     source = SOURCES[config.name]
-    path = None if config.path is None else user_path("dataset.path", config.path)
+    path = None if config.path is None else expanded("dataset.path", config.path)
     raw = source.readers[config.source](Location(path, config.manual_dir))
     dataset = build(source, config.source, raw)
     if source.fingerprint not in (None, dataset.fingerprint):
@@ -84,7 +85,7 @@ def read_source(config: DatasetConfig) -> Dataset:
 def cache_path(config: DatasetConfig) -> pathlib.Path:
     """The folder of the prepared data set."""
     if config.cache_dir:
-        return user_path("dataset.cache_dir", config.cache_dir) / config.name
+        return expanded("dataset.cache_dir", config.cache_dir) / config.name
     return cache_folder() / "data" / config.name
 
 
@@ -123,7 +124,7 @@ def cached(config: DatasetConfig) -> Dataset | None:
 
 def absolute(path: str | None) -> str | None:
     """The path, independent of the working directory."""
-    return None if path is None else os.path.realpath(user_path("dataset.path", path))
+    return None if path is None else os.path.realpath(expanded("dataset.path", path))
 
 
 def prepare(config: DatasetConfig, *, rebuild: bool = False) -> Dataset:

@@ -68,15 +68,6 @@ class Location:
         return self.path
 
 
-def user_path(setting: str, value: str) -> pathlib.Path:
-    """The path in a setting, with ``~`` for a home folder."""
-    try:
-        return pathlib.Path(value).expanduser()
-    except RuntimeError as error:
-        reason = str(error).rstrip(".")
-        raise InputError(f"{setting} is {value!r} ({reason}); write the folder in full.") from None
-
-
 @dataclasses.dataclass(frozen=True)
 class Source:
     """A published data set. Each module of ``data/sources`` declares one as ``SOURCE``.

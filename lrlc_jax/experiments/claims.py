@@ -5,10 +5,12 @@ A worker chooses seeds of a run, its *part*, while it holds the lock of the whol
 a lock when the worker ends or dies. Some network file systems do not show locks to other machines,
 so there is also a heartbeat: a worker regularly touches a file with its name, and workers on
 *other* machines respect a recent heartbeat. On the same machine only the lock counts, so that the
-part of a dead worker is free at once.
+part of a dead worker is free at once. A worker that was suspended for long may have lost its part
+to another one: it checks its claim before it writes (:meth:`Claim.require`).
 """
 
 import contextlib
+import dataclasses
 import fcntl
 import functools
 import json
@@ -16,18 +18,22 @@ import os
 import pathlib
 import platform
 import re
+import secrets
 import shutil
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from lrlc_jax.errors import RunError
-from lrlc_jax.files import locked
+from lrlc_jax.files import locked, read_bytes, write_atomically
 from lrlc_jax.progress import in_ranges
+from lrlc_jax.signals import uninterrupted
 
 BEAT = 10.0  # seconds between two heartbeats
 DEAD_AFTER = 90.0  # seconds without one, after which a worker on another machine counts as dead
 
+MOST_SEEDS = 2**20  # of a part; another folder is not from a worker
 CHOOSE_SECONDS, CHOOSE_AGAIN = 60.0, 0.02  # limit and interval of the wait for other workers
 
 UNFINISHED, LOCK, OWNER, CHECKPOINTS = "unfinished", "lock", "owner.json", "checkpoints"
@@ -53,7 +59,8 @@ def parts(results_dir: str | pathlib.Path, identity: str) -> dict[pathlib.Path, 
         if NAME.fullmatch(folder.name):
             words = folder.name.removeprefix("seeds").split("+")
             ranges = [[int(number) for number in word.split("-")] for word in words]
-            found[folder] = tuple(n for r in ranges for n in range(r[0], r[-1] + 1))
+            if sum(r[-1] - r[0] for r in ranges) < MOST_SEEDS:
+                found[folder] = tuple(n for r in ranges for n in range(r[0], r[-1] + 1))
     return found
 
 
@@ -99,12 +106,45 @@ def machine() -> str:
     return platform.node()
 
 
-@contextlib.contextmanager
-def claim(folder: pathlib.Path) -> Iterator[bool]:
-    """Claim the part of a folder for the duration of the context, if it is free.
+class ClaimLostError(Exception):
+    """Another worker has taken the part, because this one seemed to be dead."""
 
-    Yields True if it was free; otherwise another worker has it. At the end lock and heartbeat are
-    removed, and the folder if it has no checkpoints.
+
+@dataclasses.dataclass(frozen=True)
+class Claim:
+    """A part of this worker, with the content of its file with the worker's name."""
+
+    folder: pathlib.Path
+    name: bytes
+
+    @property
+    def held(self) -> bool:
+        """Whether the part is still this worker's."""
+        try:
+            return read_bytes(self.folder / OWNER) == self.name
+        except FileNotFoundError:
+            return False
+        except OSError:  # of a network, for example: not a sign of another worker
+            return True
+
+    def require(self) -> None:
+        """Raise :class:`ClaimLostError` if the part is another worker's by now."""
+        if not self.held:
+            raise ClaimLostError("this process was suspended, and another worker has taken the run")
+
+    def beat(self, stop: threading.Event) -> None:
+        """Touch the file every ``BEAT`` seconds until ``stop`` is set, or the part is lost."""
+        while not stop.wait(BEAT) and self.held:
+            with contextlib.suppress(OSError):
+                os.utime(self.folder / OWNER)
+
+
+@contextlib.contextmanager
+def claim(folder: pathlib.Path) -> Iterator[Claim | None]:
+    """Claim the part of a folder for the duration of the context.
+
+    Yields None if another worker has it. At the end lock and heartbeat are removed, and the folder
+    if it has no checkpoints.
 
     Raises:
         RunError: if the file system refuses to write or lock.
@@ -112,24 +152,26 @@ def claim(folder: pathlib.Path) -> Iterator[bool]:
     with writable(folder):
         lock = locked(folder / LOCK)
     if lock is None:
-        yield False
+        yield None
         return
     try:
         if alive_elsewhere(folder):
-            yield False
+            yield None
             return
-        stop = threading.Event()
+        owner = {"machine": machine(), "host": platform.node(), "process": os.getpid()}
+        content = json.dumps(owner | {"claim": secrets.token_hex(8)}) + "\n"
+        ours, stop = Claim(folder, content.encode()), threading.Event()
         try:
-            with writable(folder):
-                owner = {"machine": machine(), "host": platform.node(), "process": os.getpid()}
-                (folder / OWNER).write_text(json.dumps(owner) + "\n")
-            threading.Thread(target=beat, args=(folder / OWNER, stop), daemon=True).start()
-            yield True
+            with uninterrupted():
+                write_atomically(folder / OWNER, content)
+            threading.Thread(target=ours.beat, args=(stop,), daemon=True).start()
+            yield ours
         finally:
             stop.set()
-            # Before unlocking: `locked` checks that its file exists.
-            for name in (OWNER, LOCK):
-                (folder / name).unlink(missing_ok=True)
+            if ours.held or not (folder / OWNER).exists():
+                # Before unlocking: `locked` checks that its file exists.
+                for name in (OWNER, LOCK):
+                    (folder / name).unlink(missing_ok=True)
             remove_empty(folder)
     finally:
         os.close(lock)
@@ -147,17 +189,21 @@ def writable(folder: pathlib.Path) -> Iterator[None]:
         ) from None
 
 
-def owner(folder: pathlib.Path) -> dict[str, str | int]:
+def owner(folder: pathlib.Path) -> dict[str, Any]:
     """The worker of a part; empty if its file cannot be read."""
-    with contextlib.suppress(OSError, ValueError):
-        found = json.loads((folder / OWNER).read_text())
+    with contextlib.suppress(OSError, ValueError, RecursionError):
+        found = json.loads(read_bytes(folder / OWNER))
         if isinstance(found, dict):
             return found
     return {}
 
 
 def alive_elsewhere(folder: pathlib.Path) -> bool:
-    """Whether a worker on another machine has the part, and a recent heartbeat."""
+    """Whether a worker on another machine has the part, and a recent heartbeat.
+
+    A heartbeat from a clock that is ahead is set to the present: without another one it then ages
+    as any other.
+    """
     other = owner(folder)
     if not other or other.get("machine") == machine():
         return False
@@ -166,26 +212,27 @@ def alive_elsewhere(folder: pathlib.Path) -> bool:
         now, last = ((folder / name).stat().st_mtime for name in (LOCK, OWNER))
     except OSError:
         return False
+    if last > now:
+        with contextlib.suppress(OSError):
+            os.utime(folder / OWNER)
     return now - last < DEAD_AFTER
 
 
 def busy(folder: pathlib.Path) -> bool:
     """Whether a living worker has a part."""
+    try:  # NFS locks only files that are open for writing
+        lock = os.open(folder / LOCK, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return False
     try:
-        with (folder / LOCK).open("rb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
     except OSError:
         return False
+    finally:
+        os.close(lock)
     return alive_elsewhere(folder)
-
-
-def beat(path: pathlib.Path, stop: threading.Event) -> None:
-    """Touch a file every ``BEAT`` seconds until ``stop`` is set."""
-    while not stop.wait(BEAT):
-        with contextlib.suppress(OSError):
-            os.utime(path)
 
 
 def clear(folder: pathlib.Path) -> None:

@@ -17,6 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lrlc_jax.data.dataset import DatasetConfig
 from lrlc_jax.errors import InputError, not_negative, one_of, unknown_name
+from lrlc_jax.files import expanded
 from lrlc_jax.layers import DEPTH, LAYERS, ConvConfig, LayerConfig
 from lrlc_jax.layers.base import as_list
 from lrlc_jax.layers.ops.product import WAYS
@@ -62,6 +63,7 @@ class RunConfig(Schema):
         super().check()
         if not self.results_dir:
             raise InputError("results_dir is empty; name the folder for the results.")
+        expanded("results_dir", self.results_dir)
         words = [*WAYS, MEASURED]
         if isinstance(self.product_way, list):
             words = list(WAYS)

@@ -11,6 +11,8 @@ from lrlc_jax.experiments import record as records
 from lrlc_jax.experiments import trained
 from lrlc_jax.experiments.claims import (
     CHECKPOINTS,
+    Claim,
+    ClaimLostError,
     busy,
     choosing,
     claim,
@@ -128,7 +130,7 @@ def execute(jobs: Sequence[Job], tracker: Tracker) -> Outcome:
         tracker: is notified of runs and epochs.
 
     Raises:
-        InputError: for an unwritable folder, a damaged record or checkpoint.
+        InputError: for an unwritable folder, or a damaged record.
         RunError: if the disk refuses a record.
     """
     results_dir = jobs[0].config.results_dir
@@ -166,10 +168,14 @@ def train_pending(outcome: Outcome, tracker: Tracker) -> None:
         runner = Runner(outcome.pending, tracker, progress, limit, list(outcome.runs.values()))
         try:
             while outcome.pending:
-                with next_part(outcome, progress.say) as part:
+                with next_part(outcome, progress.say) as found:
                     progress.expect(progress.done + epochs_left(outcome))
-                    if part:
-                        train_part(part, runner, outcome)
+                    if found:
+                        try:
+                            train_part(*found, runner, outcome)
+                        except ClaimLostError as error:
+                            with uninterrupted():  # a signal may have ended the training, too
+                                runner.say(f"{runner.label} is left to another worker: {error}")
                         continue
                 others = outcome.pending
                 if not others or not config.wait_for_others:
@@ -193,7 +199,7 @@ def epochs_left(outcome: Outcome) -> int:
 
 
 @contextlib.contextmanager
-def next_part(outcome: Outcome, say: Callable[[str], None]) -> Iterator[Job | None]:
+def next_part(outcome: Outcome, say: Callable[[str], None]) -> Iterator[tuple[Job, Claim] | None]:
     """Claim seeds of a pending run for the duration of the context; None if none is free.
 
     ``say`` is called with a sentence if a checkpoint is dropped.
@@ -201,12 +207,11 @@ def next_part(outcome: Outcome, say: Callable[[str], None]) -> Iterator[Job | No
     results_dir = outcome.jobs[0].config.results_dir
     with contextlib.ExitStack() as stack:
         with choosing(results_dir) as alone:
-            part = choose(outcome, say) if alone else None
+            part, ours = choose(outcome, say) if alone else None, None
             if part:
                 folder = part_folder(results_dir, part.identity, part.seeds)
-                if not stack.enter_context(claim(folder)):
-                    part = None
-        yield part
+                ours = stack.enter_context(claim(folder))
+        yield (part, ours) if part and ours else None
 
 
 def choose(outcome: Outcome, say: Callable[[str], None]) -> Job | None:
@@ -278,12 +283,15 @@ def nameable(seeds: Sequence[int]) -> tuple[int, ...]:
     return tuple(seeds)
 
 
-def train_part(part: Job, runner: Runner, outcome: Outcome) -> None:
-    """Train the seeds of a part, and write their record."""
-    results_dir = part.config.results_dir
-    folder = part_folder(results_dir, part.identity, part.seeds)
+def train_part(part: Job, ours: Claim, runner: Runner, outcome: Outcome) -> None:
+    """Train the seeds of a part, and write their record.
+
+    Raises:
+        ClaimLostError: if another worker has taken the part meanwhile.
+    """
+    results_dir, left = part.config.results_dir, sum(outcome.visits_left.values())
     try:
-        record, history = runner.run(part, folder / CHECKPOINTS, sum(outcome.visits_left.values()))
+        record, history = runner.run(part, ours.folder / CHECKPOINTS, left, ours.require)
     except RunError as error:
         outcome.problems[part.identity] = str(error)
         runner.say(f"FAILED: {error}")
@@ -292,14 +300,18 @@ def train_part(part: Job, runner: Runner, outcome: Outcome) -> None:
         # This worker may have been suspended for so long that another one did its work.
         outcome.look_up([part])
         if outcome.missing(part):
+            ours.require()
             runner.finish(*trained.write(record, history, results_dir, warn=runner.say))
             outcome.trained.add(part.identity)
             outcome.look_up([part])
-        clear(folder)
+        if ours.held:
+            clear(ours.folder)
 
 
 def hosts(jobs: Sequence[Job]) -> str:
     """The workers of these runs, as far as known, in parentheses."""
     owners = [owner(f) for job in jobs for f in parts(job.config.results_dir, job.identity)]
-    names = sorted({f"process {o.get('process')} on {o['host']}" for o in owners if "host" in o})
+    names = sorted(
+        {f"process {o.get('process', 'unknown')} on {o['host']}" for o in owners if "host" in o}
+    )
     return f" ({', '.join(names)})" if names else ""

@@ -6,7 +6,7 @@ import functools
 import math
 import pathlib
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -72,15 +72,23 @@ class Runner:
         self.label = ""
         self.kept: str | None = None  # the stopped run and the epoch of its checkpoint, in words
 
-    def run(self, job: Job, checkpoint_folder: pathlib.Path, left: int) -> tuple[Record, History]:
+    def run(
+        self,
+        job: Job,
+        checkpoint_folder: pathlib.Path,
+        left: int,
+        before_save: Callable[[], None] | None = None,
+    ) -> tuple[Record, History]:
         """Train the seeds of a job, from its checkpoint if there is one.
 
-        ``left`` is the number of visits that pending runs need, this one included. Returns the
-        record, without its files, and the history.
+        ``left`` is the number of visits that pending runs need, this one included. ``before_save``
+        is called before a checkpoint is written; its errors end the training. Returns the record,
+        without its files, and the history.
 
         Raises:
-            InputError: if the images are too small for the network, or the checkpoint is damaged.
-            RunError: if the device fails, for example out of memory.
+            InputError: if the images are too small for the network.
+            RunError: if the checkpoint is damaged, or if the device fails, for example out of
+                memory.
             Stopped: by a signal, or at the end of the time limit; finished epochs are kept.
         """
         # Network, checkpoint, data on the device.
@@ -89,7 +97,10 @@ class Runner:
         self.label = label
         factory = network_of(job)
         checkpoints = Checkpoints(
-            checkpoint_folder, **vars(config.checkpoint), warn=self.progress.say
+            checkpoint_folder,
+            **vars(config.checkpoint),
+            warn=self.progress.say,
+            before_save=before_save,
         )
         session = Session(checkpoints, self.clock)
         data = self.put(job)

@@ -15,17 +15,19 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
+from zipfile import BadZipFile
 
 import jax
 import numpy as np
 
-from lrlc_jax.errors import InputError, RunError, not_negative
+from lrlc_jax.errors import RunError, not_negative
 from lrlc_jax.files import sha256_of, write_atomically
 from lrlc_jax.schema import Schema, whole
 from lrlc_jax.training.metrics import METRICS, Array, named
 from lrlc_jax.training.step import TrainState
 
 ABOUT = "about"
+INVALID = (OSError, ValueError, KeyError, EOFError, BadZipFile, RecursionError)  # content of a file
 FILE_NAME = re.compile(r"(\d+)-([0-9a-f]{64})\.npz")
 
 
@@ -68,6 +70,7 @@ class Checkpoints:
         every_minutes: minutes between two checkpoints, or None.
         about: called by each save; returns JSON values to save beside the state.
         warn: called with a sentence if a checkpoint cannot be written; training goes on.
+        before_save: called before a checkpoint is written; its errors end the training.
     """
 
     def __init__(
@@ -78,10 +81,11 @@ class Checkpoints:
         every_minutes: float | None = None,
         about: Callable[[], dict[str, Any]] = dict,
         warn: Callable[[str], None] = print,
+        before_save: Callable[[], None] | None = None,
     ) -> None:
         self.folder = folder
         self.every_epochs, self.every_minutes = every_epochs, every_minutes
-        self.about, self.warn = about, warn
+        self.about, self.warn, self.before_save = about, warn, before_save
         self.saved_epochs, self.saved_at = 0, time.monotonic()
 
     @functools.cached_property
@@ -97,7 +101,7 @@ class Checkpoints:
             states: shapes and types of the expected states; ``states.seed`` has values.
 
         Raises:
-            InputError: if it is damaged, or has another network, optimiser, metrics or seeds.
+            RunError: if it is damaged, or has another network, optimiser, metrics or seeds.
         """
         with self._newest() as (count, file):
             if not file:
@@ -129,21 +133,21 @@ class Checkpoints:
         """Open the newest undamaged checkpoint: number of epochs, and arrays or None.
 
         Raises:
-            InputError: if all are damaged, or for a ValueError within the context.
+            RunError: if all are damaged, or for an invalid value within the context.
         """
         names = [(FILE_NAME.fullmatch(path.name), path) for path in self.folder.glob("*.npz")]
         found = [(int(name[1]), name[2], path) for name, path in names if name]
         try:
             for count, digest, path in sorted(found, reverse=True):
-                if sha256_of(path) == digest:
+                if path.is_file() and sha256_of(path) == digest:
                     with np.load(path) as file:
                         yield count, file
                     return
             if found:
                 raise ValueError("its content was changed")
             yield 0, None
-        except (OSError, ValueError) as error:
-            raise InputError(
+        except INVALID as error:
+            raise RunError(
                 f"The checkpoint in {self.folder} cannot be used ({error}); remove that folder to "
                 "start the run again."
             ) from None
@@ -159,6 +163,8 @@ class Checkpoints:
         count = len(snapshot.epochs)
         if count == self.saved_epochs:
             return
+        if self.before_save:
+            self.before_save()
         self.saved_at = time.monotonic()  # a failed attempt is not repeated after every epoch
         buffer = io.BytesIO()
         try:

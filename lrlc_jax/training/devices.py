@@ -267,11 +267,13 @@ def fixed_settings() -> Iterator[None]:
 def enable_cache(*, write: bool = True) -> None:
     """Cache compiled programs on disk, in the folder configured for JAX or the user's cache.
 
-    Without ``write`` cached programs are used, and new ones are not added.
+    Without ``write`` cached programs are used, and new ones are not added. A user without a home
+    folder has no cache.
     """
     update: Callable[[str, object], None] = jax.config.update
     if jax.config.values["jax_compilation_cache_dir"] is None:
-        update("jax_compilation_cache_dir", str(cache_folder() / "jax"))
+        with contextlib.suppress(InputError):
+            update("jax_compilation_cache_dir", str(cache_folder() / "jax"))
         update("jax_persistent_cache_min_compile_time_secs", 0.2)
     if not write:
         update("jax_persistent_cache_min_compile_time_secs", float("inf"))

@@ -281,8 +281,8 @@ def train(
         keep_weights: return the trained parameters and moving statistics.
 
     Raises:
-        InputError: for a damaged checkpoint or one of another network, or for fewer devices than
-            ``protocol.data_parallel``.
+        InputError: for fewer devices than ``protocol.data_parallel``.
+        RunError: for a damaged checkpoint, or one of another network.
         Stopped: after the finished epochs were saved.
     """
     seconds = 0.0

@@ -1,5 +1,6 @@
 """A run is done by one worker at a time, and a dead worker's run is free."""
 
+import contextlib
 import json
 import os
 import signal
@@ -15,6 +16,7 @@ from lrlc_jax.experiments.claims import (
     CHECKPOINTS,
     LOCK,
     OWNER,
+    ClaimLostError,
     busy,
     choosing,
     claim,
@@ -28,7 +30,7 @@ HOLD = """
 import pathlib, sys, time
 from lrlc_jax.experiments.claims import claim
 with claim(pathlib.Path(sys.argv[1])) as ours:
-    print(ours, flush=True)
+    print(bool(ours), flush=True)
     time.sleep(60)
 """
 
@@ -98,7 +100,7 @@ def test_no_two_workers_are_ever_inside_though_the_lock_comes_and_goes(tmp_path)
 
 def elsewhere(folder, age):
     """A worker on another machine, whose locks we do not see, touched its pulse so long ago."""
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / OWNER).write_text(json.dumps({"machine": "other", "host": "far", "process": 1}))
     (folder / LOCK).touch()
     then = time.time() - age
@@ -132,13 +134,77 @@ def test_a_worker_has_a_pulse(tmp_path, monkeypatch):
         assert time.time() - (folder / OWNER).stat().st_mtime < 60
 
 
-def test_an_unreadable_owner_is_none(tmp_path):
+def test_a_heartbeat_from_a_clock_that_is_ahead_ages_from_now_on(tmp_path):
+    folder = part_folder(tmp_path, "run", [0, 1])
+    elsewhere(folder, -3600)
+    assert busy(folder)
+    assert (folder / OWNER).stat().st_mtime < time.time() + 60
+    then = time.time() - claims.DEAD_AFTER - 1
+    os.utime(folder / OWNER, (then, then))  # as after this time
+    assert not busy(folder)
+
+
+def test_a_worker_that_lost_its_part_keeps_off_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(claims, "BEAT", 0.02)
+    folder = part_folder(tmp_path, "run", [0, 1])
+    with claim(folder) as ours:
+        ours.require()
+        elsewhere(folder, 0)  # another machine has taken the part of a worker that seemed dead
+        os.utime(folder / OWNER, (0, 0))
+        with pytest.raises(ClaimLostError):
+            ours.require()
+        time.sleep(0.1)
+        assert (folder / OWNER).stat().st_mtime == 0  # no pulse in the name of the other one
+    assert owner(folder)["host"] == "far"
+
+
+def test_a_file_that_cannot_be_read_for_a_while_is_no_lost_claim(tmp_path, monkeypatch):
+    def fails(path):
+        raise OSError(5, "Input/output error", str(path))
+
+    with claim(part_folder(tmp_path, "run", [0, 1])) as ours:
+        with monkeypatch.context() as patch:
+            patch.setattr(claims, "read_bytes", fails)
+            ours.require()
+        clear(ours.folder)
+        assert not ours.held
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda path: path.write_text("{"),
+        lambda path: path.write_text("[" * 100_000),
+        lambda path: path.write_text("[]"),
+        os.mkfifo,
+        lambda path: path.symlink_to("/dev/zero"),
+        lambda path: path.symlink_to("nowhere"),
+    ],
+)
+def test_an_unreadable_owner_is_none(tmp_path, make):
     folder = part_folder(tmp_path, "run", [0, 1])
     folder.mkdir(parents=True)
-    (folder / OWNER).write_text("{")
+    make(folder / OWNER)
     assert owner(folder) == {}
     with claim(folder) as ours:
         assert ours
+
+
+@pytest.mark.parametrize("name", ["", "/run", "/run/seeds0", "/lock", "/run/seeds0/lock"])
+@pytest.mark.parametrize("target", ["nowhere", "no/where", "itself"])
+def test_a_dangling_link_ends_with_a_sentence_or_is_no_hindrance(tmp_path, name, target):
+    path = tmp_path / f"unfinished{name}"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.symlink_to(path if target == "itself" else target)
+    begun = time.monotonic()
+    with (
+        contextlib.suppress(RunError),
+        choosing(tmp_path) as alone,
+        claim(part_folder(tmp_path, "run", [0])) as ours,
+    ):
+        assert alone
+        assert ours
+    assert time.monotonic() - begun < 1
 
 
 def test_a_folder_that_cannot_be_made_gets_a_sentence(tmp_path):
@@ -154,7 +220,8 @@ def test_the_parts_of_a_run_are_found_with_their_seeds(tmp_path):
     seeds = [(0,), (1, 2, 3), (5, 7, 8), (12,)]
     for part in seeds:
         part_folder(tmp_path, "run", part).mkdir(parents=True)
-    (tmp_path / "unfinished" / "run" / "seeds-").mkdir()
+    for name in ("seeds-", "seeds0-99999999999", "seeds5-"):
+        (tmp_path / "unfinished" / "run" / name).mkdir()
     part_folder(tmp_path, "other", [4]).mkdir(parents=True)
     assert sorted(parts(tmp_path, "run").values()) == seeds
     assert parts(tmp_path, "none") == {}

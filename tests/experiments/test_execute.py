@@ -1,6 +1,7 @@
 """A study is trained in as many pieces as it takes, and says what is left."""
 
 import dataclasses
+import json
 import os
 import signal
 
@@ -13,7 +14,7 @@ from lrlc_jax.errors import RunError
 from lrlc_jax.experiments import execute as execution
 from lrlc_jax.experiments import record as records
 from lrlc_jax.experiments import runner
-from lrlc_jax.experiments.claims import claim, part_folder
+from lrlc_jax.experiments.claims import OWNER, claim, owner, part_folder
 from lrlc_jax.experiments.config import Config
 from lrlc_jax.experiments.execute import execute
 from lrlc_jax.experiments.record import read
@@ -22,6 +23,7 @@ from lrlc_jax.layers import ConvConfig, LRLCConfig
 from lrlc_jax.networks import NetworkConfig
 from lrlc_jax.signals import Stopped, TimeLimit
 from lrlc_jax.tracking import Tracker
+from lrlc_jax.training.checkpoint import CheckpointConfig
 from lrlc_jax.training.train import ProtocolConfig
 from tests.commands import quick_compilation
 
@@ -141,6 +143,57 @@ def test_a_run_that_cannot_be_trained_is_named_and_the_others_are_done(
         outcome.refuse_failures()
 
 
+def test_a_damaged_checkpoint_is_named_and_the_other_runs_are_done(tmp_path, undisturbed):
+    jobs = study(tmp_path)
+    folder = part_folder(tmp_path, jobs[1].identity, [0, 1]) / "checkpoints"
+    folder.mkdir(parents=True)
+    (folder / f"2-{64 * '0'}.npz").write_bytes(b"damaged")
+    outcome = execute(jobs, Tracker())
+    assert metrics(outcome) == [metrics(undisturbed)[0], metrics(undisturbed)[2]]
+    with pytest.raises(RunError, match=str(folder)):
+        outcome.refuse_failures()
+
+
+class TakenByAnother(Tracker):
+    """A worker on another machine, which does not see our lock, takes a part after two epochs."""
+
+    def __init__(self, folder):
+        self.file, self.name = folder / OWNER, json.dumps({"machine": "other", "host": "far"})
+
+    def epoch(self, epoch, metrics):
+        del metrics
+        if epoch == 2 and self.file.exists():
+            self.file.write_text(self.name)
+
+
+@pytest.mark.parametrize("every_epochs", [1, None])  # noticed at a checkpoint, or at the record
+@pytest.mark.parametrize("stopped", [False, True])
+def test_a_worker_that_lost_its_claim_writes_nothing_and_goes_on_with_other_runs(
+    tmp_path, monkeypatch, capsys, every_epochs, stopped
+):
+    keep = CheckpointConfig(every_epochs=every_epochs)
+    jobs = study(tmp_path, wait_for_others=False, checkpoint=keep)
+    folder = part_folder(tmp_path, jobs[0].identity, [0, 1])
+    if stopped:
+        monkeypatch.setattr(execution, "TimeLimit", lambda minutes: Box(2))  # noqa: ARG005
+    outcome = execute(jobs, TakenByAnother(folder))
+    assert "another worker has taken" in capsys.readouterr().err
+    assert owner(folder)["host"] == "far"
+    kept = [path.name[0] for path in folder.rglob("*.npz")]
+    assert kept == (["1"] if every_epochs else [])
+    assert outcome.trained == (set() if stopped else {job.identity for job in jobs[1:]})
+    assert not outcome.problems
+
+
+def test_a_worker_whose_file_lacks_its_process_is_named_by_its_host(tmp_path):
+    job = one(tmp_path)
+    folder = part_folder(tmp_path, job.identity, [0, 1])
+    folder.mkdir(parents=True)
+    (folder / OWNER).write_text('{"host": "far"}')
+    assert "far" in execution.hosts([job])
+    assert "None" not in execution.hosts([job])
+
+
 def test_a_run_of_another_worker_is_left_to_it(tmp_path, undisturbed):
     jobs = study(tmp_path, wait_for_others=False)
     first, taken, third = (job.identity for job in jobs)
@@ -205,7 +258,7 @@ def test_a_signal_while_files_are_written_loses_nothing(tmp_path, monkeypatch, n
     write = files.write_and_rename
 
     def interrupted(path, data):
-        if f".{name}" in path.name:
+        if path.parent.name == "records" and f".{name}" in path.name:
             os.kill(os.getpid(), signal.SIGTERM)
         write(path, data)
 

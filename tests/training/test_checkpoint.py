@@ -13,7 +13,8 @@ import pytest
 
 from lrlc_jax.data import load
 from lrlc_jax.data.dataset import DatasetConfig
-from lrlc_jax.errors import InputError
+from lrlc_jax.errors import InputError, RunError
+from lrlc_jax.experiments.claims import ClaimLostError
 from lrlc_jax.layers import ConvConfig, LRLCConfig
 from lrlc_jax.networks import NetworkConfig, NetworkFactory
 from lrlc_jax.signals import Stopped, stoppable
@@ -138,7 +139,7 @@ def test_the_number_of_seeds_at_once_stays_unless_another_is_asked_for(tmp_path,
 def test_a_checkpoint_of_another_network_or_of_other_seeds_is_refused(tmp_path, run):
     run(tmp_path, stop=2)
     for other in ({"layer": LRLCConfig(at=3, rank=2)}, {"seeds": (0, 2)}, {"seeds": (0, 1, 2)}):
-        with pytest.raises(InputError, match=str(tmp_path)) as caught:
+        with pytest.raises(RunError, match=str(tmp_path)) as caught:
             run(tmp_path, **other)
         assert "\n" not in str(caught.value)
 
@@ -151,15 +152,16 @@ def test_no_byte_of_a_checkpoint_can_be_lost_or_changed_unseen(tmp_path, run, un
     for damaged in [b"", content[: len(content) // 2], *(flipped(content, p) for p in places)]:
         path.write_bytes(damaged)
         for read in (lambda: Checkpoints(tmp_path).before, lambda: run(tmp_path)):
-            with pytest.raises(InputError, match=str(tmp_path)) as caught:
+            with pytest.raises(RunError, match=str(tmp_path)) as caught:
                 read()
             assert "\n" not in str(caught.value)
     path.rename(tmp_path / path.name.replace("2-", "3-"))
-    with pytest.raises(InputError, match=str(tmp_path)):
+    with pytest.raises(RunError, match=str(tmp_path)):
         run(tmp_path)
     (tmp_path / path.name.replace("2-", "3-")).rename(path)
     path.write_bytes(content)
     (tmp_path / f"3-{64 * '0'}.npz").write_bytes(content)  # a damaged one that is newer
+    os.mkfifo(tmp_path / f"4-{64 * '0'}.npz")
     history, seen = run(tmp_path)
     assert seen == [3, 4]
     np.testing.assert_equal(values(history), undisturbed)
@@ -181,6 +183,17 @@ def test_where_none_can_be_written_training_goes_on_and_says_so(tmp_path, run, u
     assert len(said) == 3
     assert str(tmp_path) in said[0]
     assert "\n" not in said[0]
+
+
+def test_a_worker_that_may_not_write_leaves_the_folder_as_it_is(tmp_path, states):
+    def refuses():
+        raise ClaimLostError
+
+    Checkpoints(tmp_path).save(snapshot(states, 1))
+    before = [(path.name, path.read_bytes()) for path in tmp_path.iterdir()]
+    with pytest.raises(ClaimLostError):
+        Checkpoints(tmp_path, before_save=refuses).save(snapshot(states, 2))
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == before
 
 
 @pytest.fixture(scope="module")
