@@ -85,7 +85,7 @@ def use(path, results_dir):
 
 def test_a_record_of_any_content_is_refused_or_reported(tmp_path):
     results_dir = tmp_path / "one" / "results"
-    folders = {results_dir / kind for kind in ("records", "tables", "figures")}
+    folders = {results_dir, *(results_dir / kind for kind in ("records", "tables", "figures"))}
     kept = {records.write(record, results_dir) for record in OTHERS}
 
     @settings(max_examples=EXAMPLES, deadline=None, derandomize=True, database=None)

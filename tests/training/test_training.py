@@ -11,7 +11,7 @@ from flax import nnx
 
 from lrlc_jax.data import load
 from lrlc_jax.data.dataset import DatasetConfig
-from lrlc_jax.errors import InputError
+from lrlc_jax.errors import RunError
 from lrlc_jax.layers import ConvConfig, LRLCConfig
 from lrlc_jax.networks import NetworkConfig, NetworkFactory, apply, split
 from lrlc_jax.signals import Stopped
@@ -295,7 +295,7 @@ def test_a_metric_is_one_function(tmp_path, dataset, data, monkeypatch):
     assert np.all(history.test["test_margin"] > 0)
 
     # A checkpoint without these metrics is not continued.
-    with pytest.raises(InputError, match="margin"):
+    with pytest.raises(RunError, match="margin"):
         train(make, data, PROTOCOL, seeds=(0, 1), checkpoints=Checkpoints(tmp_path / "before"))
 
 
