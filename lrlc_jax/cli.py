@@ -127,7 +127,7 @@ def leave(results: Iterable[Result]) -> NoReturn:
         for error in dict.fromkeys(result.error for result in results if result.error):
             print(one_line(error), file=sys.stderr)
     status = max(result.status for result in results)
-    if signals.computing():  # a normal exit would wait for the abandoned computation
+    if signals.computing():  # a normal exit would wait for the abandoned computation, or crash
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(OSError):
                 stream.flush()

@@ -206,10 +206,9 @@ def require_space(folder: pathlib.Path, needed: int) -> None:
 def require_memory(needed: int, what: str, advice: str, memory: int | None = None) -> None:
     """Raise an :class:`InputError` if ``needed`` bytes are more than ``memory``, or this machine's.
 
-    >>> require_memory(2**40, "protocol.seeds=1000", "train fewer seeds", memory=2**34)
+    >>> require_memory(2**40, "This", "train less", memory=2**34)  # doctest: +ELLIPSIS
     Traceback (most recent call last):
-    lrlc_jax.errors.InputError: protocol.seeds=1000 needs at least 1,024.0 GiB of memory, and there
-    are 16.0 GiB; train fewer seeds.
+    lrlc_jax.errors.InputError: This needs at least 1,024.0 GiB of memory, and there are ...
     """
     memory = memory or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if needed > memory:

@@ -219,5 +219,5 @@ def wait(function: Callable[[], T]) -> T:
 
 
 def computing() -> bool:
-    """Whether a computation still runs after its :func:`wait` was interrupted."""
-    return any(thread.name == WAITING for thread in threading.enumerate())
+    """Whether a computation may still run: a signal came during it, or while it was compiled."""
+    return signalled() or any(thread.name == WAITING for thread in threading.enumerate())

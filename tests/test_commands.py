@@ -258,7 +258,7 @@ def test_a_study_completes_the_runs_of_a_multirun_and_is_trained_once(tmp_path):
     text = here(tmp_path, "sweep", *arguments).stdout
     assert "LRLC (third layer)" in text
     before = snapshot(results)
-    assert {path.parts[0] for path in before} == {"records", "tables", "figures"}
+    assert {path.parts[0] for path in before} == {"records", "tables", "figures", "report.html"}
     assert len([path for path in before if path.suffix == ".json"]) == 3
     assert trained.items() <= before.items()  # the study has not trained them again
     here(tmp_path, "sweep", *arguments)

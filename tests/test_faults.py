@@ -25,6 +25,7 @@ from tests.commands import TINY, call, command, here, snapshot
 
 KILLS = int(os.environ.get("LRLC_JAX_KILLS", "6"))
 RUNS = 3
+WRITTEN = ["figures", "records", "report.html", "tables"]
 SMALL = [
     "study.runs=[{layer:conv},{layer:lrlc,at:[1,3],rank:2}]",
     "network.channels=8",
@@ -33,6 +34,7 @@ SMALL = [
     "dataset.train_size=100",
 ]
 LONG = ["layer=conv", "protocol.epochs=5000", "protocol.seeds=2", "dataset.train_size=100"]
+LONG += ["checkpoint.every_epochs=1"]
 
 
 def start(cwd, script, *arguments):
@@ -82,8 +84,9 @@ def assert_equal(results, expected, *, weights=True):
     """The same tables and figures byte for byte, the same metrics, and no other files."""
     for kind in ("tables", "figures"):
         assert snapshot(results / kind) == snapshot(expected / kind)
+    assert (results / "report.html").read_bytes() == (expected / "report.html").read_bytes()
     assert_equal_records(results, expected, weights=weights)
-    assert sorted(p.name for p in results.iterdir()) == ["figures", "records", "tables"]
+    assert sorted(p.name for p in results.iterdir()) == WRITTEN
     for path in results.rglob("*"):
         assert not path.name.startswith(".")
         if path.parent.name == "records":
@@ -199,9 +202,9 @@ def test_four_workers_do_each_run_once(tmp_path, undisturbed):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
 def test_a_signal_keeps_finished_epochs_and_exits_0(tmp_path, number):
     worker = start(tmp_path, "train", *LONG)
-    while "epochs;" not in worker.stderr.readline():
+    while not list(tmp_path.glob("results/unfinished/*/*/checkpoints/*.npz")):
         assert worker.poll() is None
-    time.sleep(3)
+        time.sleep(0.02)
     begun = time.monotonic()
     worker.send_signal(number)
     out, error = worker.communicate(timeout=60)
@@ -219,6 +222,19 @@ def test_a_signal_keeps_finished_epochs_and_exits_0(tmp_path, number):
         line = worker.stderr.readline()
     kill(worker)
     assert f"going on after epoch {kept};" in line
+
+
+@pytest.mark.slow
+def test_a_signal_while_a_program_is_compiled_ends_the_command(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))  # no compiled program is there
+    worker = start(tmp_path, "train", *LONG)
+    while "epochs;" not in worker.stderr.readline():
+        assert worker.poll() is None
+    time.sleep(1)
+    worker.send_signal(signal.SIGTERM)
+    out, error = worker.communicate(timeout=60)
+    assert worker.returncode == 0, error
+    assert "stopped (SIGTERM): 0 of 1 runs are done" in out
 
 
 def test_a_used_up_time_box_starts_nothing_and_exits_0(tmp_path):

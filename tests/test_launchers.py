@@ -157,9 +157,9 @@ def test_workers_share_a_study(tmp_path, name):
     answer = call(tmp_path, "sweep", "-m", "worker=1,2", launcher(name), *study)
     results = tmp_path / "results"
     assert len(list((results / "records").glob("*.json"))) == 3
-    assert answer.stdout.count("LRLC (third layer)") == 1
+    assert answer.stdout.count("# Spatial invariance, relaxed layer by layer: digits\n") == 1
     assert [path.name for path in tmp_path.iterdir()] == ["results"]
-    kept = {"records", "tables", "figures", "multirun"}
+    kept = {"records", "tables", "figures", "report.html", "multirun"}
     assert {path.name for path in results.iterdir()} == kept
     logs = [path.read_text() for path in results.glob("multirun/.submitit/*/*.err")]
     trained = re.findall(r"worker=[12]: (\d) runs? trained now", answer.stderr + "".join(logs))

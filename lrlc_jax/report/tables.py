@@ -18,6 +18,7 @@ from lrlc_jax.report.results import (
     Cell,
     Row,
     StudyResults,
+    labels,
     network_differences,
     protocol_sentences,
     setting_of,
@@ -121,7 +122,11 @@ def run_values(row: Row, cell: Cell) -> dict[str, object]:
     values |= {
         "parameters": run.parameters,
         "matched_parameters": run.matched_parameters,
+        "data": run.data_title,
         "train_images": run.data["train"],
+        "precision": setting_of(run)["network"]["precision"],
+        "device": "; ".join(sorted({device_name(record.machine) for record in run.records})),
+        "labels": "; ".join(labels(run)),
         "seeds": len(run.seeds),
         "failed_seeds": len(run.failed),
     }
@@ -236,14 +241,24 @@ def comma_separated(table: Table) -> str:
 
 
 def latex(table: Table) -> str:
-    r"""The table as plain ``tabular`` with ``\hline``; title and caption are comments."""
+    r"""The table as a float with title and caption; needs the package ``booktabs``."""
 
     def line(cells: Sequence[str]) -> str:
         return " & ".join(map(latex_text, cells)) + r" \\"
 
-    lines = [f"% {one_line(sentence)}" for sentence in (table.title, *table.caption)]
-    lines += [rf"\begin{{tabular}}{{{table.alignment}}}", r"\hline", line(table.header), r"\hline"]
-    lines += [*map(line, table.rows), r"\hline", r"\end{tabular}"]
+    caption = " ".join(map(latex_text, (f"{table.title}.", *table.caption)))
+    lines = [
+        r"\begin{table}",
+        rf"\caption{{{caption}}}",
+        rf"\begin{{tabular}}{{{table.alignment}}}",
+        r"\toprule",
+        line(table.header),
+        r"\midrule",
+        *map(line, table.rows),
+        r"\bottomrule",
+        r"\end{tabular}",
+        r"\end{table}",
+    ]
     return "\n".join(lines) + "\n"
 
 

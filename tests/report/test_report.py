@@ -218,14 +218,30 @@ def test_a_wide_convolution_also_has_the_parameter_count_that_it_matches():
     assert line(only([wide], study), "Wide")[2] == "1,040 (LRLC: 777)"
 
 
-def test_latex_has_the_columns_of_its_header_in_every_row():
+def test_latex_has_the_columns_of_its_header_in_every_row_and_its_caption():
     study = dataclasses.replace(STUDY, title="A & B_c at 5 %")
-    text = formats(accuracy(only(complete(), study)))["tex"]
+    table = accuracy(only(complete(), study))
+    text = formats(table)["tex"]
     rows = [row for row in text.splitlines() if row.endswith(r"\\")]
     assert {row.count(" & ") for row in rows} == {8}
     assert r"60.00 $\pm$ 5.77" in text
-    assert all("%" not in row.replace(r"\%", "") for row in rows)
+    assert "%" not in text.replace(r"\%", "")
     assert text.count(r"\begin{tabular}") == text.count(r"\end{tabular}") == 1
+    (caption,) = [row for row in text.splitlines() if row.startswith(r"\caption{")]
+    assert all(words in caption for words in ("A \\& B\\_c", "NOT THE PAPER'S PROTOCOL"))
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="LaTeX is not installed")
+def test_latex_compiles(tmp_path):
+    odd = dataclasses.replace(STUDY, title=r"\input{x} ~ ^ < > $ # _ { } & %")
+    results = only([example(notes=["PARTIAL: 5 % | x_1"]), *complete()[:2]], odd)
+    body = formats(accuracy(results))["tex"]
+    document = (
+        rf"\documentclass{{article}}\usepackage{{booktabs}}\begin{{document}}{body}\end{{document}}"
+    )
+    (tmp_path / "table.tex").write_text(document)
+    command = ["pdflatex", "-halt-on-error", "table.tex"]
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
 
 
 def test_further_metrics_of_a_record_are_kept_and_only_shared_metrics_are_compared():
@@ -509,7 +525,7 @@ def test_text_of_a_study_stays_text_in_every_form(text):
     row = forms["md"].splitlines()[-1]
     assert len(re.findall(r"(?<!\\)\|", row)) == 10
     assert not re.search(r"(?<!\\)[<`]|(?<!\\)\]\(", row)
-    *_, row, _, _ = forms["tex"].splitlines()
+    *_, row, _, _, _ = forms["tex"].splitlines()
     assert not re.search(r"(?<!\\)[%#_$]|\\input", row)
     assert row.count(" & ") == 8
 
