@@ -289,6 +289,7 @@ def test_data_are_prepared_once_and_a_study_of_a_subset_says_so(tmp_path):
         "dataset.cache_dir=cache",
         "study.runs=[{layer:conv}]",
         "study.train_size=60",
+        "network.channels=4",
         "protocol.epochs=1",
         "protocol.seeds=1",
     )
