@@ -34,7 +34,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lrlc_jax import signals, streams
-from lrlc_jax.errors import InputError, RunError, unknown_name
+from lrlc_jax.errors import InputError, RunError, unknown_name, yaml_problem
 
 READER_GONE = 141  # exit status, as after SIGPIPE
 INTERRUPTION = "interrupted; the same command goes on from here"
@@ -163,9 +163,10 @@ def shortened(text: str) -> str:
 def refuse_deep(words: Iterable[str]) -> None:
     """Raise an InputError for values within values that would exhaust the stack of a parser."""
     for word in words:
-        steps = [(c in "[{(") - (c in ")}]") for c in word]
+        steps = [(c in "[{(") - (c in ")}]") for c in word]  # also in quotes, but never below 0
+        depths = itertools.accumulate(steps, lambda depth, step: max(0, depth + step), initial=0)
         parts = word.partition("=")[0].count(".")
-        if max(parts, *itertools.accumulate(steps), 0) > DEEPEST:
+        if max(parts, *depths) > DEEPEST:
             raise InputError(
                 f"{shortened(word)!r} is nested too deeply; write name=value, or a list as "
                 "name=[1,2]."
@@ -327,9 +328,10 @@ def explain(error: Exception, configs: pathlib.Path, name: str) -> InputError | 
         text = f"{group}={choice} needs an extra: pip install -c constraints.txt -e '.[{extra}]'"
     elif isinstance(error, OverrideParseException):
         text = not_parsed(error.override)
+    elif isinstance(error, RecursionError):
+        text = "A setting, or a file in the configuration folders, is nested too deeply"
     elif isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
-        mark = error.problem_mark
-        text = f"{mark.name}, line {mark.line + 1}: {error.problem or 'it is not valid YAML'}"
+        text = f"{error.problem_mark.name}, {yaml_problem(error)}"
     elif isinstance(error, yaml.reader.ReaderError):
         text = f"{error.name} is not a text file in YAML ({error.reason})"
     elif isinstance(reason, OmegaConfBaseException) and reason.full_key:
@@ -380,7 +382,7 @@ def unknown_setting(setting: str, configs: pathlib.Path, name: str) -> InputErro
 
 def choices(configs: pathlib.Path, group: str) -> list[str]:
     """Names of the YAML files of a group; none if there is no such group."""
-    return sorted(path.stem for path in (configs / group).glob("*.yaml"))
+    return sorted(path.stem for path in (configs / group).glob("[!.]*.yaml"))
 
 
 def menu(configs: pathlib.Path, config: DictConfig) -> str:

@@ -41,6 +41,13 @@ def one_of(what: str, value: Any, valid: Iterable[str]) -> None:
         raise unknown_name(what, str(value), names)
 
 
+def yaml_problem(error: Exception) -> str:
+    """Line and problem of a YAML file that cannot be parsed."""
+    mark = getattr(error, "problem_mark", None)
+    problem = getattr(error, "problem", None) or " ".join(str(error).split()).rstrip(".")
+    return f"line {mark.line + 1}: {problem}" if mark else problem
+
+
 def in_range(name: str, value: Any, low: int, high: int = LARGEST) -> None:
     """Raise an :class:`InputError` unless ``value`` is a whole number from ``low`` to ``high``."""
     whole = isinstance(value, int) and not isinstance(value, bool)

@@ -7,6 +7,7 @@ import hashlib
 import io
 import itertools
 import json
+import math
 import os
 import pathlib
 import re
@@ -128,7 +129,8 @@ def read_values(path: pathlib.Path, kind: str, newest: int, hint: str) -> dict[s
     """
     values: dict[str, Any]
     try:
-        values = json.loads(read_bytes(path), parse_int=bounded, parse_constant=bounded)
+        content = read_bytes(path)
+        values = json.loads(content, parse_int=bounded, parse_float=finite, parse_constant=bounded)
         require_plain(values)
     except OSError as error:
         raise InputError(f"{kind} {path} cannot be read ({error.strerror or error}).") from None
@@ -150,6 +152,13 @@ def bounded(number: str) -> int:
     if len(number.lstrip("-")) > LONGEST_NUMBER or not number.lstrip("-").isdigit():
         raise ValueError(f"{number[:LONGEST_NUMBER]!r} is no number of this kind of file")
     return int(number)
+
+
+def finite(number: str) -> float:
+    """A number from JSON; a ValueError if it is beyond the range of floats."""
+    if math.isinf(value := float(number)):
+        raise ValueError(f"{number[:LONGEST_NUMBER]} is too large")
+    return value
 
 
 def require_plain(values: Any, levels: int = DEEPEST) -> None:
@@ -203,6 +212,11 @@ def require_space(folder: pathlib.Path, needed: int) -> None:
         )
 
 
+def physical_memory() -> int:
+    """Bytes of this machine's memory."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
 def require_memory(needed: int, what: str, advice: str, memory: int | None = None) -> None:
     """Raise an :class:`InputError` if ``needed`` bytes are more than ``memory``, or this machine's.
 
@@ -210,7 +224,7 @@ def require_memory(needed: int, what: str, advice: str, memory: int | None = Non
     Traceback (most recent call last):
     lrlc_jax.errors.InputError: This needs at least 1,024.0 GiB of memory, and there are ...
     """
-    memory = memory or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    memory = memory or physical_memory()
     if needed > memory:
         raise InputError(
             f"{what} needs at least {needed / 2**30:,.1f} GiB of memory, and there are "
@@ -225,9 +239,9 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
-def sha256_of(path: pathlib.Path) -> str:
-    """SHA-256 of a file, in hexadecimal digits."""
-    with open_regular(path) as file:
+def sha256_of(path: pathlib.Path, largest: int | None = None) -> str:
+    """SHA-256 of a file of at most ``largest`` bytes, in hexadecimal digits."""
+    with open_regular(path, largest) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -246,7 +260,7 @@ def locked(path: pathlib.Path) -> int | None:
     for attempt in range(LOCK_ATTEMPTS):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
         except (FileNotFoundError, FileExistsError):
             if attempt == LOCK_ATTEMPTS - 1:
                 raise

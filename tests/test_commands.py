@@ -40,6 +40,7 @@ LAYER = ["layer=lrlc", "layer.rank=2", "layer.at=1", *TINY]
         ("train layer.rank=0", ["layer.rank", "0"]),
         ("train layer.rank=[", ["layer.rank=["]),
         (f"train layer.rank={'[' * 500}{']' * 500}", ["layer.rank=[["]),
+        (f"train layer.at=['{']' * 600}',{'[' * 500}{']' * 500}]", ["nested too deeply"]),
         ("train results_dir=Müller", ["'results_dir=\"Müller\"'"]),
         ("train results_dir=~/x", ["'results_dir=\"~/x\"'"]),
         ("train results_dir=copy_(2)", ["'results_dir=\"copy_(2)\"'"]),

@@ -31,7 +31,9 @@ def translate(dataset: Dataset, canvas: int, *, fresh: bool) -> Dataset:
             f"dataset.translate is {canvas}, and the images of {dataset.name} have {rows}x{cols} "
             "pixels; use a larger canvas, such as 48 for images of 32x32."
         )
-    needed = sum(len(split) for split in dataset.splits.values()) * canvas**2 * channels
+    # Noise and images of the largest split are in memory at the same time.
+    counts = [len(split) for split in dataset.splits.values()]
+    needed = (sum(counts) + max(counts)) * canvas**2 * channels
     require_memory(needed, f"dataset.translate={canvas}", "choose a smaller canvas or train_size")
     splits: dict[str, Any] = {}
     for number, (name, split) in enumerate(dataset.splits.items()):

@@ -17,6 +17,7 @@ from lrlc_jax.errors import InputError
 from lrlc_jax.experiments.identity import completed, hashed, identity, layer_of
 from lrlc_jax.experiments.record_schema import problem
 from lrlc_jax.files import as_json, read_values, remove_leftovers, write_atomically
+from lrlc_jax.layers import RankedLayerConfig, SpecialLayerConfig
 from lrlc_jax.progress import in_ranges
 
 SCHEMA = 2
@@ -95,10 +96,13 @@ class Record:
     @property
     def file_name(self) -> str:
         """Readable name with identity, seeds and digest: copies never overwrite others."""
-        layer, data = self.run["layer"], self.run["dataset"]
-        at = ["at" + "".join(map(str, layer["at"]))] if "at" in layer else []
-        rank = [f"rank{layer['rank']}"] if "rank" in layer else []
-        name = [data_slug(data["name"], data.get("translate")), layer["name"], *at, *rank]
+        layer, data = layer_of(self.run["layer"]), self.run["dataset"]
+        at = rank = []
+        if isinstance(layer, SpecialLayerConfig):
+            at = ["at" + "".join(map(str, layer.positions))]
+        if isinstance(layer, RankedLayerConfig):
+            rank = [f"rank{layer.rank}"]
+        name = [data_slug(data["name"], data.get("translate")), layer.name, *at, *rank]
         seeds = in_ranges(self.seeds)
         seeds = seeds if len(seeds) <= MANY_SEEDS else f"{min(self.seeds)}+{len(self.seeds) - 1}"
         return "-".join([*name, self.identity, f"seeds{seeds}", self.digest]) + ".json"
@@ -293,7 +297,8 @@ def _read(path: pathlib.Path, *version: int) -> Record:
     if digest != record.digest or (in_name and in_name.groups() != (stored, digest)):
         raise InputError(f"Record {path} does not match its digest: it was changed; {hint}.")
     try:
-        return dataclasses.replace(record, run=completed(upgraded(record.run)))
+        run = upgraded(record) if schema == 1 else record.run
+        return dataclasses.replace(record, run=completed(run))
     except InputError as error:
         reason = str(error).rstrip(".")
         raise InputError(
@@ -301,10 +306,16 @@ def _read(path: pathlib.Path, *version: int) -> Record:
         ) from None
 
 
-def upgraded(run: dict[str, Any]) -> dict[str, Any]:
-    """Settings of schema 1, which included the number of seeds, in the form of schema 2."""
-    protocol = {name: value for name, value in run["protocol"].items() if name != "seeds"}
-    return run | {"protocol": protocol}
+def upgraded(record: Record) -> dict[str, Any]:
+    """Settings of schema 1, which included the number of seeds, in the form of schema 2.
+
+    Raises:
+        InputError: if a seed is missing.
+    """
+    protocol = dict(record.run["protocol"])
+    if protocol.pop("seeds", None) != len(record.seeds):
+        raise InputError(f"run.protocol.seeds is not {len(record.seeds)}, the number of seeds.")
+    return record.run | {"protocol": protocol}
 
 
 def values_of(record: Record, position: int, metrics: Iterable[str]) -> list[Any]:

@@ -248,9 +248,13 @@ class Session:
             "epoch_seconds": [],
             "sessions": [],
         }
-        self.epoch_seconds: list[float] = list(self.before["epoch_seconds"])
         plan = self.before.get("plan")
-        self.plan = Plan(**plan | {"ways": tuple(plan["ways"])}) if plan else None
+        try:
+            self.epoch_seconds: list[float] = [float(s) for s in self.before["epoch_seconds"]]
+            self.plan = Plan(**plan | {"ways": tuple(plan["ways"])}) if plan else None
+            self.about()  # reads the other values
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise checkpoints.unusable(f"its times or ways: {error!r}") from None
         checkpoints.about = self.about
 
     def epoch_ended(self) -> None:

@@ -15,12 +15,12 @@ from yaml import YAMLError
 
 from lrlc_jax.data import Dataset, load
 from lrlc_jax.data.dataset import DatasetConfig
-from lrlc_jax.errors import InputError, unknown_name
+from lrlc_jax.errors import InputError, unknown_name, yaml_problem
 from lrlc_jax.experiments.config import Config, StudyConfig, layer_config, typed
 from lrlc_jax.experiments.identity import canonical, identity
 from lrlc_jax.files import read_bytes
 from lrlc_jax.layers import LAYERS, LayerConfig
-from lrlc_jax.progress import in_ranges, named_seeds, one_line
+from lrlc_jax.progress import in_ranges, named_seeds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,7 +105,7 @@ def load_studies(*configs: pathlib.Path) -> list[StudyConfig]:
             text = read_bytes(path).decode()
             values: Any = OmegaConf.to_container(OmegaConf.create(text))
         except (OSError, ValueError, RecursionError, YAMLError, OmegaConfBaseException) as error:
-            raise InputError(f"Study {path} cannot be read: {one_line(str(error))}.") from None
+            raise InputError(f"Study {path} cannot be read: {yaml_problem(error)}.") from None
         if not isinstance(values, dict):
             raise InputError(f"Study {path} is not a mapping of settings.")
         values.pop("defaults", None)

@@ -14,7 +14,7 @@ from flax import nnx
 from flax.nnx.nn.dtypes import promote_dtype
 
 from lrlc_jax.errors import InputError
-from lrlc_jax.layers.ops.precision import BFLOAT16_PRODUCTS, Precision
+from lrlc_jax.layers.ops.precision import BFLOAT16_PRODUCTS, Precision, floating
 from lrlc_jax.layers.ops.product import (
     WAYS,
     Elementwise,
@@ -210,7 +210,7 @@ class PatchLayer(nnx.Module):
         """Images ``(batch, rows, cols, in)`` to ``(batch, rows_out, cols_out, out)``.
 
         Args:
-            x: the images.
+            x: the images; integers and booleans become float32.
             preprocess: elementwise function applied to the input first, such as the normalisation
                 and ReLU of the previous layer. The result equals a call with ``preprocess(x)``, but
                 it is computed per micro-batch.
@@ -218,7 +218,7 @@ class PatchLayer(nnx.Module):
         Raises:
             ValueError: if the input does not have the size and channels of the layer.
         """
-        return self.add_biases(self.product(x, self.check_input(x), preprocess))
+        return self.add_biases(self.product(floating(x), self.check_input(x), preprocess))
 
     def add_biases(self, y: jax.Array) -> jax.Array:
         """``y`` plus the biases, in the type of ``y``."""

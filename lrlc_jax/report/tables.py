@@ -25,6 +25,7 @@ from lrlc_jax.report.results import (
 )
 
 EMPTY = "-"
+FORMULA = ("=", "+", "-", "@")  # first characters of a formula in a spreadsheet
 # Characters with a meaning in LaTeX.
 LATEX = {
     **{character: "\\" + character for character in "&%#_${}"},
@@ -231,12 +232,18 @@ def markdown_rows(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[
 
 
 def comma_separated(table: Table) -> str:
-    """The values as CSV; a missing value is empty."""
+    """The values as CSV; a missing value is empty. No text is a formula in a spreadsheet."""
     out = io.StringIO()
     columns = dict.fromkeys(column for line in table.values for column in line)
     writer = csv.DictWriter(out, list(columns), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(table.values)
+    writer.writerows(
+        {
+            name: f"'{v}" if isinstance(v, str) and v[:1] in FORMULA else v
+            for name, v in line.items()
+        }
+        for line in table.values
+    )
     return out.getvalue()
 
 

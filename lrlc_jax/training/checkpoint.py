@@ -21,7 +21,7 @@ import jax
 import numpy as np
 
 from lrlc_jax.errors import RunError, not_negative
-from lrlc_jax.files import sha256_of, write_atomically
+from lrlc_jax.files import physical_memory, sha256_of, write_atomically
 from lrlc_jax.schema import Schema, whole
 from lrlc_jax.training.metrics import METRICS, Array, named
 from lrlc_jax.training.step import TrainState
@@ -108,6 +108,8 @@ class Checkpoints:
                 return None
             by_seed = jax.ShapeDtypeStruct(states.seed.shape, np.dtype(np.float32))
             metrics: Any = dict.fromkeys(named(train=METRICS, validation=METRICS), by_seed)
+            if count * len(metrics) > len(file.files):  # the name of the file is not hashed
+                raise ValueError(f"it has fewer than {count:,} epochs")
             template: Any = Snapshot(states, (metrics,) * count, np.asarray(0))  # type: ignore
             expected, leaves = by_name(template), []
             for name in sorted({*expected, *file} - {ABOUT}):
@@ -139,7 +141,7 @@ class Checkpoints:
         found = [(int(name[1]), name[2], path) for name, path in names if name]
         try:
             for count, digest, path in sorted(found, reverse=True):
-                if path.is_file() and sha256_of(path) == digest:
+                if path.is_file() and sha256_of(path, physical_memory()) == digest:
                     with np.load(path) as file:
                         yield count, file
                     return
@@ -147,10 +149,14 @@ class Checkpoints:
                 raise ValueError("its content was changed")
             yield 0, None
         except INVALID as error:
-            raise RunError(
-                f"The checkpoint in {self.folder} cannot be used ({error}); remove that folder to "
-                "start the run again."
-            ) from None
+            raise self.unusable(error) from None
+
+    def unusable(self, reason: object) -> RunError:
+        """The error for a checkpoint that cannot be used."""
+        return RunError(
+            f"The checkpoint in {self.folder} cannot be used ({reason}); remove that folder to "
+            "start the run again."
+        )
 
     def due(self, epochs: int) -> bool:
         """Whether to save a checkpoint after this number of epochs."""

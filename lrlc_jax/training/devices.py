@@ -255,6 +255,7 @@ def fixed_settings() -> Iterator[None]:
         jax.threefry_partitionable(True),
         jax.enable_x64(False),
         jax.default_matmul_precision(None),
+        jax.numpy_dtype_promotion("standard"),  # optax relies on it
         jax.disable_jit(False),
     ):
         update("jax_random_seed_offset", 0)

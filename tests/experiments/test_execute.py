@@ -23,7 +23,8 @@ from lrlc_jax.layers import ConvConfig, LRLCConfig
 from lrlc_jax.networks import NetworkConfig
 from lrlc_jax.signals import Stopped, TimeLimit
 from lrlc_jax.tracking import Tracker
-from lrlc_jax.training.checkpoint import CheckpointConfig
+from lrlc_jax.training.checkpoint import CheckpointConfig, Checkpoints
+from lrlc_jax.training.devices import CompileClock
 from lrlc_jax.training.train import ProtocolConfig
 from tests.commands import quick_compilation
 
@@ -152,6 +153,16 @@ def test_a_damaged_checkpoint_is_named_and_the_other_runs_are_done(tmp_path, und
     assert metrics(outcome) == [metrics(undisturbed)[0], metrics(undisturbed)[2]]
     with pytest.raises(RunError, match=str(folder)):
         outcome.refuse_failures()
+
+
+@pytest.mark.parametrize(
+    "about", [{"x": 1}, {"epoch_seconds": 3}, {"epoch_seconds": ["a"]}, {"plan": 1}]
+)
+def test_a_checkpoint_without_its_times_cannot_be_used(tmp_path, about):
+    checkpoints = Checkpoints(tmp_path)
+    vars(checkpoints)["before"] = about
+    with pytest.raises(RunError, match="remove that folder"):
+        runner.Session(checkpoints, CompileClock())
 
 
 class TakenByAnother(Tracker):

@@ -152,7 +152,7 @@ def tamper(section, name, value):
         (lambda p: p.write_text("[" * 10**5), "is not valid JSON"),
         (lambda p: p.write_text(p.read_text().replace("0.91", "NaN")), "is not valid JSON"),
         (lambda p: p.write_text(p.read_text().replace("0.91", "1" + "0" * 400)), "valid JSON"),
-        (lambda p: p.write_text(p.read_text().replace("0.91", "1e400")), "validation_accuracy"),
+        (lambda p: p.write_text(p.read_text().replace("0.91", "1e400")), "is too large"),
         (tamper("config", "deep", json.loads("[" * 500 + "]" * 500)), "levels of nested values"),
         (tamper("machine", "device", "cpu\n\\input{x}"), "line breaks"),
         (tamper("versions", "\x1b[2J", "1"), "control characters"),
@@ -496,3 +496,21 @@ def test_a_study_is_expanded_once_for_each_layer_position_and_rank():
 def test_a_wrong_study_is_refused(runs, words):
     with pytest.raises(InputError, match=words):
         study_layers(StudyConfig(runs=runs), {})
+
+
+@pytest.mark.parametrize("name", ["rank", "at"])
+def test_a_file_name_has_settings_of_the_layer_only(name):
+    record = example("conv")
+    record.run["layer"][name] = "/../../../evil"
+    assert "/" not in record.file_name
+
+
+def test_a_record_of_schema_1_has_all_seeds_that_it_states(tmp_path):
+    old = next(OLD.glob("*.json"))
+    content = json.loads(old.read_text())
+    content["run"]["protocol"]["seeds"] += 1
+    content["identity"] = identities.hashed(content["run"])
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(content))
+    with pytest.raises(InputError, match="number of seeds"):
+        records.read(path)

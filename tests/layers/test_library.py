@@ -52,7 +52,7 @@ def test_gradients_under_checkpoint_are_those_without(kind):
         same(one, other)
 
 
-INTEGERS = ("bool", "uint8", "int8", "uint16", "int16", "uint32", "int32")
+INTEGERS = ("bool", "int4", "uint8", "int8", "uint16", "int16", "uint32", "int32")
 OF_IMAGES = {
     **{kind: functools.partial(make, kind) for kind in KINDS},
     "append_coordinates": lambda: append_coordinates,

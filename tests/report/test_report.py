@@ -530,6 +530,13 @@ def test_text_of_a_study_stays_text_in_every_form(text):
     assert row.count(" & ") == 8
 
 
+@pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@a", "a"])
+def test_no_text_of_a_csv_file_is_a_formula(text):
+    table = Table("", [], ("a",), [], [{"a": text, "b": -1.5}])
+    (row,) = csv.DictReader(io.StringIO(formats(table)["csv"]))
+    assert row == {"a": text if text == "a" else f"'{text}", "b": "-1.5"}
+
+
 @pytest.mark.parametrize("kind", ["tables", "figures"])
 def test_an_unknown_table_or_figure_is_refused_with_the_nearest_name(tmp_path, kind):
     write(tmp_path, complete())

@@ -262,3 +262,11 @@ def test_killed_at_any_instant_a_save_leaves_a_whole_checkpoint(tmp_path, states
     else:
         pytest.fail("the save never ended")
     assert len(list(folder.iterdir())) == 1
+
+
+def test_the_number_of_epochs_in_a_name_is_not_believed(run, tmp_path):
+    run(tmp_path, stop=1)
+    (path,) = tmp_path.glob("*.npz")
+    path.rename(path.with_name("99999999-" + path.name.partition("-")[2]))
+    with pytest.raises(RunError, match="fewer than 99,999,999 epochs"):
+        run(tmp_path)
