@@ -34,7 +34,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lrlc_jax import signals, streams
-from lrlc_jax.errors import InputError, RunError, unknown_name, yaml_problem
+from lrlc_jax.errors import InputError, RunError, shortened, unknown_name, yaml_problem
 
 READER_GONE = 141  # exit status, as after SIGPIPE
 INTERRUPTION = "interrupted; the same command goes on from here"
@@ -125,9 +125,9 @@ def leave(results: Iterable[Result]) -> NoReturn:
     results.append(attempt(tell))
     with contextlib.suppress(OSError):  # the terminal may be gone
         for error in dict.fromkeys(result.error for result in results if result.error):
-            print(one_line(error), file=sys.stderr)
+            print(escaped(error), file=sys.stderr)
     status = max(result.status for result in results)
-    if signals.computing():  # a normal exit would wait for the abandoned computation, or crash
+    if signals.abandoned():  # a normal exit would wait for the abandoned computation, or crash
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(OSError):
                 stream.flush()
@@ -150,14 +150,9 @@ class Arguments(argparse.ArgumentParser):
         raise InputError(f"{message[:1].upper()}{message[1:]}; see --help.")
 
 
-def one_line(text: str) -> str:
+def escaped(text: str) -> str:
     """A text with its line ends and other control characters as in Python's literals."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
-
-
-def shortened(text: str) -> str:
-    """The beginning of a text, for an error message."""
-    return text if len(text) <= LONGEST else text[:LONGEST] + "..."
 
 
 def refuse_deep(words: Iterable[str]) -> None:
@@ -168,8 +163,8 @@ def refuse_deep(words: Iterable[str]) -> None:
         parts = word.partition("=")[0].count(".")
         if max(parts, *depths) > DEEPEST:
             raise InputError(
-                f"{shortened(word)!r} is nested too deeply; write name=value, or a list as "
-                "name=[1,2]."
+                f"{shortened(word, LONGEST)!r} is nested too deeply; write name=value, or a list "
+                "as name=[1,2]."
             )
 
 
@@ -351,7 +346,9 @@ def explain(error: Exception, configs: pathlib.Path, name: str) -> InputError | 
 def not_parsed(override: str) -> str:
     """Sentence for an override that Hydra cannot parse."""
     setting, equals, value = override.partition("=")
-    text = f"{shortened(override)!r} is not valid; write name=value, or a list as name=[1,2]"
+    text = (
+        f"{shortened(override, LONGEST)!r} is not valid; write name=value, or a list as name=[1,2]"
+    )
     if not (equals and value) or '"' in value:
         return text
     quoted = shlex.quote(f'{setting}="{value}"')

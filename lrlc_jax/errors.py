@@ -54,13 +54,12 @@ def in_range(name: str, value: Any, low: int, high: int = LARGEST) -> None:
     if not whole or value < low:
         raise InputError(f"{name} is {value!r}; it must be a whole number of at least {low}.")
     if value > high:
-        raise InputError(f"{name} is {shortened(value)}; it must be at most {high:,}.")
+        raise InputError(f"{name} is {shortened(repr(value))}; it must be at most {high:,}.")
 
 
-def shortened(value: Any) -> str:
-    """A value in a sentence: its first characters, if it has many."""
-    text = repr(value)
-    return text if len(text) <= LONG_VALUE else f"{text[:LONG_VALUE]}..."
+def shortened(text: str, longest: int = LONG_VALUE) -> str:
+    """The beginning of a text, for a sentence."""
+    return text if len(text) <= longest else f"{text[:longest]}..."
 
 
 def not_negative(name: str, value: Any) -> None:

@@ -218,6 +218,6 @@ def wait(function: Callable[[], T]) -> T:
     return result.result()
 
 
-def computing() -> bool:
-    """Whether a computation may still run: a signal came during it, or while it was compiled."""
+def abandoned() -> bool:
+    """Whether a computation may still run that a signal interrupted, or its compilation."""
     return signalled() or any(thread.name == WAITING for thread in threading.enumerate())

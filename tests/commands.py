@@ -46,7 +46,7 @@ def here(cwd, script, *arguments, status=0):
         contextlib.redirect_stderr(err),
         mock.patch.object(sys, "argv", [str(path), *arguments]),
         mock.patch.dict("os.environ"),
-        mock.patch("lrlc_jax.signals.computing", return_value=False),  # threads of other tests
+        mock.patch("lrlc_jax.signals.abandoned", return_value=False),  # threads of other tests
         jax.numpy_dtype_promotion("standard"),
         quick_compilation(),
         pytest.raises(SystemExit) as end,

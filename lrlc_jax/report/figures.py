@@ -9,8 +9,12 @@ import io
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-import matplotlib as mpl
 from cycler import cycler
+
+try:
+    import matplotlib as mpl
+except UnicodeDecodeError:  # the user's matplotlibrc, which is not used otherwise
+    raise SystemExit("error: matplotlibrc is not a text file; mend or remove it.") from None
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator

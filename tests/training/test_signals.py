@@ -9,7 +9,7 @@ import time
 import pytest
 
 from lrlc_jax import signals
-from lrlc_jax.signals import SIGNALS, WARNINGS, Stopped, computing, stoppable, wait
+from lrlc_jax.signals import SIGNALS, WARNINGS, Stopped, abandoned, stoppable, wait
 
 
 def kill_after(seconds, number=signal.SIGTERM):
@@ -31,7 +31,7 @@ def test_a_signal_ends_the_wait_for_a_program_at_once(number):
     with pytest.raises(Stopped, match=number.name), stoppable():
         wait(lambda: time.sleep(3))
     assert time.monotonic() - begun < 2
-    assert computing()
+    assert abandoned()
     assert signal.getsignal(number) is before
     with pytest.raises(Stopped, match=number.name), stoppable():
         pytest.fail("what is begun after a signal must not be")
