@@ -15,7 +15,7 @@ from lrlc_jax.cli import LAUNCHERS, explain
 from tests.commands import TINY, call
 from tests.conftest import ROOT
 from tests.launched import CONFIG
-from tests.layers.examples import exhaustive
+from tests.layers.examples import exhaustive, slow
 
 GPUS = "+hydra.job.env_set.CUDA_VISIBLE_DEVICES=${hydra:job.num}"
 
@@ -89,7 +89,7 @@ def test_all_jobs_run_and_each_error_and_output_is_shown_once(configs, name):
     assert gpus == ["2", "3"]  # numbers of the jobs
 
 
-@pytest.mark.parametrize("name", ["joblib", "submitit_local"])
+@pytest.mark.parametrize("name", ["joblib", slow("submitit_local")])
 def test_a_dead_worker_gets_one_sentence(configs, name):
     status, _, errors = ended(launched(configs, launcher(name), "job=dies,succeeds"))
     assert status == 1

@@ -154,6 +154,8 @@ def test_a_single_run_does_not_search(tmp_path, search):
     assert jobs(tmp_path) == {4, 5}
 
 
+@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_search_of_runs_maximises_the_mean_validation_accuracy(tmp_path):
     arguments = ["-m", *GRID, "layer.rank=1,2", *TINY]
     call(tmp_path, "train", *arguments)

@@ -154,6 +154,7 @@ def test_without_an_account_it_goes_on_offline_with_a_warning(tmp_path, monkeypa
     assert not tracker.broken
 
 
+@pytest.mark.slow
 def test_without_a_network_it_goes_on_offline_with_one_warning(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")  # no server
@@ -421,6 +422,7 @@ def test_every_value_of_a_sweep_is_valid(sweep):
             composed(f"{name}={value}")
 
 
+@pytest.mark.slow
 def test_an_agent_of_a_sweep_gets_its_run_with_the_metric(tmp_path, sweep):
     assert sweep["metric"] == {"name": "final/validation_accuracy", "goal": "maximize"}
     first = {name: p["values"][0] for name, p in sweep["parameters"].items()}
