@@ -52,7 +52,9 @@ def in_range(name: str, value: Any, low: int, high: int = LARGEST) -> None:
     """Raise an :class:`InputError` unless ``value`` is a whole number from ``low`` to ``high``."""
     whole = isinstance(value, int) and not isinstance(value, bool)
     if not whole or value < low:
-        raise InputError(f"{name} is {value!r}; it must be a whole number of at least {low}.")
+        raise InputError(
+            f"{name} is {shortened(repr(value))}; it must be a whole number of at least {low}."
+        )
     if value > high:
         raise InputError(f"{name} is {shortened(repr(value))}; it must be at most {high:,}.")
 

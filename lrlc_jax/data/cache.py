@@ -31,6 +31,7 @@ from lrlc_jax.files import (
     cache_folder,
     expanded,
     locked,
+    open_regular,
     read_bytes,
     require_space,
     sha256_of,
@@ -257,7 +258,7 @@ def write(dataset: Dataset, folder: pathlib.Path, path: str | None) -> None:
         files[name] = described(array, sha256_of(folder / name))
     manifest = {
         "format": FORMAT,
-        "dataset": claims(dataset),
+        "dataset": properties(dataset),
         "path": path,
         "files": files,
         "prepared": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -322,12 +323,12 @@ def read(folder: pathlib.Path, manifest: dict[str, Any], source: Source) -> Data
     )
     if published and dataset.fingerprint != source.fingerprint:
         raise DamagedError("its fingerprint is not that of the published data")
-    if claims(dataset) != kept:
+    if properties(dataset) != kept:
         raise DamagedError(f"{MANIFEST} does not describe them")
     return dataset
 
 
-def claims(dataset: Dataset) -> dict[str, Any]:
+def properties(dataset: Dataset) -> dict[str, Any]:
     """What a manifest says of a data set, as values of JSON."""
     names = {f.name for f in dataclasses.fields(Dataset)} - {*SPLITS, "canvas", "fresh"}
     return {
@@ -359,8 +360,9 @@ def read_array(
     if path.name not in files:
         return None
     try:
-        found = sha256_of(path)
-        array: NDArray[Any] = np.lib.format.open_memmap(path, mode="r")
+        with open_regular(path):
+            array: np.memmap[Any, Any] = np.lib.format.open_memmap(path, mode="r")
+        found = sha256_of(path, array.offset + array.nbytes)
     except FileNotFoundError:
         raise DamagedError(f"{path.name} is missing") from None
     except OSError as error:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from lrlc_jax.errors import InputError
-from lrlc_jax.files import cores
+from lrlc_jax.machine import cores
 from lrlc_jax.progress import Progress
 
 Floats = NDArray[np.floating]

@@ -9,7 +9,7 @@ import numpy as np
 from lrlc_jax.data.dataset import Dataset
 from lrlc_jax.data.source import SPLITS, Images
 from lrlc_jax.errors import InputError
-from lrlc_jax.files import require_memory
+from lrlc_jax.machine import require_memory
 
 RULE = 1  # part of the seed of places and noise, and of the fingerprint
 

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 
 import lrlc_jax
-from lrlc_jax.files import cores
+from lrlc_jax.machine import cores
 from lrlc_jax.progress import one_line
 
 PACKAGE = pathlib.Path(lrlc_jax.__file__).resolve().parent

@@ -19,8 +19,8 @@ from lrlc_jax.experiments.record import Record, Run, folder
 from lrlc_jax.experiments.statistics import describe
 from lrlc_jax.experiments.study import Job
 from lrlc_jax.experiments.trained import keeps_weights
-from lrlc_jax.files import require_memory
 from lrlc_jax.layers.ops.target import target
+from lrlc_jax.machine import require_memory
 from lrlc_jax.networks import NetworkFactory, check_precision, ways_of
 from lrlc_jax.progress import Progress, counted, duration
 from lrlc_jax.signals import Stopped, TimeLimit

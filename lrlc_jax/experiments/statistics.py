@@ -3,11 +3,11 @@
 import dataclasses
 import itertools
 import math
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
+from lrlc_jax.experiments.differences import Sample, difference
 from lrlc_jax.experiments.record import Record, Run
 
 Results: TypeAlias = Record | Run  # some seeds of a run, or all on record
@@ -57,6 +57,18 @@ def mean_over_seeds(values: Iterable[float | None]) -> Mean | None:
         return Mean(mean, None)
     variance = math.fsum((v - mean) ** 2 for v in numbers) / (count - 1)
     return Mean(mean, math.sqrt(variance / count))
+
+
+def sample_of(values: Sequence[float], scale: float = 1.0) -> Sample:
+    """The sample of values over seeds, times ``scale``.
+
+    >>> sample_of([0.5, 0.75], scale=100)
+    Sample(mean=62.5, error=12.5, seeds=2, rounding=0.0)
+    """
+    mean = mean_over_seeds(values)
+    assert mean is not None
+    error = None if mean.standard_error is None else scale * mean.standard_error
+    return Sample(scale * mean.value, error, len(values))
 
 
 def known(values: Iterable[float | None]) -> list[float]:
@@ -141,8 +153,8 @@ def compare(one: Results, other: Results) -> Comparison:
     least = min(p, key=p.__getitem__)
     detectable = None
     if vary(*samples["test_accuracy"]):
-        interval = welch(*samples["test_accuracy"]).confidence_interval(1 - LEVEL / len(p))
-        detectable = float(interval.high - interval.low) / 2
+        one_sample, other_sample = map(sample_of, samples["test_accuracy"])
+        detectable = difference(one_sample, other_sample, 1 - LEVEL / len(p)).half_width
     return Comparison(
         DIFFERENT if p[least] < LEVEL else WITHIN_NOISE,
         f"the smallest corrected p is {p[least]:.2g} ({in_words(least)})",
@@ -160,7 +172,9 @@ def p_value(
     ``a`` and ``b`` have a value for each seed; ``images`` are counts by split.
     """
     if vary(a, b):
-        return f"Welch's t-test over {len(a)} seeds", float(welch(a, b).pvalue)
+        p = difference(sample_of(a), sample_of(b)).p
+        assert p is not None
+        return f"Welch's t-test over {len(a)} seeds", p
     if a and metric.endswith("accuracy"):
         count = images[metric.partition("_")[0]]
         return f"two-proportion z-test on {count} images", two_proportions(a[0], b[0], count)
@@ -172,15 +186,6 @@ def p_value(
 def vary(a: Sequence[float], b: Sequence[float]) -> bool:
     """Whether there is any variance over seeds."""
     return len(set(a)) > 1 or len(set(b)) > 1
-
-
-def welch(a: Sequence[float], b: Sequence[float]) -> Any:
-    """Welch's t-test, from SciPy, without its warning for a sample without variance."""
-    from scipy import stats  # noqa: PLC0415 (slow to import; training does not need it)
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)
-        return stats.ttest_ind(a, b, equal_var=False)
 
 
 def two_proportions(a: float, b: float, images: int) -> float:

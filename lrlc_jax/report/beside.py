@@ -3,12 +3,11 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 
+from lrlc_jax.experiments.differences import Difference, Sample, difference, grade
 from lrlc_jax.experiments.record import Records, Run
-from lrlc_jax.experiments.statistics import known
 from lrlc_jax.report import paper
-from lrlc_jax.report.differences import Difference, Sample, difference, grade
 from lrlc_jax.report.paper import PaperRow, PaperTable
-from lrlc_jax.report.results import Row, labels, precision, setting_of
+from lrlc_jax.report.results import Row, labels, precision, setting_of, test_sample
 from lrlc_jax.report.tables import Table
 from lrlc_jax.report.verdicts import settings_in, slug
 
@@ -21,8 +20,9 @@ class Pair:
     """A number of the paper and ours.
 
     Attributes:
+        dataset: name of the data set.
         paper: the paper's.
-        run: ours, at the chosen rank; None if it has no records, or a seed failed.
+        run: ours, at the chosen rank; None if it has no records.
         rank: the chosen rank, if the row has ranks.
     """
 
@@ -34,9 +34,7 @@ class Pair:
     @property
     def ours(self) -> Sample | None:
         """Test accuracy over our seeds."""
-        if self.run is None or self.run.failed:
-            return None
-        return Sample.of(known(self.run.final["test_accuracy"]))
+        return None if self.run is None or self.run.failed else test_sample(self.run)
 
     @property
     def difference(self) -> Difference | None:
@@ -81,19 +79,21 @@ def pairs(row: PaperRow, ours: Mapping[str, Mapping[str, Row]]) -> list[Pair]:
     return found
 
 
-def on_record(records: Records) -> list[PaperTable]:
-    """The tables of the paper of which a row has a run."""
+def tables_beside(records: Records) -> dict[str, Table]:
+    """The paper's tables of which a row has a run, by name of their files, with ours beside."""
     ours = nearest(records)
-    return [
-        table
+    return {
+        f"paper-table{table.number}": beside_paper(table, ours)
         for table in paper.tables()
         if any(pair.run for row in table.rows for pair in pairs(row, ours))
-    ]
+    }
 
 
-def beside_paper(table: PaperTable, records: Records) -> Table:
-    """A table of the paper, with ours and the difference beside each of its numbers."""
-    ours = nearest(records)
+def beside_paper(table: PaperTable, ours: Mapping[str, Mapping[str, Row]]) -> Table:
+    """A table of the paper, with our number and the difference beside each of its own.
+
+    ``ours`` are our rows by data set, from :func:`nearest`.
+    """
     lines = [(row, pairs(row, ours)) for row in table.rows]
     columns = list(table.rows[0].samples)
     return Table(
@@ -129,7 +129,7 @@ def texts(pair: Pair) -> tuple[str, str, str]:
 
 
 def caption(every: Sequence[Pair], columns: Sequence[str]) -> list[str]:
-    """How to read the table, and the command for what is missing."""
+    """How to read the table."""
     margins = ", ".join(f"{paper.margin(c)} on {TITLES[c]}" for c in columns)
     lines = [
         "Test accuracy in percent, mean ± standard error; n: seeds, 10 in the paper. Ranks are "

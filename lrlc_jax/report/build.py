@@ -13,7 +13,7 @@ from lrlc_jax.experiments.study import Entry
 from lrlc_jax.files import write_atomically
 from lrlc_jax.progress import counted, one_line
 from lrlc_jax.report import contrasts, figures, tables  # noqa: F401 (contrasts registers a table)
-from lrlc_jax.report.beside import beside_paper, on_record
+from lrlc_jax.report.beside import tables_beside
 from lrlc_jax.report.page import page
 from lrlc_jax.report.results import (
     Cell,
@@ -103,23 +103,22 @@ def build(
 
     # Tables: all are made before the first is written.
     judged = verdicts(records)
-    for table in on_record(records):
-        report.beside[f"paper-table{table.number}"] = beside_paper(table, records)
+    report.beside.update(tables_beside(records))
     beside = [*report.beside.values()]
     report.beside.update({"claims": claims_table(judged)} if judged else {})
     kept = shown([one for study in studies for one in study_results(study, records)], requested)
     for one in kept:
         report.problems.extend(f"{one.name}: {problem}" for problem in one.problems)
         for function in one.study.tables:
-            made, name = tables.TABLES[function](one), f"{one.name}-{function}"
-            if not made.rows:
+            table, name = tables.TABLES[function](one), f"{one.name}-{function}"
+            if not table.rows:
                 continue
-            report.tables[name] = made
+            report.tables[name] = table
             if one.cell_of_run.keys() == requested.get(one.study.name):
-                report.requested[name] = made
+                report.requested[name] = table
     write(pathlib.Path("tables/all-runs.md"), tables.markdown(tables.all_runs(records)))
-    for name, made in (report.beside | report.tables).items():
-        for ending, text in tables.formats(made).items():
+    for name, table in (report.beside | report.tables).items():
+        for ending, text in tables.formats(table).items():
             write(pathlib.Path(f"tables/{name}.{ending}"), text)
 
     # Figures, and the page.

@@ -7,19 +7,19 @@ import numpy as np
 
 from lrlc_jax.errors import InputError
 from lrlc_jax.experiments import trained
-from lrlc_jax.experiments.record import Run
-from lrlc_jax.experiments.statistics import holm, known
-from lrlc_jax.layers import ConvConfig, SpatialBiasConfig
-from lrlc_jax.report.bootstrap import REPLICATES, Candidate, Replicates, bootstrap, interval
-from lrlc_jax.report.differences import (
+from lrlc_jax.experiments.differences import (
     CONFIDENCE,
     Difference,
-    Sample,
     detectable,
     difference,
+    interval_text,
     pooled,
 )
-from lrlc_jax.report.results import Cell, Row, StudyResults
+from lrlc_jax.experiments.record import Run
+from lrlc_jax.experiments.statistics import holm
+from lrlc_jax.layers import ConvConfig, SpatialBiasConfig
+from lrlc_jax.report.bootstrap import REPLICATES, Candidate, Replicates, bootstrap, interval
+from lrlc_jax.report.results import Cell, Row, StudyResults, test_sample
 from lrlc_jax.report.tables import EMPTY, Table, caption, study_table
 from lrlc_jax.training.metrics import Array
 
@@ -34,8 +34,9 @@ class Contrast:
         row, reference: the two rows.
         found: difference of mean test accuracies over seeds, in points.
         p: of no difference, with Holm's correction over the study.
-        replicates: bootstrap replicates of the difference over seeds and images.
-        share: share of their variance that remains if only images are drawn.
+        bounds: bootstrap interval of the difference, over seeds and images; None without
+            predictions, as are the other values of the bootstrap.
+        share: share of the replicates' variance that remains if only images are drawn.
         smallest: difference that the seeds would find with a power of 80 %.
         ranks: how often each rank of the row is chosen in the bootstrap, the most frequent first.
     """
@@ -44,9 +45,9 @@ class Contrast:
     reference: Row
     found: Difference
     p: float | None
-    replicates: tuple[float, float] | None
-    share: float | None
-    smallest: float | None
+    bounds: tuple[float, float] | None = None
+    share: float | None = None
+    smallest: float | None = None
     ranks: tuple[tuple[float, int | None], ...] = ()
 
 
@@ -85,52 +86,48 @@ def contrasts_of(results: StudyResults) -> list[Contrast]:
     """The contrasts of a study, in the order of its rows."""
     rows = [row for row in results.rows if row.chosen]
     pairs = [(row, reference) for row in rows for reference in references(row, rows)]
-    found = [difference(sample(row), sample(reference)) for row, reference in pairs]
+    samples = {
+        row.name: test_sample(row.chosen.run) for row in rows if row.chosen and row.chosen.run
+    }
+    found = [difference(samples[row.name], samples[other.name]) for row, other in pairs]
     p = holm({str(i): one.p for i, one in enumerate(found) if one.p is not None})
     drawn, images = replicates_of(rows), replicates_of(rows, seeds=False)
     made = []
     for i, (row, reference) in enumerate(pairs):
-        deviation = pooled(sample(row), sample(reference))
-        seeds = min(sample(row).seeds, sample(reference).seeds)
-        smallest = None if deviation is None else detectable(deviation, seeds)
-        bounds = share = None
-        ranks: tuple[tuple[float, int | None], ...] = ()
-        if row.name in drawn and reference.name in drawn:
-            both, alone = (one[row.name].test - one[reference.name].test for one in (drawn, images))
-            bounds = interval(both, CONFIDENCE)
-            share = float(alone.var() / both.var()) if both.var() else None
-            ranks = frequencies(row, drawn[row.name])
-        made.append(
-            Contrast(row, reference, found[i], p.get(str(i)), bounds, share, smallest, ranks)
+        both = samples[row.name], samples[reference.name]
+        deviation, seeds = pooled(*both), min(sample.seeds for sample in both)
+        contrast = Contrast(
+            row,
+            reference,
+            found[i],
+            p.get(str(i)),
+            smallest=None if deviation is None else detectable(deviation, seeds),
         )
+        if row.name in drawn and reference.name in drawn:
+            of_both, of_images = (
+                one[row.name].test - one[reference.name].test for one in (drawn, images)
+            )
+            contrast = dataclasses.replace(
+                contrast,
+                bounds=interval(of_both, CONFIDENCE),
+                share=float(of_images.var() / of_both.var()) if of_both.var() else None,
+                ranks=frequencies(row, drawn[row.name]),
+            )
+        made.append(contrast)
     return made
 
 
 def references(row: Row, rows: Sequence[Row]) -> list[Row]:
-    """The rows to compare a row with, unless it is the same run or comes later."""
-    positions = row.cells[0].layer.positions
-    earlier = rows[: rows.index(row)]
-    return [
-        other
-        for other in earlier
-        if other.chosen
-        and row.chosen
-        and other.chosen.run is not row.chosen.run
-        and (
-            isinstance(other.cells[0].layer, ConvConfig)
-            or (
-                isinstance(other.cells[0].layer, SpatialBiasConfig)
-                and other.cells[0].layer.positions == positions
-            )
-        )
-    ]
-
-
-def sample(row: Row) -> Sample:
-    """Test accuracy of a row at its chosen rank."""
+    """The earlier rows to compare a row with; not one with the same run."""
     assert row.chosen is not None
-    assert row.chosen.run is not None
-    return Sample.of(known(row.chosen.run.final["test_accuracy"]))
+    found = []
+    for other in rows[: rows.index(row)]:
+        assert other.chosen is not None
+        layer = other.chosen.layer
+        same_place = layer.positions == row.chosen.layer.positions
+        if isinstance(layer, ConvConfig) or (isinstance(layer, SpatialBiasConfig) and same_place):
+            found += [other] if other.chosen.run is not row.chosen.run else []
+    return found
 
 
 def replicates_of(rows: Sequence[Row], *, seeds: bool = True) -> dict[str, Replicates]:
@@ -183,9 +180,7 @@ def text(one: Contrast) -> list[str]:
         one.reference.name,
         one.found.text(),
         EMPTY if one.p is None else f"{one.p:.2g}",
-        EMPTY
-        if one.replicates is None
-        else f"[{one.replicates[0]:+.2f}, {one.replicates[1]:+.2f}]",
+        EMPTY if one.bounds is None else interval_text(*one.bounds),
         EMPTY if one.share is None else f"{100 * one.share:.0f} %",
         EMPTY if one.smallest is None else f"{one.smallest:.2f}",
         ", ".join(f"{rank}: {100 * share:.0f} %" for share, rank in one.ranks[:SHOWN]) or EMPTY,
@@ -194,7 +189,7 @@ def text(one: Contrast) -> list[str]:
 
 def values(one: Contrast) -> dict[str, object]:
     """The values of a contrast."""
-    low, high = one.replicates or (None, None)
+    low, high = one.bounds or (None, None)
     return {
         "row": one.row.name,
         "reference": one.reference.name,

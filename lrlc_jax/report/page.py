@@ -12,11 +12,12 @@ from lrlc_jax.experiments.statistics import known
 from lrlc_jax.progress import counted
 from lrlc_jax.report.figures import COLORS
 from lrlc_jax.report.tables import Table
-from lrlc_jax.report.verdicts import Verdict, claims, condition, part_text
+from lrlc_jax.report.verdicts import HOW, Verdict, claims, condition, part_text
 
 TITLE = "Is spatial invariance too strict a prior?"
 CURVES = {"train_accuracy": "training", "validation_accuracy": "validation"}
-LEFT, TOP, WIDTH, HEIGHT = 34, 8, 278, 144  # of the axes of a learning curve, in SVG units
+# Axes of a learning curve, in units of its SVG, which is ``all`` wide.
+AXES = {"left": 34, "top": 8, "width": 278, "height": 144, "all": 320}
 
 
 def page(
@@ -41,6 +42,8 @@ def page(
     )
     return environment.get_template("page.html").render(
         title=TITLE,
+        how=HOW,
+        axes=AXES,
         count=counted(sum(len(run.records) for run in records.runs.values()), "record"),
         claims=claim_sections(verdicts),
         paper=beside,
@@ -83,12 +86,12 @@ def curve(run: Run) -> dict[str, Any]:
     epochs = max(len(values) for values in found.values())
 
     def y(value: float) -> float:
-        return round(TOP + HEIGHT * (1 - (value - low) / height), 1)
+        return round(AXES["top"] + AXES["height"] * (1 - (value - low) / height), 1)
 
     def points(values: Sequence[float | None]) -> str:
-        step = WIDTH / max(1, epochs - 1)
+        left, step = AXES["left"], AXES["width"] / max(1, epochs - 1)
         return " ".join(
-            f"{round(LEFT + i * step, 1)},{y(v)}" for i, v in enumerate(values) if v is not None
+            f"{round(left + i * step, 1)},{y(v)}" for i, v in enumerate(values) if v is not None
         )
 
     lines = zip(found.items(), COLORS, strict=False)

@@ -8,8 +8,8 @@ from typing import Any
 import yaml
 
 from lrlc_jax.experiments.config import layer_config
+from lrlc_jax.experiments.differences import Sample
 from lrlc_jax.layers import LayerConfig
-from lrlc_jax.report.differences import Sample
 
 PATH = pathlib.Path(__file__).with_name("paper.yaml")
 

@@ -7,9 +7,10 @@ from typing import Any
 
 from lrlc_jax.data.dataset import data_slug
 from lrlc_jax.experiments.config import StudyConfig
+from lrlc_jax.experiments.differences import Sample
 from lrlc_jax.experiments.identity import changed, hashed, identity, layer_of
 from lrlc_jax.experiments.record import Record, Records, Run, title_of
-from lrlc_jax.experiments.statistics import best
+from lrlc_jax.experiments.statistics import best, known, sample_of
 from lrlc_jax.experiments.study import study_layers
 from lrlc_jax.layers import LayerConfig, RankedLayerConfig
 from lrlc_jax.networks import PAPER_NETWORK
@@ -231,6 +232,11 @@ def shown(
         if only_here or one.cell_of_run.keys() == (requested or {}).get(one.study.name):
             kept.append(one)
     return kept
+
+
+def test_sample(run: Run) -> Sample:
+    """Test accuracy over the seeds of a run that did not fail, in percent."""
+    return sample_of(known(run.final["test_accuracy"]), scale=100)
 
 
 def protocol_sentences(setting: Mapping[str, Any], seeds: int) -> list[str]:

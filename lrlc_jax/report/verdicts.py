@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import itertools
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -11,12 +10,7 @@ import yaml
 
 from lrlc_jax.data.dataset import data_slug
 from lrlc_jax.experiments.config import layer_config
-from lrlc_jax.experiments.identity import hashed, layer_of
-from lrlc_jax.experiments.record import Records, Run
-from lrlc_jax.experiments.statistics import holm, known
-from lrlc_jax.layers import RankedLayerConfig
-from lrlc_jax.report import paper
-from lrlc_jax.report.differences import (
+from lrlc_jax.experiments.differences import (
     CONFIDENCE,
     Difference,
     Sample,
@@ -24,13 +18,23 @@ from lrlc_jax.report.differences import (
     pooled,
     seeds_needed,
 )
-from lrlc_jax.report.results import Cell, Row, labels, rows_of, setting_of
+from lrlc_jax.experiments.identity import hashed, layer_of
+from lrlc_jax.experiments.record import Records, Run
+from lrlc_jax.experiments.statistics import holm
+from lrlc_jax.layers import RankedLayerConfig
+from lrlc_jax.report import paper
+from lrlc_jax.report.results import Cell, Row, labels, rows_of, setting_of, test_sample
 from lrlc_jax.report.tables import Table
 
 PATH = pathlib.Path(__file__).with_name("claims.yaml")
 MORE, EQUAL, LITTLE = KINDS = ("more", "equal", "little")
 HOLDS, FAILS, UNDECIDED, NOT_RUN = "holds", "does not hold", "undecided", "not run"
 LEVEL = 1 - CONFIDENCE
+HOW = (
+    "Holds, does not hold: p < 0.05 with Holm's correction over the comparisons of the same data; "
+    "where a small difference is claimed, the whole 95 % interval on one side of the margin. "
+    "Undecided: neither. A claim of several comparisons holds if each of them does."
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,26 +133,23 @@ def row_name(side: Mapping[str, Any]) -> str:
 
 def verdicts(records: Records) -> list[Verdict]:
     """The verdict on each claim for each setting with a run that decides a part of it."""
-    tables = settings_in(records)
-    found = []
+    tables, found = settings_in(records), []
     for setting, rows in tables:
-        made = [
-            claim for claim in claims() if not claim.datasets or slug(setting) in claim.datasets
+        dataset = slug(setting)
+        compare = [
+            (claim, pair, counterpart(setting, claim.against, tables) if claim.against else rows)
+            for claim in claims()
+            if not claim.datasets or dataset in claim.datasets
+            for pair in claim.comparisons
         ]
-        firsts = [counterpart(setting, c.against, tables) if c.against else rows for c in made]
-        parts = [
-            [compared(pair, first, rows) for pair in claim.comparisons]
-            for claim, first in zip(made, firsts, strict=True)
-        ]
-        raised = iter(corrected([part for each in parts for part in each], slug(setting)))
-        for claim, each in zip(made, parts, strict=True):
-            judged = [
-                dataclasses.replace(part, verdict=judge(part, claim.kind, slug(setting)))
-                for part in itertools.islice(raised, len(each))
-            ]
-            verdict = Verdict(claim, any_run(rows), tuple(judged))
-            if verdict.verdict != NOT_RUN:
-                found.append(verdict)
+        parts = corrected([compared(pair, first, rows) for _, pair, first in compare], dataset)
+        by_claim: dict[Claim, list[Part]] = {}
+        for (claim, *_), part in zip(compare, parts, strict=True):
+            judged = dataclasses.replace(part, verdict=judge(part, claim.kind, dataset))
+            by_claim.setdefault(claim, []).append(judged)
+        run = any_run(rows)
+        every = [Verdict(claim, run, tuple(parts)) for claim, parts in by_claim.items()]
+        found += [verdict for verdict in every if verdict.verdict != NOT_RUN]
     return found
 
 
@@ -207,7 +208,7 @@ def compared(pair: tuple[str, str], first: Mapping[str, Row], second: Mapping[st
     runs = [cell.run for cell in cells if cell.run]
     if len(runs) < len(pair):
         return Part(pair)
-    one, other = (Sample.of(known(run.final["test_accuracy"])) for run in runs)
+    one, other = map(test_sample, runs)
     return Part(
         pair,
         (cells[0].rank, cells[1].rank),
@@ -302,12 +303,7 @@ def claims_table(found: Sequence[Verdict]) -> Table:
     ordered = [verdict for claim in claims() for verdict in found if verdict.claim == claim]
     return Table(
         title="Claims",
-        caption=[
-            "Holds, does not hold: p < 0.05 with Holm's correction over the comparisons of the "
-            "same data; where a small difference is claimed, the whole 95 % interval on one side "
-            "of the margin. Undecided: neither. A claim of several comparisons holds if each of "
-            "them does.",
-        ],
+        caption=[HOW],
         header=("Claim", "Place", "Data", "Verdict", "Comparisons"),
         rows=[
             [

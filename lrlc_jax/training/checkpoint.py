@@ -21,7 +21,8 @@ import jax
 import numpy as np
 
 from lrlc_jax.errors import RunError, not_negative
-from lrlc_jax.files import physical_memory, sha256_of, write_atomically
+from lrlc_jax.files import sha256_of, write_atomically
+from lrlc_jax.machine import physical_memory
 from lrlc_jax.schema import Schema, whole
 from lrlc_jax.training.metrics import METRICS, Array, named
 from lrlc_jax.training.step import TrainState

@@ -9,11 +9,11 @@ import pytest
 
 from lrlc_jax.data.dataset import DatasetConfig
 from lrlc_jax.experiments.config import StudyConfig
+from lrlc_jax.experiments.differences import AGREES, COMPATIBLE, DIFFERS
 from lrlc_jax.experiments.record import folder, group, read_records
 from lrlc_jax.report import paper
-from lrlc_jax.report.beside import OTHERWISE, beside_paper
+from lrlc_jax.report.beside import OTHERWISE, beside_paper, nearest
 from lrlc_jax.report.contrasts import contrasts, contrasts_of, predicted
-from lrlc_jax.report.differences import AGREES, COMPATIBLE, DIFFERS
 from lrlc_jax.report.results import study_results
 from lrlc_jax.training.train import PAPER_PROTOCOL
 from tests.conftest import ROOT
@@ -49,7 +49,7 @@ def test_each_row_has_the_references_above_it_with_the_same_layers(results):
     worse = found[local, conv]
     assert worse.p < 1e-6
     assert worse.found.high < 0
-    low, high = worse.replicates
+    low, high = worse.bounds
     assert low < worse.found.value < high < 0
     for one in found.values():
         assert 0 < one.share < 1
@@ -94,7 +94,9 @@ def replicated(mean, deviation, *, seeds=10, protocol=PAPER_PROTOCOL, train=55_2
 
 def line(records):
     (first, *_) = paper.tables()
-    return next(v for v in beside_paper(first, records).values if v["row"] == "Convolution")
+    return next(
+        v for v in beside_paper(first, nearest(records)).values if v["row"] == "Convolution"
+    )
 
 
 @pytest.mark.parametrize(
@@ -123,7 +125,9 @@ def test_another_protocol_or_a_subset_is_in_the_cell_and_gets_no_grade():
         assert line(records)["grade"] == OTHERWISE
         assert label in line(records)["labels"]
         (first, *_) = paper.tables()
-        assert any(label in cell for row in beside_paper(first, records).rows for cell in row)
+        assert any(
+            label in cell for row in beside_paper(first, nearest(records)).rows for cell in row
+        )
 
 
 def test_the_run_nearest_to_the_papers_stands_beside_it_and_gaps_say_how_to_fill_them():
@@ -135,7 +139,9 @@ def test_the_run_nearest_to_the_papers_stands_beside_it_and_gaps_say_how_to_fill
     assert (found["seeds"], found["labels"]) == (3, "")
     (first, *_) = paper.tables()
     gaps = [
-        v for v in beside_paper(first, replicated(98.84, 0.03)).values if v["ours_mean"] is None
+        v
+        for v in beside_paper(first, nearest(replicated(98.84, 0.03))).values
+        if v["ours_mean"] is None
     ]
     assert len(gaps) == 3 * 9 - 1
     assert all(v["grade"] == "not run" for v in gaps)

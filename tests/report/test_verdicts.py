@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from lrlc_jax.data.dataset import DatasetConfig
+from lrlc_jax.experiments.differences import Difference
 from lrlc_jax.experiments.record import group
-from lrlc_jax.report.differences import Difference
 from lrlc_jax.report.verdicts import (
     FAILS,
     HOLDS,

@@ -1,14 +1,10 @@
-"""Differences of accuracies with confidence intervals, power, and the comparison with the paper.
-
-All accuracies and differences are in points of a percent.
-"""
+"""Differences of means over seeds: confidence intervals, tests, power, and equivalence."""
 
 import dataclasses
 import math
-from collections.abc import Sequence
 from statistics import fmean
 
-from scipy import stats
+from scipy.special import nctdtr, stdtr, stdtrit  # noncentral t, and Student's t
 
 CONFIDENCE = 0.95
 POWER = 0.8
@@ -21,7 +17,7 @@ class Sample:
     """Mean, standard error and size of a sample over seeds.
 
     Attributes:
-        mean: in percent.
+        mean: in any unit.
         error: standard error of the mean; None for one seed.
         seeds: number of seeds.
         rounding: step to which mean and error are rounded; 0 if they are exact.
@@ -32,28 +28,13 @@ class Sample:
     seeds: int
     rounding: float = 0.0
 
-    @classmethod
-    def of(cls, accuracies: Sequence[float]) -> "Sample":
-        """The sample of accuracies from 0 to 1, one for each seed."""
-        count = len(accuracies)
-        mean = math.fsum(accuracies) / count
-        squares = math.fsum((a - mean) ** 2 for a in accuracies)
-        error = math.sqrt(squares / (count - 1) / count) if count > 1 else None
-        return cls(100 * mean, None if error is None else 100 * error, count)
-
     @property
     def deviation(self) -> float | None:
         """Standard deviation over seeds; None for one seed.
 
         A rounded error counts with the largest value that it may have.
         """
-        return None if self.error is None else self.largest_error * math.sqrt(self.seeds)
-
-    @property
-    def largest_error(self) -> float:
-        """The largest standard error before rounding."""
-        assert self.error is not None
-        return self.error + self.rounding / 2
+        return None if self.error is None else (self.error + self.rounding / 2) * self.seeds**0.5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,13 +55,28 @@ class Difference:
         >>> Difference(0.5, 0.25, 0.75).text(), Difference(0.5).text()
         ('+0.50 [+0.25, +0.75]', '+0.50')
         """
-        known = self.low is not None and self.high is not None
-        return f"{self.value:+.2f}" + (f" [{self.low:+.2f}, {self.high:+.2f}]" if known else "")
+        if self.low is None or self.high is None:
+            return f"{self.value:+.2f}"
+        return f"{self.value:+.2f} {interval_text(self.low, self.high)}"
+
+    @property
+    def half_width(self) -> float | None:
+        """Half of the width of the interval."""
+        return None if self.low is None or self.high is None else (self.high - self.low) / 2
 
     @property
     def holds_zero(self) -> bool:
         """Whether the interval holds zero; True without an interval."""
         return self.low is None or self.high is None or self.low <= 0 <= self.high
+
+
+def interval_text(low: float, high: float) -> str:
+    """An interval with signs.
+
+    >>> interval_text(-0.25, 0.75)
+    '[-0.25, +0.75]'
+    """
+    return f"[{low:+.2f}, {high:+.2f}]"
 
 
 def difference(one: Sample, other: Sample, confidence: float = CONFIDENCE) -> Difference:
@@ -110,8 +106,8 @@ def difference(one: Sample, other: Sample, confidence: float = CONFIDENCE) -> Di
         return Difference(value, value, value, float(value == 0))
     # Welch and Satterthwaite.
     freedom = sum(variances) ** 2 / sum(v**2 / f for v, f in zip(variances, freedoms, strict=True))
-    half = float(stats.t.ppf((1 + confidence) / 2, freedom)) * error
-    p = float(2 * stats.t.sf(abs(value) / error, freedom))
+    half = float(stdtrit(freedom, (1 + confidence) / 2)) * error
+    p = float(2 * stdtr(freedom, -abs(value) / error))
     return Difference(value, value - half, value + half, p)
 
 
@@ -147,9 +143,14 @@ def power(effect: float, deviation: float, seeds: int, level: float = 1 - CONFID
         level: of the test; with Holm's correction for m tests at least ``0.05 / m``.
     """
     freedom = 2 * seeds - 2
-    critical = float(stats.t.ppf(1 - level / 2, freedom))
+    critical = float(stdtrit(freedom, 1 - level / 2))
     shift = abs(effect) / deviation * math.sqrt(seeds / 2)
-    return float(stats.nct.sf(critical, freedom, shift) + stats.nct.cdf(-critical, freedom, shift))
+
+    def below(t: float) -> float:
+        found = float(nctdtr(freedom, shift, t))
+        return 0.0 if math.isnan(found) else found  # where it underflows
+
+    return 1 - below(critical) + below(-critical)
 
 
 def seeds_needed(

@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+from scipy import stats
 
-from lrlc_jax.report.differences import (
+from lrlc_jax.experiments.differences import (
     AGREES,
     DIFFERS,
     Sample,
@@ -13,6 +14,7 @@ from lrlc_jax.report.differences import (
     power,
     seeds_needed,
 )
+from lrlc_jax.experiments.statistics import sample_of
 
 SIMULATIONS = 1000
 SEEDS = [(10, 10), (4, 10), (5, 5)]
@@ -20,7 +22,7 @@ SEEDS = [(10, 10), (4, 10), (5, 5)]
 
 def samples(rng, mean, deviation, seeds, rounding=0.0):
     accuracies = rng.normal(mean, deviation, seeds) / 100
-    exact = Sample.of(accuracies)
+    exact = sample_of(accuracies.tolist(), scale=100)
     if not rounding:
         return exact
     mean, error = (round(v / rounding) * rounding for v in (exact.mean, exact.error))
@@ -91,3 +93,24 @@ def test_the_seeds_needed_and_the_detectable_difference_belong_together():
     assert seeds_needed(0.3, 0.286, level=0.05 / 18) > seeds_needed(0.3, 0.286)
     assert seeds_needed(1e-6, 1.0) is None
     assert detectable(0.286, 1) is None
+
+
+@pytest.mark.parametrize("counts", [(10, 10), (3, 10), (2, 5)], ids=str)
+def test_interval_and_p_are_those_of_scipys_welch_test(counts):
+    rng = np.random.default_rng(4)
+    one, other = (
+        rng.normal(mean, mean / 10, n).tolist() for mean, n in zip((3, 4), counts, strict=True)
+    )
+    theirs = stats.ttest_ind(one, other, equal_var=False)
+    ours = difference(sample_of(one), sample_of(other), 0.9)
+    interval = theirs.confidence_interval(0.9)
+    assert (ours.low, ours.high) == pytest.approx((interval.low, interval.high), rel=1e-9)
+    assert ours.p == pytest.approx(theirs.pvalue, rel=1e-9)
+
+
+def test_power_grows_with_the_effect_up_to_1():
+    for seeds in (2, 10, 1000):
+        found = [power(effect, 1.0, seeds) for effect in np.linspace(0, 60, 200)]
+        assert found[0] == pytest.approx(0.05)
+        assert np.all(np.diff(found) >= -1e-12)
+        assert found[-1] == pytest.approx(1)
