@@ -95,6 +95,8 @@ class Runner:
         self.limit.require(self.to_first_epoch)
         config, protocol, label = job.config, job.config.protocol, job.label
         self.label = label
+        self.total = self.started + left
+        self.started += 1
         factory = network_of(job)
         checkpoints = Checkpoints(
             checkpoint_folder,
@@ -104,10 +106,6 @@ class Runner:
         )
         session = Session(checkpoints, self.clock)
         data = self.put(job)
-
-        # Ways of the products. A resumed run keeps them, for equal rounding.
-        self.total = self.started + left
-        self.started += 1
         done = len(session.epoch_seconds)
         self.skip(done)
         resumed = f", going on after epoch {done}" if done else ""
@@ -116,6 +114,7 @@ class Runner:
             f"{counted(protocol.epochs, 'epoch')}{resumed}"
         )
 
+        # Ways of the products. A resumed run keeps them, for equal rounding.
         plan = session.plan if wants_measurement(config.product_way) else None
         if wants_measurement(config.product_way) and not (plan and plan.device == target().kind):
             seeds_each = lay_out(len(job.seeds), protocol.data_parallel).seeds_each

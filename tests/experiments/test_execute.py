@@ -144,13 +144,14 @@ def test_a_run_that_cannot_be_trained_is_named_and_the_others_are_done(
         outcome.refuse_failures()
 
 
-def test_a_damaged_checkpoint_is_named_and_the_other_runs_are_done(tmp_path, undisturbed):
+def test_a_damaged_checkpoint_is_named_and_the_other_runs_are_done(tmp_path, undisturbed, capsys):
     jobs = study(tmp_path)
     folder = part_folder(tmp_path, jobs[1].identity, [0, 1]) / "checkpoints"
     folder.mkdir(parents=True)
     (folder / f"2-{64 * '0'}.npz").write_bytes(b"damaged")
     outcome = execute(jobs, Tracker())
     assert metrics(outcome) == [metrics(undisturbed)[0], metrics(undisturbed)[2]]
+    assert f"run 2/3: FAILED: The checkpoint in {folder}" in capsys.readouterr().err
     with pytest.raises(RunError, match=str(folder)):
         outcome.refuse_failures()
 
