@@ -18,6 +18,7 @@ from tests.conftest import ROOT
 # does a module directly in `lrlc_jax`.
 ORDER = [
     "errors",
+    "machine",
     "schema",
     "files",
     "signals",
