@@ -4,7 +4,7 @@ import dataclasses
 import pathlib
 from typing import Any
 
-from lrlc_jax.analysis import measure
+from lrlc_jax.analysis.images import measure
 from lrlc_jax.cli import run_command
 from lrlc_jax.data import load
 from lrlc_jax.data.dataset import data_slug

@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lrlc_jax.analysis import ImageStatistics
+from lrlc_jax.analysis.images import ImageStatistics
 from lrlc_jax.data import Dataset
 from lrlc_jax.data.sources import SOURCES
 from lrlc_jax.report.figures import figure_style, png

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from lrlc_jax import analysis
-from lrlc_jax.analysis import correlation, measure
+from lrlc_jax.analysis import images as analysis
+from lrlc_jax.analysis.images import correlation, measure
 from lrlc_jax.data import Split
 from lrlc_jax.data.order import build
 from tests.data.examples import made_up
