@@ -30,8 +30,9 @@ help: ## Show this help
 run-sweep: $(VENV)/with-experiments ## Train the missing seeds of STUDY in RESULTS, and write its tables
 	$(RUN) scripts/sweep.py "study=$(STUDY)" $(RESULTS_DIR) $(ARGS)
 
-.PHONY: tables
-tables: $(VENV)/with-experiments ## Rebuild tables and figures from the records in RESULTS and the published ones
+.PHONY: tables figures report
+tables figures: ARGS += parts=[$@]
+tables figures report: $(VENV)/with-experiments ## Rebuild tables, figures, or these and the page, from the records in RESULTS and the published ones
 	@for folder in "$$RESULTS" results/published; do \
 		! ls "$$folder"/records/*.json >/dev/null 2>&1 || \
 		$(VENV)/bin/python scripts/tables.py "results_dir=\"$$folder\"" $(ARGS) || exit; done

@@ -2,11 +2,12 @@
 
 import dataclasses
 import functools
+import hashlib
 import os
 import pathlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, ParamSpec, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, ParamSpec
 
 import numpy as np
 
@@ -17,9 +18,9 @@ from lrlc_jax.schema import Schema, word
 if TYPE_CHECKING:
     from lrlc_jax.experiments.config import Config
     from lrlc_jax.experiments.record import Record, Run
+    from lrlc_jax.report.tables import Table
 
 P = ParamSpec("P")
-Row: TypeAlias = Sequence[str]
 CONNECT_SECONDS = 20
 NAME_LENGTH = 128  # W&B refuses longer ones
 MODES = ("offline", "online", "disabled")
@@ -111,8 +112,10 @@ class Tracker:
     def stop(self) -> None:
         """Early end of the work; an unfinished run continues later."""
 
-    def finish_study(self, title: str, caption: Row, header: Row, rows: Sequence[Row]) -> None:
-        """End of a study, after its table is on disk."""
+    def finish_study(
+        self, tables: Mapping[str, "Table"], figures: Mapping[str, pathlib.Path]
+    ) -> None:
+        """End of a study, after its tables and figures (PNG files), by name, are on disk."""
 
 
 def guarded(
@@ -136,7 +139,7 @@ def guarded(
 
 
 class WandbTracker(Tracker):
-    """One W&B run for each visit of a run, in the group of its study, and one for each table.
+    """One W&B run for each visit of a run, in the group of its study, and one for its results.
 
     ``prefix`` begins the W&B ids, to tell repetitions of a run apart. W&B's own environment
     variables apply, unless a setting says otherwise.
@@ -279,13 +282,20 @@ class WandbTracker(Tracker):
             self.run = None
 
     @guarded
-    def finish_study(self, title: str, caption: Row, header: Row, rows: Sequence[Row]) -> None:
-        """Log the study's table as a W&B table, with its caption as notes."""
+    def finish_study(
+        self, tables: Mapping[str, "Table"], figures: Mapping[str, pathlib.Path]
+    ) -> None:
+        """Log the tables, with their captions as notes, and the figures of a study in one run."""
         import wandb  # noqa: PLC0415
 
-        notes, name = "\n".join(caption), f"{self.group}: table"
-        run = self._init(f"table-{title}", name, job_type="table", notes=notes)
-        run.log({title: wandb.Table(columns=list(header), data=[list(row) for row in rows])})
+        notes = "\n\n".join("\n".join([t.title, *t.caption]) for t in tables.values())
+        run_id = f"study-{self.group}-{hashlib.sha256(' '.join(tables).encode()).hexdigest()[:12]}"
+        run = self._init(run_id, f"{self.group}: results", job_type="study", notes=notes)
+        logged: dict[str, Any] = {
+            name: wandb.Table(columns=list(table.header), data=[list(row) for row in table.rows])
+            for name, table in tables.items()
+        }
+        run.log(logged | {name: wandb.Image(str(path)) for name, path in figures.items()})
         run.finish()
 
 

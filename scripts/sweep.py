@@ -52,9 +52,10 @@ def sweep(values: dict[str, Any], overrides: list[str]) -> None:
         planned = {entry.study.name: entry.study for entry in entries}
         others = [other for other in studies if other.name not in planned]
         report = build([*planned.values(), *others], config.results_dir, entries)
-        for name, table in report.requested.items():
-            print(markdown(table))
-            tracker.finish_study(name, table.caption, table.header, table.rows)
+        own = {name: report.tables[name] for name in report.requested if name in report.tables}
+        print("\n".join(map(markdown, own.values())))
+        drawn = {name: report.figures[name] for name in report.requested if name in report.figures}
+        tracker.finish_study(own | report.beside, drawn)
         print("\n".join(str(path) for path in report.files))
         for conflict in report.conflicts:
             print(conflict, file=sys.stderr)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import wandb
 import yaml
+from matplotlib.figure import Figure
 from wandb.proto import wandb_internal_pb2
 from wandb.wandb_agent import Agent
 
@@ -23,6 +24,8 @@ from lrlc_jax.experiments.execute import execute
 from lrlc_jax.experiments.study import Loader
 from lrlc_jax.layers import ConvConfig, LRLCConfig
 from lrlc_jax.networks import NetworkConfig
+from lrlc_jax.report import figures
+from lrlc_jax.report.tables import Table
 from lrlc_jax.signals import Stopped
 from lrlc_jax.tracking import Tracker, TrackerConfig, WandbTracker, make_tracker, run_name
 from lrlc_jax.training.train import ProtocolConfig
@@ -72,6 +75,17 @@ def files_of(record, folder):
     return [path, *others]
 
 
+TABLE = Table("Table", ["On a subset."], ["Layer", "Test"], [["LRLC", "99"]])
+
+
+def picture(folder):
+    """A PNG file."""
+    path = folder / "records" / "figure.png"
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(figures.png(Figure(figsize=(1, 1))))
+    return path
+
+
 def use(tracker, folder, earlier=()):
     record = example()
     files = files_of(record, folder)
@@ -82,7 +96,7 @@ def use(tracker, folder, earlier=()):
 
 def use_all(tracker, folder):
     use(tracker, folder)
-    tracker.finish_study("table", ["On a subset."], ["Layer", "Test"], [["LRLC", "99"]])
+    tracker.finish_study({"table": TABLE}, {"figure": picture(folder)})
 
 
 def messages(path):
@@ -259,15 +273,19 @@ def test_a_run_is_resumed_under_its_identity_and_in_its_studys_group(tmp_path, m
         assert "resume" not in run.arguments
 
 
-def test_a_table_is_one_wandb_run_however_often_it_is_written(tmp_path, monkeypatch):
+def test_the_results_of_a_study_are_one_wandb_run_however_often_they_are_written(
+    tmp_path, monkeypatch
+):
     arguments = []
     monkeypatch.setattr(wandb, "login", lambda **_: True)
     monkeypatch.setattr(wandb, "init", lambda **given: arguments.append(given) or FakeRun(given))
     tracker = WandbTracker(config(tmp_path, "online"), "quick")
     for _ in range(2):
-        tracker.finish_study("quick-digits", [""], ["Layer"], [["LRLC"]])
+        tracker.finish_study({"quick-digits": TABLE}, {"figure": picture(tmp_path)})
+    tracker.finish_study({"quick-mnist": TABLE}, {})
     assert not tracker.broken
-    assert arguments[0]["id"] == arguments[1]["id"] == "table-quick-digits"
+    first, again, other = (given["id"] for given in arguments)
+    assert first == again != other
     assert {given["resume"] for given in arguments} == {"allow"}
 
 

@@ -7,7 +7,7 @@ from lrlc_jax.experiments.differences import Difference, Sample, difference, gra
 from lrlc_jax.experiments.record import Records, Run
 from lrlc_jax.report import paper
 from lrlc_jax.report.paper import PaperRow, PaperTable
-from lrlc_jax.report.results import Row, labels, precision, setting_of, test_sample
+from lrlc_jax.report.results import Row, labels, precision, sample, setting_of
 from lrlc_jax.report.tables import Table
 from lrlc_jax.report.verdicts import settings_in, slug
 
@@ -34,7 +34,7 @@ class Pair:
     @property
     def ours(self) -> Sample | None:
         """Test accuracy over our seeds."""
-        return None if self.run is None or self.run.failed else test_sample(self.run)
+        return None if self.run is None or self.run.failed else sample(self.run)
 
     @property
     def difference(self) -> Difference | None:
@@ -98,7 +98,10 @@ def beside_paper(table: PaperTable, ours: Mapping[str, Mapping[str, Row]]) -> Ta
     columns = list(table.rows[0].samples)
     return Table(
         title=f"Table {table.number} of the paper, with ours: {table.title}",
-        caption=caption([pair for _, each in lines for pair in each], columns),
+        caption=[
+            *caption([pair for _, each in lines for pair in each], columns),
+            *(f"Command: {command(table, name)}" for name in columns),
+        ],
         header=(
             "Layer",
             *(f"{TITLES[c]}, {what}" for c in columns for what in ("paper", "ours", "difference")),
@@ -139,8 +142,7 @@ def caption(every: Sequence[Pair], columns: Sequence[str]) -> list[str]:
         f"spread). agrees: the interval is within {margins} points. compatible: it holds 0. "
         "differs: neither. OTHERWISE: the run is not the paper's, as its number says.",
     ]
-    lines += sorted({f"{precision(setting_of(pair.run))}." for pair in every if pair.run})
-    return lines
+    return lines + sorted({f"{precision(setting_of(pair.run))}." for pair in every if pair.run})
 
 
 def command(table: PaperTable, dataset: str) -> str:

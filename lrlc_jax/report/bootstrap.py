@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 REPLICATES = 1000
 SEED = 0
-BLOCK = 250  # replicates whose weights of images are in memory at a time
+BLOCK = 250  # replicates whose counts of images are in memory at a time
 
 Bits = NDArray[np.bool_]
 Floats = NDArray[np.float32]
@@ -79,10 +79,10 @@ def bootstrap(
         ]
         for name, candidates in rows
     }
-    found: dict[str, list[tuple[Floats, NDArray[np.int64]]]] = {name: [] for name, _ in rows}
+    found: dict[str, list[Replicates]] = {name: [] for name, _ in rows}
     for start in range(0, replicates, BLOCK):
         count = min(BLOCK, replicates - start)
-        weights = [
+        counts = [
             drawn(draw_images, size, size if images else 0, count)
             for size in (validation_images, test_images)
         ]
@@ -92,31 +92,34 @@ def bootstrap(
                 [drawn(draw_seeds[name], n, n - 1 if seeds else 0, count) for n in sizes]
             )
             starts = np.cumsum([0, *sizes[:-1]])
+            # Sums of counts are exact in float32, so that every processor chooses the same ranks.
+            total = np.add.reduceat(of_seeds, starts).astype(float)
             validation, test = (
-                np.add.reduceat(of_seeds * (bits @ of_images), starts)
-                for bits, of_images in zip(stacked[name], weights, strict=True)
+                np.add.reduceat(of_seeds * (bits @ of_images), starts) / (total * len(of_images))
+                for bits, of_images in zip(stacked[name], counts, strict=True)
             )  # (candidates, replicates)
             chosen = np.argmax(validation, axis=0)
-            found[name].append((np.take_along_axis(test, chosen[None], 0)[0], chosen))
+            accuracy = 100 * np.take_along_axis(test, chosen[None], 0)[0]
+            found[name].append(Replicates(accuracy, chosen))
     return {
         name: Replicates(
-            100 * np.concatenate([test for test, _ in blocks]).astype(float),
-            np.concatenate([chosen for _, chosen in blocks]),
+            np.concatenate([block.test for block in blocks]),
+            np.concatenate([block.chosen for block in blocks]),
         )
         for name, blocks in found.items()
     }
 
 
 def drawn(rng: np.random.Generator, size: int, draws: int, count: int) -> Floats:
-    """Weights ``(size, count)`` of items in ``count`` samples of ``draws`` items with replacement.
+    """Counts ``(size, count)`` of items in ``count`` samples of ``draws`` items with replacement.
 
-    Without draws all weights are equal. A sample of ``size - 1`` items gives the mean of the few
+    Without draws each item counts once. A sample of ``size - 1`` items gives the mean of the few
     seeds its unbiased variance; ``size`` items would make it smaller by one part in ``size``.
     """
     if draws == 0:
-        return np.full((size, count), 1 / size, np.float32)
+        return np.ones((size, count), np.float32)
     counts = rng.multinomial(draws, np.full(size, 1 / size), count)
-    return np.ascontiguousarray(counts.T, np.float32) / np.float32(draws)
+    return np.ascontiguousarray(counts.T, np.float32)
 
 
 def interval(replicates: NDArray[np.float64], confidence: float) -> tuple[float, float]:

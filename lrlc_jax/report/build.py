@@ -2,7 +2,7 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from lrlc_jax.errors import InputError, RunError, one_of
 from lrlc_jax.experiments import trained
@@ -24,9 +24,10 @@ from lrlc_jax.report.results import (
     study_results,
 )
 from lrlc_jax.report.tables import Table
-from lrlc_jax.report.verdicts import claims_table, verdicts
+from lrlc_jax.report.verdicts import Verdict, claims_table, verdicts
 
 DONE, FAILED, LEFT = "done", "FAILED", "left"
+PARTS = TABLES, FIGURES, PAGE = ("tables", "figures", "page")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +37,8 @@ class Report:
     Attributes:
         tables: of studies, by file name without extension.
         beside: tables of the paper with our numbers, and the claims, likewise.
-        requested: tables of the command's own runs.
+        requested: names of the tables and figures of the command's own runs.
+        figures: PNG files of the figures, by name.
         files: all written files.
         problems: a line for each missing or failed run of a table, and for missing or damaged
             predictions and weights, which tables do not need.
@@ -46,11 +48,12 @@ class Report:
 
     tables: dict[str, Table]
     beside: dict[str, Table]
-    requested: dict[str, Table]
+    requested: list[str]
+    figures: dict[str, pathlib.Path]
     files: list[pathlib.Path]
     problems: list[str]
     conflicts: list[str]
-    failures: list[str] = dataclasses.field(default_factory=list)
+    failures: list[str]
 
     def refuse_failures(self) -> None:
         """Raise a RunError if a figure could not be drawn."""
@@ -68,17 +71,22 @@ def check(studies: Iterable[StudyConfig]) -> None:
 
 
 def build(
-    studies: Sequence[StudyConfig], results_dir: str, entries: Iterable[Entry] = ()
+    studies: Sequence[StudyConfig],
+    results_dir: str,
+    entries: Iterable[Entry] = (),
+    parts: Collection[str] = PARTS,
 ) -> Report:
-    """Write the tables, then the figures, of each study with a record in the folder.
+    """Write the tables, the figures, and the page of each study with a record in the folder.
 
     All records are read before the first file is written. ``entries`` are runs of the command;
     their own tables are always shown.
 
     Raises:
-        InputError: for an unknown table or figure, a damaged record, or no records.
+        InputError: for an unknown part, table or figure, a damaged record, or no records.
         RunError: if a file cannot be written; a figure that cannot be drawn is in ``failures``.
     """
+    for part in parts:
+        one_of("parts", part, PARTS)
     check(studies)
     records, root = read_records(results_dir), pathlib.Path(results_dir).expanduser()
     if not records.runs:
@@ -87,58 +95,65 @@ def build(
     requested: dict[str, set[str]] = {}
     for entry in entries:
         requested.setdefault(entry.study.name, set()).add(entry.job.identity)
-
+    kept = shown([one for study in studies for one in study_results(study, records)], requested)
     report = Report(
-        {},
-        {},
-        {},
-        [],
-        trained.problems(records.runs.values()),
-        [f"CONFLICT: {line}" for line in records.sentences],
+        tables={},
+        beside={},
+        requested=[
+            f"{one.name}-{function}"
+            for one in kept
+            if one.cell_of_run.keys() == requested.get(one.study.name)
+            for function in (*one.study.tables, *one.study.figures)
+        ],
+        figures={},
+        files=[],
+        problems=[
+            *trained.problems(records.runs.values()),
+            *(f"{one.name}: {problem}" for one in kept for problem in one.problems),
+        ],
+        conflicts=[f"CONFLICT: {line}" for line in records.sentences],
+        failures=[],
     )
 
-    def write(path: pathlib.Path, content: str | bytes) -> None:
+    def write(path: str, content: str | bytes) -> pathlib.Path:
         write_atomically(root / path, content)
         report.files.append(root / path)
+        return root / path
 
-    # Tables: all are made before the first is written.
-    judged = verdicts(records)
-    report.beside.update(tables_beside(records))
-    beside = [*report.beside.values()]
-    report.beside.update({"claims": claims_table(judged)} if judged else {})
-    kept = shown([one for study in studies for one in study_results(study, records)], requested)
-    for one in kept:
-        report.problems.extend(f"{one.name}: {problem}" for problem in one.problems)
-        for function in one.study.tables:
-            table, name = tables.TABLES[function](one), f"{one.name}-{function}"
-            if not table.rows:
-                continue
-            report.tables[name] = table
-            if one.cell_of_run.keys() == requested.get(one.study.name):
-                report.requested[name] = table
-    write(pathlib.Path("tables/all-runs.md"), tables.markdown(tables.all_runs(records)))
-    for name, table in (report.beside | report.tables).items():
-        for ending, text in tables.formats(table).items():
-            write(pathlib.Path(f"tables/{name}.{ending}"), text)
+    judged: list[Verdict] = []
+    if TABLES in parts or PAGE in parts:  # all are made before the first is written
+        judged = verdicts(records)
+        report.beside.update(tables_beside(records), claims=claims_table(judged))
+        found = {
+            f"{one.name}-{function}": tables.TABLES[function](one)
+            for one in kept
+            for function in one.study.tables
+        }
+        report.tables.update({name: table for name, table in found.items() if table.rows})
+    if TABLES in parts:
+        write("tables/all-runs.md", tables.markdown(tables.all_runs(records)))
+        for name, table in (report.beside | report.tables).items():
+            for ending, text in tables.formats(table).items():
+                write(f"tables/{name}.{ending}", text)
 
-    # Figures, and the page.
     drawn: dict[str, bytes] = {}
     wanted = [(one, function) for one in kept for function in one.study.figures]
-    for one, function in wanted:
+    for one, function in wanted if FIGURES in parts or PAGE in parts else ():
         name = f"{one.name}-{function}"
         try:
             figure = figures.FIGURES[function](one)
-            images = figures.formats(figure) if figure else {}
+            images = figures.formats(figure) if figure and FIGURES in parts else {}
             drawn |= {name: figures.svg(figure)} if figure else {}
         except Exception as error:  # of Matplotlib, of a user's function
             reason = one_line(str(error)) or type(error).__name__
             report.failures.append(f"figure {name} could not be drawn ({reason})")
             continue
         for ending, image in images.items():
-            write(pathlib.Path(f"figures/{name}.{ending}"), image)
-    write(
-        pathlib.Path("report.html"), page(records, judged, beside, [*report.tables.values()], drawn)
-    )
+            path = write(f"figures/{name}.{ending}", image)
+            report.figures.update({name: path} if ending == "png" else {})
+    if PAGE in parts:
+        sections = [*report.beside.values()], [*report.tables.values()]
+        write("report.html", page(records, judged, *sections, drawn))
     return report
 
 

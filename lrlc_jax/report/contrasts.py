@@ -1,7 +1,7 @@
 """Differences between the rows of a study: intervals, tests, bootstrap and power."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from lrlc_jax.experiments.record import Run
 from lrlc_jax.experiments.statistics import holm
 from lrlc_jax.layers import ConvConfig, SpatialBiasConfig
 from lrlc_jax.report.bootstrap import REPLICATES, Candidate, Replicates, bootstrap, interval
-from lrlc_jax.report.results import Cell, Row, StudyResults, test_sample
+from lrlc_jax.report.results import Cell, Row, StudyResults, sample
 from lrlc_jax.report.tables import EMPTY, Table, caption, study_table
 from lrlc_jax.training.metrics import Array
 
@@ -86,9 +86,7 @@ def contrasts_of(results: StudyResults) -> list[Contrast]:
     """The contrasts of a study, in the order of its rows."""
     rows = [row for row in results.rows if row.chosen]
     pairs = [(row, reference) for row in rows for reference in references(row, rows)]
-    samples = {
-        row.name: test_sample(row.chosen.run) for row in rows if row.chosen and row.chosen.run
-    }
+    samples = {row.name: sample(row.chosen.run) for row in rows if row.chosen and row.chosen.run}
     found = [difference(samples[row.name], samples[other.name]) for row, other in pairs]
     p = holm({str(i): one.p for i, one in enumerate(found) if one.p is not None})
     drawn, images = replicates_of(rows), replicates_of(rows, seeds=False)
@@ -171,6 +169,15 @@ def frequencies(row: Row, replicates: Replicates) -> tuple[tuple[float, int | No
     shares = zip(replicates.frequencies(len(cells)), cells, strict=True)
     found = [(share, cell.rank) for share, cell in shares if share and cell.rank]
     return tuple(sorted(found, key=lambda pair: -pair[0]))
+
+
+def rank_frequencies(row: Row, ranks: Container[int | None]) -> dict[int, float]:
+    """How often each of some ranks of a row is chosen in the bootstrap; empty if it is unknown."""
+    limited = dataclasses.replace(row, cells=tuple(c for c in row.cells if c.rank in ranks))
+    drawn = replicates_of([limited])
+    if row.name not in drawn:
+        return {}
+    return {rank: share for share, rank in frequencies(limited, drawn[row.name]) if rank}
 
 
 def text(one: Contrast) -> list[str]:

@@ -7,12 +7,26 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from lrlc_jax.experiments.identity import hashed
 from lrlc_jax.experiments.record import Records, Run
 from lrlc_jax.experiments.statistics import known
 from lrlc_jax.progress import counted
+from lrlc_jax.report import paper
+from lrlc_jax.report.beside import nearest
 from lrlc_jax.report.figures import COLORS
+from lrlc_jax.report.results import setting_of
 from lrlc_jax.report.tables import Table
-from lrlc_jax.report.verdicts import HOW, Verdict, claims, condition, part_text
+from lrlc_jax.report.verdicts import (
+    HOW,
+    NOT_RUN,
+    Claim,
+    Verdict,
+    any_run,
+    claims,
+    condition,
+    not_run,
+    texts,
+)
 
 TITLE = "Is spatial invariance too strict a prior?"
 CURVES = {"train_accuracy": "training", "validation_accuracy": "validation"}
@@ -44,6 +58,7 @@ def page(
         title=TITLE,
         how=HOW,
         axes=AXES,
+        overview=overview(records, verdicts),
         count=counted(sum(len(run.records) for run in records.runs.values()), "record"),
         claims=claim_sections(verdicts),
         paper=beside,
@@ -56,21 +71,41 @@ def page(
     )
 
 
+def overview(records: Records, verdicts: Sequence[Verdict]) -> dict[str, Any]:
+    """The verdicts by claim and data set, of the runs nearest to the paper's.
+
+    A verdict is empty where the claim is not about the data set.
+    """
+    runs = {name: any_run(rows) for name, rows in nearest(records).items()}
+    order = [*paper.columns(), *runs]
+    columns = sorted(runs.items(), key=lambda item: order.index(item[0]))
+    found = {(one.claim.name, hashed(setting_of(one.run))): one.verdict for one in verdicts}
+
+    def verdict(claim: Claim, name: str, run: Run) -> str:
+        known = found.get((claim.name, hashed(setting_of(run))))
+        return known or (NOT_RUN if name in (claim.datasets or (name,)) else "")
+
+    return {
+        "columns": [(name, condition(run)) for name, run in columns],
+        "rows": [(claim.text, [verdict(claim, *one) for one in columns]) for claim in claims()],
+    }
+
+
 def claim_sections(verdicts: Sequence[Verdict]) -> list[dict[str, Any]]:
-    """The claims with a verdict, each with a line for every setting on record."""
+    """All claims, each with its verdict for every setting on record, and what is not run."""
     found = []
     for claim in claims():
         cases = [
             {
                 "condition": condition(verdict.run),
                 "verdict": verdict.verdict,
-                "lines": [part_text(part) for part in verdict.parts],
+                "lines": texts(verdict),
             }
             for verdict in verdicts
             if verdict.claim == claim
         ]
-        if cases:
-            found.append({"text": claim.text, "where": claim.where, "cases": cases})
+        left = [(name, claim.command(name)) for name in not_run(claim, verdicts)]
+        found.append({"text": claim.text, "where": claim.where, "cases": cases, "left": left})
     return found
 
 

@@ -59,6 +59,11 @@ def tables() -> tuple[PaperTable, ...]:
     )
 
 
+def columns() -> tuple[str, ...]:
+    """Names of the data sets of tables 1 to 3."""
+    return tuple(numbers()["columns"])
+
+
 def row_of(row: dict[str, Any], columns: list[str]) -> PaperRow:
     """A row of ``paper.yaml``."""
     settings = {name: value for name, value in row.items() if name not in ("layer", "values")}

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import json
 from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any
 
@@ -121,6 +122,37 @@ class StudyResults:
         """Name of the data, without notes."""
         return title_of(self.setting["dataset"])
 
+    @property
+    def command(self) -> str:
+        """The command that trains the runs; ``dataset.source`` and ``dataset.path`` are the user's.
+
+        A value is given where it is not the default.
+        """
+        run = next(iter(self.known.values()))
+        sections = changed(self.setting)
+        data = {n: v for n, v in sections["dataset"].items() if n not in ("name", "fingerprint")}
+        if run.data["train"] == run.data["train_available"]:
+            del data["train_size"]
+        seeds = min(len(one.seeds) for one in self.known.values())
+        protocol = sections["protocol"] | (
+            {"seeds": seeds} if seeds != PAPER_PROTOCOL.seeds else {}
+        )
+        given = {
+            "dataset": data,
+            "network": sections["network"],
+            "protocol": protocol,
+            "layer": self.options,
+        }
+        words = [
+            f"{section}.{name}={json.dumps(value, separators=(',', ':'))}".replace('"', "")
+            for section, values in given.items()
+            for name, value in values.items()
+        ]
+        name = self.setting["dataset"]["name"]
+        return " ".join(
+            ["python scripts/sweep.py", f"study={self.study.name}", f"dataset={name}", *words]
+        )
+
     @functools.cached_property
     def rows(self) -> list[Row]:
         """Rows in the order of the study."""
@@ -234,9 +266,9 @@ def shown(
     return kept
 
 
-def test_sample(run: Run) -> Sample:
-    """Test accuracy over the seeds of a run that did not fail, in percent."""
-    return sample_of(known(run.final["test_accuracy"]), scale=100)
+def sample(run: Run, metric: str = "test_accuracy") -> Sample:
+    """An accuracy over the seeds of a run that did not fail, in percent."""
+    return sample_of(known(run.final[metric]), scale=100)
 
 
 def protocol_sentences(setting: Mapping[str, Any], seeds: int) -> list[str]:

@@ -183,6 +183,7 @@ def caption(results: StudyResults) -> list[str]:
         "statistics of batch normalisation. Running: mean over the last epoch's training batches, "
         "with their own statistics. Ranks are chosen by validation accuracy. "
         f"Trained on: {', '.join(devices)}.",
+        f"Command: {results.command}",
     ]
     if results.seeds_differ:
         lines.append(f"RUNS DIFFER IN SEEDS: {results.seeds}.")

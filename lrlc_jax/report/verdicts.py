@@ -14,6 +14,7 @@ from lrlc_jax.experiments.differences import (
     CONFIDENCE,
     Difference,
     Sample,
+    detectable,
     difference,
     pooled,
     seeds_needed,
@@ -23,17 +24,23 @@ from lrlc_jax.experiments.record import Records, Run
 from lrlc_jax.experiments.statistics import holm
 from lrlc_jax.layers import RankedLayerConfig
 from lrlc_jax.report import paper
-from lrlc_jax.report.results import Cell, Row, labels, rows_of, setting_of, test_sample
+from lrlc_jax.report.contrasts import rank_frequencies
+from lrlc_jax.report.results import Cell, Row, labels, rows_of, sample, setting_of
 from lrlc_jax.report.tables import Table
 
 PATH = pathlib.Path(__file__).with_name("claims.yaml")
-MORE, EQUAL, LITTLE = KINDS = ("more", "equal", "little")
+KINDS = MORE, EQUAL, LITTLE, LOWER, HIGH = ("more", "equal", "little", "lower", "high")
 HOLDS, FAILS, UNDECIDED, NOT_RUN = "holds", "does not hold", "undecided", "not run"
 LEVEL = 1 - CONFIDENCE
+HIGH_ACCURACY = 95.0  # percent of the training images
+HEADER = ("Claim", "Place", "Data", "Verdict", "Comparisons")
 HOW = (
     "Holds, does not hold: p < 0.05 with Holm's correction over the comparisons of the same data; "
-    "where a small difference is claimed, the whole 95 % interval on one side of the margin. "
-    "Undecided: neither. A claim of several comparisons holds if each of them does."
+    "where a small difference or a high accuracy is claimed, the whole 95 % interval on one side "
+    "of the limit; where ranks are compared, 95 % of bootstrap replicates. Undecided: neither. A "
+    "claim of several comparisons holds if each of them does. Detectable: difference that these "
+    "seeds find with a power of 80 %, at the corrected level; seeds needed: for the paper's "
+    "difference."
 )
 
 
@@ -46,7 +53,8 @@ class Claim:
         text: a sentence.
         where: its place in the paper.
         kind: one of ``KINDS``.
-        comparisons: names of the two rows of each comparison.
+        study: name of the study with its runs.
+        comparisons: names of the two rows of each comparison, or of one row.
         datasets: names of the data sets that it is about; empty: any.
         against: data set of the first row of each comparison, if it is another one.
     """
@@ -55,9 +63,15 @@ class Claim:
     text: str
     where: str
     kind: str
-    comparisons: tuple[tuple[str, str], ...]
+    study: str
+    comparisons: tuple[tuple[str, ...], ...]
     datasets: tuple[str, ...] = ()
     against: str | None = None
+
+    def command(self, dataset: str) -> str:
+        """The command that trains its runs under the paper's protocol."""
+        name = dataset.partition("-in-")[0]
+        return f"python scripts/sweep.py study={self.study} protocol=paper dataset={name}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,25 +79,31 @@ class Part:
     """A comparison of a claim.
 
     Attributes:
-        rows: names of the two rows.
+        rows: names of the rows.
         ranks: chosen ranks; None for a row without ranks or without a run.
         seeds: number of seeds of each.
-        found: difference of mean test accuracies, in points; None without runs.
+        found: difference of mean test accuracies, in points; for a claim of kind HIGH, of the
+            accuracy on training images and ``HIGH_ACCURACY``; None without runs.
+        lower: for a claim of kind LOWER, share of the bootstrap replicates in which the first row
+            has the lower rank; None without predictions.
         p: of no difference, with Holm's correction over all comparisons of the setting.
         verdict: one of HOLDS, FAILS, UNDECIDED, NOT_RUN.
-        deviation: standard deviation over seeds, of both rows together.
+        deviation: standard deviation over seeds, of all rows together.
+        smallest: difference that these seeds find with a power of 80 %.
         needed: seeds of each row that find the paper's difference with a power of 80 %, at the
             spread found here; None if it is unknown or above 10,000.
     """
 
-    rows: tuple[str, str]
-    ranks: tuple[int | None, int | None] = (None, None)
-    seeds: tuple[int, int] = (0, 0)
+    rows: tuple[str, ...]
+    ranks: tuple[int | None, ...] = (None, None)
+    seeds: tuple[int, ...] = (0, 0)
     found: Difference | None = None
+    lower: float | None = None
     p: float | None = None
     verdict: str = NOT_RUN
-    needed: int | None = None
     deviation: float | None = None
+    smallest: float | None = None
+    needed: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,12 +157,14 @@ def verdicts(records: Records) -> list[Verdict]:
     for setting, rows in tables:
         dataset = slug(setting)
         compare = [
-            (claim, pair, counterpart(setting, claim.against, tables) if claim.against else rows)
+            (claim, names, counterpart(rows, claim.against, tables) if claim.against else rows)
             for claim in claims()
             if not claim.datasets or dataset in claim.datasets
-            for pair in claim.comparisons
+            for names in claim.comparisons
         ]
-        parts = corrected([compared(pair, first, rows) for _, pair, first in compare], dataset)
+        parts = corrected(
+            [compared(claim.kind, names, first, rows) for claim, names, first in compare], dataset
+        )
         by_claim: dict[Claim, list[Part]] = {}
         for (claim, *_), part in zip(compare, parts, strict=True):
             judged = dataclasses.replace(part, verdict=judge(part, claim.kind, dataset))
@@ -151,6 +173,12 @@ def verdicts(records: Records) -> list[Verdict]:
         every = [Verdict(claim, run, tuple(parts)) for claim, parts in by_claim.items()]
         found += [verdict for verdict in every if verdict.verdict != NOT_RUN]
     return found
+
+
+def not_run(claim: Claim, found: Iterable[Verdict]) -> list[str]:
+    """The data sets of a claim, by default those of the paper, without a verdict."""
+    known = {slug(setting_of(one.run)) for one in found if one.claim == claim}
+    return [name for name in claim.datasets or paper.columns() if name not in known]
 
 
 def settings_in(records: Records) -> list[tuple[Mapping[str, Any], dict[str, Row]]]:
@@ -188,49 +216,81 @@ def rows_in(runs: Iterable[Run]) -> dict[str, Row]:
 
 
 def counterpart(
-    setting: Mapping[str, Any],
+    rows: Mapping[str, Row],
     dataset: str,
     tables: Sequence[tuple[Mapping[str, Any], dict[str, Row]]],
 ) -> dict[str, Row]:
-    """Rows of another data set with the same protocol, network and number of training images."""
+    """Rows of another data set with the same protocol and network, and as many training images.
 
-    def rest(one: Mapping[str, Any]) -> list[Any]:
-        return [one["training"], one["network"], one["protocol"], one["dataset"]["train_size"]]
+    All images of one data set stand beside all images of the other.
+    """
 
-    same = (rows for one, rows in tables if slug(one) == dataset and rest(one) == rest(setting))
-    return next(same, {})
+    def rest(rows: Mapping[str, Row]) -> list[Any]:
+        run = any_run(rows)
+        size, available = run.data["train"], run.data["train_available"]
+        setting = setting_of(run)
+        images = None if size == available else size
+        return [setting["training"], setting["network"], setting["protocol"], images]
+
+    found = (other for one, other in tables if slug(one) == dataset and rest(other) == rest(rows))
+    return next(found, {})
 
 
-def compared(pair: tuple[str, str], first: Mapping[str, Row], second: Mapping[str, Row]) -> Part:
-    """The difference of two rows at their chosen ranks, without correction and verdict."""
-    rows = [first.get(pair[0]), second.get(pair[1])]
+def compared(
+    kind: str, names: tuple[str, ...], first: Mapping[str, Row], second: Mapping[str, Row]
+) -> Part:
+    """A comparison of rows at their chosen ranks, without correction and verdict."""
+    rows = [table.get(name) for name, table in zip(names, (first, second), strict=False)]
     cells = [row.chosen for row in rows if row and row.chosen]
     runs = [cell.run for cell in cells if cell.run]
-    if len(runs) < len(pair):
-        return Part(pair)
-    one, other = map(test_sample, runs)
-    return Part(
-        pair,
-        (cells[0].rank, cells[1].rank),
-        (one.seeds, other.seeds),
-        difference(one, other),
-        deviation=pooled(one, other),
+    if len(runs) < len(names):
+        return Part(names)
+    part = Part(
+        names,
+        tuple(cell.rank for cell in cells),
+        tuple(len(run.seeds) for run in runs),
     )
+    if kind == LOWER:
+        one, other = rows
+        assert one is not None
+        assert other is not None
+        return with_ranks(part, one, other)
+    if kind == HIGH:
+        if "train_at_end_accuracy" not in runs[0].final:  # an earlier record
+            return Part(names)
+        found = difference(sample(runs[0], "train_at_end_accuracy"), Sample(HIGH_ACCURACY, 0.0, 2))
+        return dataclasses.replace(part, found=dataclasses.replace(found, p=None))
+    samples = sample(runs[0]), sample(runs[1])
+    return dataclasses.replace(part, found=difference(*samples), deviation=pooled(*samples))
+
+
+def with_ranks(part: Part, one: Row, other: Row) -> Part:
+    """How often the first of two rows has the lower rank in the bootstrap, among ranks of both.
+
+    The rows are of different data sets, whose replicates are independent.
+    """
+    common = {cell.rank for cell in one.cells} & {cell.rank for cell in other.cells}
+    shares = [rank_frequencies(row, common) for row in (one, other)]
+    if len(common) < 2 or not all(shares):
+        return part
+    pairs = [(a, b, p * q) for a, p in shares[0].items() for b, q in shares[1].items()]
+    return dataclasses.replace(part, lower=sum(share for a, b, share in pairs if a < b))
 
 
 def corrected(parts: Sequence[Part], dataset: str) -> list[Part]:
-    """The comparisons of a setting with Holm's correction, and the seeds that they need."""
+    """The comparisons of a setting with Holm's correction and their power."""
     p = {
         str(number): part.found.p
         for number, part in enumerate(parts)
         if part.found and part.found.p is not None
     }
-    raised = holm(p)
+    raised, level = holm(p), LEVEL / max(1, len(p))
     return [
         dataclasses.replace(
             part,
             p=raised.get(str(number)),
-            needed=needed(part, dataset, LEVEL / max(1, len(p))),
+            smallest=part.deviation and detectable(part.deviation, min(part.seeds), level),
+            needed=needed(part, dataset, level),
         )
         for number, part in enumerate(parts)
     ]
@@ -238,11 +298,11 @@ def corrected(parts: Sequence[Part], dataset: str) -> list[Part]:
 
 def needed(part: Part, dataset: str, level: float) -> int | None:
     """Seeds that find the paper's difference at the spread found here."""
-    samples = [paper_rows(dataset).get(name) for name in part.rows]
-    if part.deviation is None or samples[0] is None or samples[1] is None:
+    samples = [paper_rows(dataset)[name] for name in part.rows if name in paper_rows(dataset)]
+    if not part.deviation or len(samples) < 2:
         return None
     effect = samples[0].mean - samples[1].mean
-    return seeds_needed(effect, part.deviation, level) if effect and part.deviation else None
+    return seeds_needed(effect, part.deviation, level) if effect else None
 
 
 @functools.cache
@@ -257,25 +317,33 @@ def paper_rows(dataset: str) -> dict[str, Sample]:
 
 
 def judge(part: Part, kind: str, dataset: str) -> str:
-    """The verdict on one comparison of a claim.
-
-    A difference of zero is excluded by the corrected p, a difference of the margin by the interval.
-    """
-    found, margin = part.found, paper.margin(dataset)
-    if found is None:
+    """The verdict on one comparison of a claim."""
+    if not all(part.seeds):
         return NOT_RUN
-    if found.low is None or found.high is None or part.p is None:
-        return UNDECIDED
-    more = part.p < LEVEL and found.value > 0
-    less = part.p < LEVEL and found.value < 0
+    holds, fails = decided(part, kind, paper.margin(dataset))
+    return HOLDS if holds else FAILS if fails else UNDECIDED
+
+
+def decided(part: Part, kind: str, margin: float) -> tuple[bool, bool]:
+    """Whether a comparison shows its claim, and whether it shows the contrary.
+
+    A difference of zero is excluded by the corrected p, that of the margin by the interval.
+    """
+    if kind == LOWER:
+        lower = part.lower
+        return (False, False) if lower is None else (lower >= CONFIDENCE, lower <= LEVEL)
+    found = part.found
+    if found is None or found.low is None or found.high is None:
+        return False, False
+    significant = part.p is not None and part.p < LEVEL
+    more, less = significant and found.value > 0, significant and found.value < 0
     small, large = found.high <= margin, found.low > margin
-    verdicts = {
+    return {
         MORE: (more, less),
         EQUAL: (small and found.low >= -margin, large or found.high < -margin),
         LITTLE: (more and small, less or large),
-    }
-    holds, fails = verdicts[kind]
-    return HOLDS if holds else FAILS if fails else UNDECIDED
+        HIGH: (found.low > 0, found.high < 0),
+    }[kind]
 
 
 def condition(run: Run) -> str:
@@ -283,60 +351,68 @@ def condition(run: Run) -> str:
     return "; ".join([run.data_title, run.run["network"]["precision"], *labels(run)])
 
 
-def part_text(part: Part) -> str:
+def part_text(claim: Claim, part: Part, dataset: str) -> str:
     """A comparison in a line."""
     names = [
         f"{name}, rank {rank}" if rank else name
-        for name, rank in zip(part.rows, part.ranks, strict=True)
+        for name, rank in zip(part.rows, part.ranks, strict=False)
     ]
-    text = f"{names[0]} less {names[1]}: "
-    if part.found is None:
+    if claim.against:
+        names = [f"{n} on {d}" for n, d in zip(names, (claim.against, dataset), strict=True)]
+    if claim.kind == HIGH:
+        names.append(f"{HIGH_ACCURACY:.0f} % on training images")
+    text = f"{' less '.join(names)}: "
+    if part.verdict == NOT_RUN:
         return text + part.verdict
+    seeds = f"n = {' and '.join(map(str, part.seeds))}"
+    if claim.kind == LOWER:
+        share = "predictions are missing"
+        if part.lower is not None:
+            share = f"rank lower in {100 * part.lower:.0f} % of replicates"
+        return f"{text}{share}, {seeds}: {part.verdict}"
+    assert part.found is not None
     p = "" if part.p is None else f", p = {part.p:.2g}"
-    seeds = f"n = {part.seeds[0]} and {part.seeds[1]}"
-    needed = f"; {part.needed} seeds would find the paper's difference" if part.needed else ""
-    return f"{text}{part.found.text()} points{p}, {seeds}: {part.verdict}{needed}"
+    power = "" if part.smallest is None else f"; detectable {part.smallest:.2f}"
+    power += "" if part.needed is None else f", seeds needed {part.needed}"
+    return f"{text}{part.found.text()} points{p}, {seeds}: {part.verdict}{power}"
+
+
+def texts(verdict: Verdict) -> list[str]:
+    """A line for each comparison of a verdict."""
+    dataset = slug(setting_of(verdict.run))
+    return [part_text(verdict.claim, part, dataset) for part in verdict.parts]
 
 
 def claims_table(found: Sequence[Verdict]) -> Table:
-    """Every verdict, claim by claim."""
-    ordered = [verdict for claim in claims() for verdict in found if verdict.claim == claim]
-    return Table(
-        title="Claims",
-        caption=[HOW],
-        header=("Claim", "Place", "Data", "Verdict", "Comparisons"),
-        rows=[
-            [
-                verdict.claim.text,
-                verdict.claim.where,
-                condition(verdict.run),
-                verdict.verdict,
-                "; ".join(map(part_text, verdict.parts)),
-            ]
-            for verdict in ordered
-        ],
-        values=[part_values(verdict, part) for verdict in ordered for part in verdict.parts],
-        alignment="lllll",
-    )
+    """Every verdict, claim by claim, and the command for each data set without one."""
+    rows, values = [], []
+    for claim in claims():
+        place = claim.text, claim.where
+        for one in (verdict for verdict in found if verdict.claim == claim):
+            rows.append([*place, condition(one.run), one.verdict, "; ".join(texts(one))])
+            values += [part_values(one, part) for part in one.parts]
+        rows += [[*place, name, NOT_RUN, claim.command(name)] for name in not_run(claim, found)]
+    return Table("Claims", [HOW], HEADER, rows, values, alignment="lllll")
 
 
 def part_values(verdict: Verdict, part: Part) -> dict[str, object]:
     """The values of a comparison of a claim."""
-    return {
+    values: dict[str, object] = {
         "claim": verdict.claim.name,
         "data": slug(setting_of(verdict.run)),
         "condition": condition(verdict.run),
         "verdict": verdict.verdict,
-        "row": part.rows[0],
-        "rank": part.ranks[0],
-        "seeds": part.seeds[0],
-        "other_row": part.rows[1],
-        "other_rank": part.ranks[1],
-        "other_seeds": part.seeds[1],
+    }
+    for prefix, *of_row in zip(("", "other_"), part.rows, part.ranks, part.seeds, strict=False):
+        names = ("row", "rank", "seeds")
+        values |= {f"{prefix}{name}": v for name, v in zip(names, of_row, strict=True)}
+    return values | {
         "difference": part.found and part.found.value,
         "low": part.found and part.found.low,
         "high": part.found and part.found.high,
         "p_holm": part.p,
+        "rank_lower": part.lower,
         "comparison": part.verdict,
+        "detectable": part.smallest,
         "seeds_needed": part.needed,
     }

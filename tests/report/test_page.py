@@ -8,12 +8,13 @@ import subprocess
 
 import pytest
 
+from lrlc_jax.data.dataset import DatasetConfig
 from lrlc_jax.experiments.record import Records, group, read_records
 from lrlc_jax.experiments.study import load_studies
 from lrlc_jax.report.build import build
-from lrlc_jax.report.page import page
+from lrlc_jax.report.page import overview, page
 from lrlc_jax.report.tables import Table
-from lrlc_jax.report.verdicts import verdicts
+from lrlc_jax.report.verdicts import claims, not_run, verdicts
 from tests.conftest import ROOT
 from tests.experiments.examples import example
 
@@ -82,8 +83,26 @@ def test_what_records_say_is_escaped():
     assert html.count("&lt;script&gt;alert") >= 4
 
 
-def test_no_records_give_a_page_without_claims():
-    assert "No run on record decides a claim yet" in page(Records({}), [], [], [], {})
+def test_without_records_every_claim_is_not_run():
+    html = markup.unescape(page(Records({}), [], [], [], {}))
+    for claim in claims():
+        assert html.count(claim.text) == 2  # overview and section
+        assert all(claim.command(name) in html for name in not_run(claim, []))
+
+
+def test_the_overview_has_the_verdicts_of_the_data_sets_on_record():
+    files = [
+        (ROOT / name, example(name, dataset=DatasetConfig(name="mnist", source="files")))
+        for name in ("conv", "lrlc", "coord_conv")
+    ]
+    records = group(files)
+    judged = verdicts(records)
+    found = overview(records, judged)
+    assert [name for name, _ in found["columns"]] == ["mnist"]
+    by_claim = {text: verdict for text, (verdict,) in found["rows"]}
+    for one in judged:
+        assert by_claim.pop(one.claim.text) == one.verdict
+    assert {*by_claim.values()} == {"", "not run"}
 
 
 @pytest.mark.slow

@@ -9,6 +9,9 @@ import pytest
 from lrlc_jax.data.dataset import DatasetConfig
 from lrlc_jax.experiments.differences import Difference
 from lrlc_jax.experiments.record import group
+from lrlc_jax.experiments.study import load_studies, members, study_layers
+from lrlc_jax.report import contrasts
+from lrlc_jax.report.tables import comma_separated
 from lrlc_jax.report.verdicts import (
     FAILS,
     HOLDS,
@@ -17,10 +20,13 @@ from lrlc_jax.report.verdicts import (
     UNDECIDED,
     Part,
     claims,
+    claims_table,
     judge,
+    not_run,
     paper_rows,
     verdicts,
 )
+from tests.conftest import ROOT
 from tests.experiments.examples import example
 
 MNIST = DatasetConfig(name="mnist", source="files")
@@ -56,9 +62,9 @@ def test_the_papers_numbers_are_as_it_claims():
         for claim in claims():
             if claim.against or (claim.datasets and dataset not in claim.datasets):
                 continue
-            for one, other in claim.comparisons:
-                if one in rows and other in rows and claim.kind != "equal":
-                    assert rows[one].mean >= rows[other].mean, (dataset, claim.name)
+            for pair in claim.comparisons:
+                if claim.kind in ("more", "little") and rows.keys() >= {*pair}:
+                    assert rows[pair[0]].mean >= rows[pair[1]].mean, (dataset, claim.name)
 
 
 @pytest.mark.parametrize(("effect", "verdict"), [(0.005, HOLDS), (-0.005, FAILS), (0.0, UNDECIDED)])
@@ -130,9 +136,82 @@ def test_noise_alone_decides_a_claim_in_1_of_20_cases_at_most():
     assert decided <= 10
 
 
+@pytest.mark.parametrize(
+    ("best", "verdicts_"),
+    [
+        ({"cifar10": 2, "mnist": 4, "celeba": 8}, (HOLDS, HOLDS)),
+        ({"cifar10": 4, "mnist": 2, "celeba": 4}, (FAILS, HOLDS)),
+        ({"cifar10": 4, "mnist": 4, "celeba": 4}, (FAILS, FAILS)),
+        ({"cifar10": None, "mnist": None, "celeba": None}, (UNDECIDED, UNDECIDED)),
+    ],
+)
+def test_ranks_on_two_data_sets_are_compared_by_bootstrap(monkeypatch, best, verdicts_):
+    """Planted best ranks are found, and no rank is the best without a difference."""
+    rng = np.random.default_rng(0)
+
+    def predicted(run):
+        rank = run.run["layer"]["rank"]
+        accuracy = 0.95 if rank == best[run.run["dataset"]["name"]] else 0.9
+        return {split: rng.random((5, 2000)) < accuracy for split in ("validation", "test")}
+
+    monkeypatch.setattr(contrasts, "predicted", predicted)
+    files = [
+        (pathlib.Path(f"{name}{rank}"), example(rank=rank, dataset=dataset, **accuracies))
+        for name in best
+        for dataset in [DatasetConfig(name=name, source="files")]
+        for rank in (2, 4, 8)
+        for accuracies in [dict.fromkeys(("validation", "test"), sampled(rng, 0.9, 5))]
+    ]
+    found = {v.claim.name: v for v in verdicts(group(files))}
+    assert tuple(found[f"rank_on_{name}"].verdict for name in ("cifar10", "celeba")) == verdicts_
+    # One common rank is no choice: ranks 2 and 8 beside 8 alone.
+    few = {v.claim.name: v for v in verdicts(group([files[0], files[2], files[5]]))}
+    (part,) = few["rank_on_cifar10"].parts
+    assert (part.lower, part.verdict) == (None, UNDECIDED)
+
+
+@pytest.mark.parametrize(
+    ("mean", "verdict"), [(0.99, HOLDS), (0.9, FAILS), (0.95, UNDECIDED), (None, NOT_RUN)]
+)
+def test_training_accuracy_is_compared_with_a_limit(mean, verdict):
+    rng = np.random.default_rng(0)
+    record = example("conv", test=sampled(rng, 0.8), validation=sampled(rng, 0.8))
+    final = {} if mean is None else {"train_at_end_accuracy": [*sampled(rng, mean)]}
+    record = dataclasses.replace(record, final=record.final | final)
+    other = example("coord_conv", test=sampled(rng, 0.8), validation=sampled(rng, 0.8))
+    found = verdicts(group([(pathlib.Path("a"), record), (pathlib.Path("b"), other)]))
+    parts = [p for v in found if v.claim.name == "training_accuracy" for p in v.parts]
+    assert [p.verdict for p in parts if p.rows == ("Convolution",)] == [verdict] * bool(parts)
+    assert bool(parts) == (mean is not None)
+
+
+def test_each_claim_says_what_is_not_run_and_the_command_runs_its_rows():
+    """Every row of a claim is in the study that its command trains."""
+    studies = load_studies(ROOT / "configs")
+    by_name = {study.name: study for study in studies}
+    for claim in claims():
+        own = members(by_name[claim.study], studies)
+        rows = {layer.row for study in own for layer in study_layers(study, {})}
+        assert rows >= {name for names in claim.comparisons for name in names}, claim.name
+        for name in not_run(claim, []):
+            assert f"study={claim.study} " in claim.command(name)
+    text = comma_separated(claims_table([])) + str(claims_table([]).rows)
+    assert all(claim.text in text for claim in claims())
+
+
+def test_power_is_that_of_the_seeds_on_record():
+    def detectable(count):
+        few = [({"name": "lrlc"}, 0.9951, count), ({"name": "coord_conv"}, 0.9949, count)]
+        return judged(*few)["coord_conv"].parts[0].smallest
+
+    assert detectable(1) is None
+    assert detectable(40) < detectable(3)
+
+
 def test_a_small_difference_is_shown_by_its_interval():
     def verdict(kind, low, high, p):
-        part = Part(("a", "b"), found=Difference((low + high) / 2, low, high, p), p=p)
+        found = Difference((low + high) / 2, low, high, p)
+        part = Part(("a", "b"), seeds=(10, 10), found=found, p=p)
         return judge(part, kind, "mnist")
 
     assert verdict("equal", -0.05, 0.05, 1.0) == HOLDS
