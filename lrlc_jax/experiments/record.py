@@ -108,7 +108,7 @@ class Record:
         return "-".join([*name, self.identity, f"seeds{seeds}", self.digest]) + ".json"
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Run:
     """All records of a run, with each seed once; its metrics have the form of a record's.
 

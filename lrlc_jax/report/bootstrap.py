@@ -8,6 +8,7 @@ evaluated on the same ones; seeds of different runs do not pair.
 """
 
 import dataclasses
+import functools
 import zlib
 from collections.abc import Sequence
 
@@ -16,7 +17,6 @@ from numpy.typing import NDArray
 
 REPLICATES = 1000
 SEED = 0
-BLOCK = 250  # replicates whose counts of images are in memory at a time
 
 Bits = NDArray[np.bool_]
 Floats = NDArray[np.float32]
@@ -24,10 +24,39 @@ Floats = NDArray[np.float32]
 
 @dataclasses.dataclass(frozen=True)
 class Candidate:
-    """A run of a row: whether each image is classified correctly, ``(seeds, images)`` by split."""
+    """A run of a row: whether each image is classified correctly, ``(seeds, images)`` by split.
+
+    ``drawn`` is set by the first bootstrap: for each split the number of correct images among those
+    drawn, ``(seeds, REPLICATES)``.
+    """
 
     validation: Bits
     test: Bits
+    drawn: list[Floats] = dataclasses.field(init=False, default_factory=list, compare=False)
+
+
+def draw_images(candidates: Sequence[Candidate]) -> None:
+    """Draw the images of candidates, all in one product.
+
+    Sums of counts are exact in float32, so that every processor chooses the same ranks.
+    """
+    new = [candidate for candidate in candidates if not candidate.drawn]
+    ends = np.cumsum([len(candidate.test) for candidate in new])
+    for split in ("validation", "test") if new else ():
+        bits = np.concatenate([getattr(candidate, split) for candidate in new])
+        correct = bits.astype(np.float32) @ image_counts(split, bits.shape[1])
+        for candidate, rows in zip(new, np.split(correct, ends[:-1]), strict=True):
+            candidate.drawn.append(rows)
+
+
+@functools.lru_cache(maxsize=4)  # two splits of two data sets
+def image_counts(split: str, images: int) -> Floats:
+    """How often each image is drawn in each replicate ``(images, REPLICATES)``."""
+    rng = np.random.default_rng([SEED, zlib.crc32(split.encode())])
+    found = [
+        np.bincount(rng.integers(images, size=images), None, images) for _ in range(REPLICATES)
+    ]
+    return np.array(found, np.float32).T
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,64 +91,43 @@ def bootstrap(
             first is chosen, so that they should be in the order of their size.
         seeds: draw seeds; otherwise each seed counts once.
         images: draw images; otherwise each image counts once.
-        replicates: number of replicates.
+        replicates: number of replicates, up to ``REPLICATES``.
     """
-    shapes = {(c.validation.shape[1], c.test.shape[1]) for _, row in rows for c in row}
-    ((validation_images, test_images),) = shapes
-    draw_images = np.random.default_rng(SEED)
-    draw_seeds = {
-        name: np.random.default_rng([SEED, zlib.crc32(name.encode())]) for name, _ in rows
-    }
-    stacked = {
-        name: [
-            np.concatenate([getattr(candidate, split) for candidate in candidates]).astype(
-                np.float32
-            )
-            for split in ("validation", "test")
-        ]
-        for name, candidates in rows
-    }
-    found: dict[str, list[Replicates]] = {name: [] for name, _ in rows}
-    for start in range(0, replicates, BLOCK):
-        count = min(BLOCK, replicates - start)
-        counts = [
-            drawn(draw_images, size, size if images else 0, count)
-            for size in (validation_images, test_images)
-        ]
-        for name, candidates in rows:
-            sizes = [len(candidate.test) for candidate in candidates]
-            of_seeds = np.concatenate(
-                [drawn(draw_seeds[name], n, n - 1 if seeds else 0, count) for n in sizes]
-            )
-            starts = np.cumsum([0, *sizes[:-1]])
-            # Sums of counts are exact in float32, so that every processor chooses the same ranks.
-            total = np.add.reduceat(of_seeds, starts).astype(float)
-            validation, test = (
-                np.add.reduceat(of_seeds * (bits @ of_images), starts) / (total * len(of_images))
-                for bits, of_images in zip(stacked[name], counts, strict=True)
-            )  # (candidates, replicates)
-            chosen = np.argmax(validation, axis=0)
-            accuracy = 100 * np.take_along_axis(test, chosen[None], 0)[0]
-            found[name].append(Replicates(accuracy, chosen))
-    return {
-        name: Replicates(
-            np.concatenate([block.test for block in blocks]),
-            np.concatenate([block.chosen for block in blocks]),
+    found = {}
+    if images:
+        draw_images([candidate for _, candidates in rows for candidate in candidates])
+    for name, candidates in rows:
+        rng = np.random.default_rng([SEED, zlib.crc32(name.encode())])
+        sizes = [len(candidate.test) for candidate in candidates]
+        counts = np.concatenate(
+            [seed_counts(rng, size, size - 1 if seeds else 0, replicates) for size in sizes]
         )
-        for name, blocks in found.items()
-    }
+        starts = np.cumsum([0, *sizes[:-1]])
+        total = np.add.reduceat(counts, starts).astype(float)
+        accuracies = []
+        for split in (0, 1):
+            bits = [(c.validation, c.test)[split] for c in candidates]
+            correct = np.concatenate(
+                [candidate.drawn[split][:, :replicates] for candidate in candidates]
+                if images
+                else [one.sum(axis=1, dtype=np.float32, keepdims=True) for one in bits]
+            )
+            accuracies.append(np.add.reduceat(counts * correct, starts) / total / bits[0].shape[1])
+        validation, test = accuracies  # (candidates, replicates)
+        chosen = np.argmax(validation, axis=0)
+        found[name] = Replicates(100 * np.take_along_axis(test, chosen[None], 0)[0], chosen)
+    return found
 
 
-def drawn(rng: np.random.Generator, size: int, draws: int, count: int) -> Floats:
-    """Counts ``(size, count)`` of items in ``count`` samples of ``draws`` items with replacement.
+def seed_counts(rng: np.random.Generator, seeds: int, draws: int, replicates: int) -> Floats:
+    """How often each seed is drawn in each replicate ``(seeds, replicates)``.
 
-    Without draws each item counts once. A sample of ``size - 1`` items gives the mean of the few
-    seeds its unbiased variance; ``size`` items would make it smaller by one part in ``size``.
+    Without draws each seed counts once. ``seeds - 1`` draws give the mean over few seeds its
+    unbiased variance; ``seeds`` draws would make it smaller by one part in ``seeds``.
     """
     if draws == 0:
-        return np.ones((size, count), np.float32)
-    counts = rng.multinomial(draws, np.full(size, 1 / size), count)
-    return np.ascontiguousarray(counts.T, np.float32)
+        return np.ones((seeds, replicates), np.float32)
+    return rng.multinomial(draws, np.full(seeds, 1 / seeds), replicates).T.astype(np.float32)
 
 
 def interval(replicates: NDArray[np.float64], confidence: float) -> tuple[float, float]:

@@ -1,6 +1,7 @@
 """Differences between the rows of a study: intervals, tests, bootstrap and power."""
 
 import dataclasses
+import functools
 from collections.abc import Container, Sequence
 
 import numpy as np
@@ -138,9 +139,15 @@ def replicates_of(rows: Sequence[Row], *, seeds: bool = True) -> dict[str, Repli
 def candidates_of(row: Row) -> list[Candidate]:
     """The runs of a row with their predictions; empty if some are missing."""
     try:
-        return [Candidate(**predicted(cell.run)) for cell in by_size(row) if cell.run]
+        return [candidate(cell.run) for cell in by_size(row) if cell.run]
     except InputError:
         return []
+
+
+@functools.cache  # a run is in the rows of several studies
+def candidate(run: Run) -> Candidate:
+    """The predictions of a run."""
+    return Candidate(**predicted(run))
 
 
 def by_size(row: Row) -> list[Cell]:

@@ -146,6 +146,9 @@ def draw_line(axes: Axes, row: Row, color: str) -> None:
 @figure_style({"svg.hashsalt": ""})  # as published figures were drawn
 def saved(figure: Figure, form: str, **metadata: None) -> bytes:
     """The figure in a file format; without ``metadata`` equal figures have equal bytes."""
+    if figure.get_layout_engine() is not None:  # the first format lays out all of them
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")
     out = io.BytesIO()
     figure.savefig(out, format=form, metadata=metadata)
     return out.getvalue()

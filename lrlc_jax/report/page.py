@@ -72,22 +72,25 @@ def page(
 
 
 def overview(records: Records, verdicts: Sequence[Verdict]) -> dict[str, Any]:
-    """The verdicts by claim and data set, of the runs nearest to the paper's.
+    """The verdicts by claim and data set: those of the paper, and others on record.
 
-    A verdict is empty where the claim is not about the data set.
+    Of several runs with the same data, those nearest to the paper's count. A verdict is empty where
+    the claim is not about the data set.
     """
-    runs = {name: any_run(rows) for name, rows in nearest(records).items()}
-    order = [*paper.columns(), *runs]
-    columns = sorted(runs.items(), key=lambda item: order.index(item[0]))
+    runs: dict[str, Run | None] = dict.fromkeys(paper.columns())
+    runs |= {name: any_run(rows) for name, rows in nearest(records).items()}
     found = {(one.claim.name, hashed(setting_of(one.run))): one.verdict for one in verdicts}
 
-    def verdict(claim: Claim, name: str, run: Run) -> str:
-        known = found.get((claim.name, hashed(setting_of(run))))
+    def verdict(claim: Claim, name: str, run: Run | None) -> str:
+        known = found.get((claim.name, hashed(setting_of(run)))) if run else None
         return known or (NOT_RUN if name in (claim.datasets or (name,)) else "")
 
     return {
-        "columns": [(name, condition(run)) for name, run in columns],
-        "rows": [(claim.text, [verdict(claim, *one) for one in columns]) for claim in claims()],
+        "columns": [condition(run) if run else f"{name}; no runs" for name, run in runs.items()],
+        "rows": [
+            (claim.text, [verdict(claim, name, run) for name, run in runs.items()])
+            for claim in claims()
+        ],
     }
 
 
