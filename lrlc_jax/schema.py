@@ -29,7 +29,7 @@ class Schema:
 
     def canonical(self) -> dict[str, Any]:
         """Settings that determine results, in canonical form: equal for equivalent settings."""
-        values = dataclasses.asdict(self)
+        values = vars(self)
         return {name: value for name, value in values.items() if name not in self.NOT_IN_IDENTITY}
 
     def changed(self) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from tests.experiments.examples import example
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 # Clicks twice on each head of the first sortable table, moves over the first learning curve.
-USE = """
+USE = r"""
 <script>
 const errors = [];
 window.addEventListener("error", (event) => errors.push(event.message));
@@ -37,8 +37,23 @@ const sorted = [...table.tHead.rows[0].cells].map((head, i) => {
 const svg = document.querySelector(".curve svg"), box = svg.getBoundingClientRect();
 const at = {clientX: box.left + box.width / 2, clientY: box.top + 5};
 svg.dispatchEvent(new PointerEvent("pointermove", at));
+// Contrast of text and background, by WCAG 2.
+const light = (color) => color.match(/[\d.]+/g).slice(0, 3).map(Number)
+  .map((v) => v / 255).map((v) => (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4))
+  .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+const back = (node) => {
+  const color = getComputedStyle(node).backgroundColor;
+  return /, 0\)$/.test(color) && node.parentElement ? back(node.parentElement) : color;
+};
+const texts = ["p", "td", "th", ".verdict", ".quiet", "summary", "code", "output"];
+const contrast = texts.map((name) => {
+  const node = document.querySelector(name);
+  const pair = [light(getComputedStyle(node).color), light(back(node))].sort((a, b) => b - a);
+  return (pair[0] + 0.05) / (pair[1] + 0.05);
+});
 const result = {
-  errors, sorted, hover: document.querySelector(".curve output").textContent,
+  errors, sorted, contrast, dark: matchMedia("(prefers-color-scheme: dark)").matches,
+  hover: document.querySelector(".curve output").textContent,
   images: [...document.images].map((image) => image.complete && image.naturalWidth > 0),
   wide: document.documentElement.scrollWidth - document.documentElement.clientWidth,
 };
@@ -108,11 +123,14 @@ def test_the_overview_has_the_verdicts_of_the_data_sets_on_record():
 
 @pytest.mark.slow
 @pytest.mark.skipif(BROWSER is None, reason="Chromium is not installed")
-@pytest.mark.parametrize("width", [400, 1400])
-def test_a_browser_draws_all_figures_sorts_tables_and_shows_values(published, tmp_path, width):
+@pytest.mark.parametrize(("width", "dark"), [(400, True), (1400, False)])
+def test_a_browser_draws_all_figures_sorts_tables_and_shows_values(
+    published, tmp_path, width, dark
+):
     used = tmp_path / "used.html"
     used.write_text(published.read_text() + USE)
     options = ["--headless", "--no-sandbox", "--disable-gpu", f"--window-size={width},1000"]
+    options += ["--force-dark-mode"] if dark else []
     answer = subprocess.run(
         [BROWSER, *options, f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", used.as_uri()],
         capture_output=True,
@@ -125,6 +143,8 @@ def test_a_browser_draws_all_figures_sorts_tables_and_shows_values(published, tm
 
     result = json.loads(markup.unescape(found[1]))
     assert result["errors"] == []
+    assert result["dark"] == dark
+    assert min(result["contrast"]) >= 4.5
     assert result["images"]
     assert all(result["images"])
     assert "epoch" in result["hover"]
