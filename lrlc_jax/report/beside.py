@@ -8,7 +8,7 @@ from lrlc_jax.experiments.record import Records, Run
 from lrlc_jax.report import paper
 from lrlc_jax.report.paper import PaperRow, PaperTable
 from lrlc_jax.report.results import Row, labels, precision, sample, setting_of
-from lrlc_jax.report.tables import Table
+from lrlc_jax.report.tables import Table, conditions
 from lrlc_jax.report.verdicts import settings_in, slug
 
 NOT_RUN, OTHERWISE = "not run", "OTHERWISE"
@@ -166,6 +166,6 @@ def values(row: PaperRow, pair: Pair, command: str) -> dict[str, object]:
         "low": found and found.low,
         "high": found and found.high,
         "grade": pair.grade,
-        "labels": "; ".join(labels(pair.run)) if pair.run else None,
         "command": None if ours else command,
+        **(conditions(pair.run) if pair.run else {}),
     }

@@ -21,7 +21,7 @@ from lrlc_jax.experiments.statistics import holm
 from lrlc_jax.layers import ConvConfig, SpatialBiasConfig
 from lrlc_jax.report.bootstrap import REPLICATES, Candidate, Replicates, bootstrap, interval
 from lrlc_jax.report.results import Cell, Row, StudyResults, sample
-from lrlc_jax.report.tables import EMPTY, Table, caption, study_table
+from lrlc_jax.report.tables import EMPTY, Table, caption, conditions, study_table
 from lrlc_jax.training.metrics import Array
 
 SHOWN = 3  # ranks of a row
@@ -204,6 +204,7 @@ def text(one: Contrast) -> list[str]:
 def values(one: Contrast) -> dict[str, object]:
     """The values of a contrast."""
     low, high = one.bounds or (None, None)
+    run = one.row.chosen and one.row.chosen.run
     return {
         "row": one.row.name,
         "reference": one.reference.name,
@@ -215,4 +216,6 @@ def values(one: Contrast) -> dict[str, object]:
         "bootstrap_high": high,
         "images_share": one.share,
         "detectable": one.smallest,
+        "seeds": len(run.seeds) if run else None,
+        **(conditions(run) if run else {}),
     }

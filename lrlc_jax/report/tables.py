@@ -123,19 +123,29 @@ def run_values(row: Row, cell: Cell) -> dict[str, object]:
     values |= {
         "parameters": run.parameters,
         "matched_parameters": run.matched_parameters,
-        "data": run.data_title,
-        "train_images": run.data["train"],
-        "precision": setting_of(run)["network"]["precision"],
-        "device": "; ".join(sorted({device_name(record.machine) for record in run.records})),
-        "labels": "; ".join(labels(run)),
         "seeds": len(run.seeds),
         "failed_seeds": len(run.failed),
+        **conditions(run),
     }
     for metric, by_seed in run.final.items():
         mean, column = mean_over_seeds(by_seed), metric.removesuffix("_accuracy")
         values[f"{column}_mean"] = mean and mean.value
         values[f"{column}_se"] = mean and mean.standard_error
     return values
+
+
+def conditions(run: Run) -> dict[str, object]:
+    """What a number of a run stands for, as columns of a CSV file."""
+    protocol = setting_of(run)["protocol"]
+    return {
+        "data": run.data_title,
+        "train_images": run.data["train"],
+        "protocol": "; ".join(f"{name} {value}" for name, value in protocol.items()),
+        "precision": setting_of(run)["network"]["precision"],
+        "device": "; ".join(sorted({device_name(record.machine) for record in run.records})),
+        "notes": "; ".join(run.notes),
+        "labels": "; ".join(labels(run)),
+    }
 
 
 def all_runs(records: Records) -> Table:
