@@ -2,9 +2,10 @@
 
 Nothing is computed, and no device is used. Multiply-adds are those of products with filters, bases
 and combining weights, and count half as many as XLA's operations. Those with pixels of the padding
-count too. Biases, normalisation, activation functions and pooling do not count.
+count too. Biases, normalisation, activation functions, blur and pooling do not count.
 """
 
+import contextlib
 import dataclasses
 import math
 from collections.abc import Iterable
@@ -103,6 +104,25 @@ def resizing(old: Pair, new: Pair) -> int:
     down = new[0] * old[0] * old[1] if 1 != old[0] != new[0] else 0
     across = new[0] * new[1] * old[1] if 1 != old[1] != new[1] else 0
     return down + across
+
+
+def costs_by_form(factory: NetworkFactory) -> dict[str, dict[str, Cost]]:
+    """The costs of the parts of a network, for each form of its LRLC layers.
+
+    The forms are ``Algorithm 1``, ``folded`` (this library in training), and ``converted`` to
+    locally connected layers for inference, which is absent if filters depend on the input. The
+    parts are the positions of the layers, from 1, and those of :func:`rest`.
+    """
+    trained, found = abstract(factory), {}
+    for form, algorithm_1 in (("Algorithm 1", True), ("folded", False)):
+        found[form] = [layer_cost(layer, algorithm_1=algorithm_1) for layer in trained.layers]
+    with contextlib.suppress(ValueError):
+        converted = abstract(factory, converted=True)
+        found["converted"] = list(map(layer_cost, converted.layers))
+    return {
+        form: {**{str(i): cost for i, cost in enumerate(costs, start=1)}, **rest(trained)}
+        for form, costs in found.items()
+    }
 
 
 def rest(network: Network) -> dict[str, Cost]:

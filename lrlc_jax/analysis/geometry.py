@@ -106,18 +106,26 @@ def slides_of(windows: Iterable[Window]) -> tuple[list[Slide], list[Slide]]:
     return rows, cols
 
 
+def layer_windows(network: Network) -> list[list[Window]]:
+    """The window of each layer of a network, and that of the blur after it if there is one."""
+    found = []
+    for position, layer in enumerate(network.layers):
+        strides = network.subsampling[position] if network.subsampling else (1, 1)
+        blur = [blur_window(layer.positions(), strides)] if strides != (1, 1) else []
+        found.append([layer.window(), *blur])
+    return found
+
+
 def network_fields(network: Network) -> list[tuple[Field, Field]]:
-    """The fields of each layer of a network along rows and columns, after its blur if it has one.
+    """The fields of each layer of a network along rows and columns, after its blur.
 
     They are those of the filters. Combining weights that depend on the input depend on all of it,
     by the mean over the positions.
     """
-    windows, found = [], []
-    for position, layer in enumerate(network.layers):
-        windows.append(layer.window())
-        strides = network.subsampling[position] if network.subsampling else (1, 1)
-        if strides != (1, 1):
-            windows.append(blur_window(layer.positions(), strides))
+    windows: list[Window] = []
+    found = []
+    for own in layer_windows(network):
+        windows += own
         rows, cols = map(closed_form, slides_of(windows))
         found.append((rows, cols))
     return found
