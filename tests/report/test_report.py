@@ -145,7 +145,7 @@ def test_every_run_has_a_value_or_is_labelled_in_every_form(count):
             assert "MISSING" in text
         figure = accuracy_against_rank(results)
         assert (figure is None) == (not any(row.ranked and row.chosen for row in results.rows))
-        assert figure is None or f"{4 - count} OF 4 RUNS" in figure.axes[0].get_title()
+        assert figure is None or f"{4 - count} OF 4 RUNS" in figure.get_suptitle()
         for row, text in zip(results.rows, accuracy(results).rows, strict=True):
             missing = [cell for cell in row.cells if cell.run is None]
             assert text[-1].count("MISSING") == len(missing)
@@ -201,7 +201,7 @@ def test_differences_from_the_paper_and_from_the_published_data_are_labelled_eve
     network = NetworkConfig(padding="same", blur=True)
     found = complete(dataset=DatasetConfig("celeba"), notes=notes, train=100, network=network)
     results = only(found)
-    figure_title = accuracy_against_rank(results).axes[0].get_title()
+    figure_title = accuracy_against_rank(results).get_suptitle()
     network_words = ["padding same instead of valid", "blur True instead of False"]
     table = formats(accuracy(results))
     for text in (table["md"], table["tex"], markdown(all_runs(pooled(found))), figure_title):
@@ -266,7 +266,7 @@ def test_rows_with_different_seeds_say_so_loudly_in_every_form():
         text = formats(accuracy(results))[ending]
         for words in ("2 OF 3 SEEDS", "2 TO 3 SEEDS", "2 seeds instead of 10"):
             assert words in text
-    assert "2 TO 3 SEEDS" in accuracy_against_rank(results).axes[0].get_title()
+    assert "2 TO 3 SEEDS" in accuracy_against_rank(results).get_suptitle()
     assert "SEEDS" not in markdown(accuracy(only(complete())))
     found[0] = example("conv", seeds=[0, 1, 7])
     assert "NOT THE SAME" in markdown(accuracy(only(found)))
