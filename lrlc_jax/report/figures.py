@@ -122,7 +122,7 @@ def cost_against_rank(results: StudyResults) -> Figure | None:
     forms (:mod:`lrlc_jax.analysis.cost`). Of the records, only the network and the size of the
     images are used.
     """
-    rows = [row for row in curves_of(results) if isinstance(row.cells[0].layer, LRLCConfig)]
+    rows = [row for row in results.rows if isinstance(row.cells[0].layer, LRLCConfig)]
     if not rows:
         return None
     factory = factory_of(results.records[0])
