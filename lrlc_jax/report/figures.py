@@ -293,7 +293,7 @@ def axes_in_parts(figure: Figure, ends: Sequence[tuple[float, float]]) -> list[A
     share = 3  # of the height, to 1 for the lower part
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[share, 1])
     (low, high), (lowest, below) = ends
-    margin = 0.08 * (high - low)
+    margin = min(0.08 * (high - low) or 0.5, (low - below) / 2)
     upper.set_ylim(low - margin, high + margin)
     # At least the scale of the upper part.
     half = max(0.65 * (below - lowest), (high - low + 2 * margin) / share / 2)

@@ -465,6 +465,13 @@ def test_a_poor_baseline_does_not_squeeze_the_curves(figure, poor):
 
 
 @pytest.mark.parametrize("figure", FIGURES_OF_ACCURACY)
+def test_equal_values_above_a_break_have_an_axis(figure):
+    found = [scored("lrlc", 0.9, rank=2), scored("conv", 0.9), scored("locally_connected", 0.895)]
+    upper, lower = figure(study_with(*found)).axes
+    assert lower.get_ylim()[0] < 89.5 < lower.get_ylim()[1] <= upper.get_ylim()[0] < 90
+
+
+@pytest.mark.parametrize("figure", FIGURES_OF_ACCURACY)
 def test_a_figure_says_what_it_shows(figure):
     text = figure(only(complete(train=100), STUDY)).get_suptitle()
     for words in (
