@@ -29,6 +29,7 @@ from lrlc_jax.layers import (
     WideConvConfig,
     to_locally_connected,
 )
+from lrlc_jax.layers.base import zeros
 from lrlc_jax.layers.ops.product import combined_product, fold
 from lrlc_jax.networks import NetworkConfig, NetworkFactory
 from tests.layers.examples import slow
@@ -83,7 +84,8 @@ def test_the_products_of_a_network_are_those_of_the_compiled_program(case):
 
 @pytest.fixture(scope="module")
 def lrlc():
-    return LRLC(3, 8, 3, input_size=SHAPE[:2], rank=5, use_bias=False, rngs=nnx.Rngs(0))
+    options = {"use_bias": False, "kernel_init": zeros, "rngs": nnx.Rngs(0)}
+    return LRLC(3, 8, 3, input_size=SHAPE[:2], rank=5, **options)
 
 
 def xla_flops(function, *arguments):
@@ -101,7 +103,8 @@ def test_xla_counts_the_products_of_each_form_of_lrlc(lrlc):
 
     assert xla_flops(algorithm_1, x, weights, bases) == 2 * BATCH * by_bases.multiply_adds
     assert xla_flops(fold, weights, bases) == 2 * folded.once
-    local = LocallyConnected(3, 8, 3, input_size=SHAPE[:2], use_bias=False, rngs=nnx.Rngs(0))
+    options = {"use_bias": False, "kernel_init": zeros, "rngs": nnx.Rngs(0)}
+    local = LocallyConnected(3, 8, 3, input_size=SHAPE[:2], **options)
     assert xla_flops(local, x) == 2 * BATCH * folded.multiply_adds
     assert folded.multiply_adds == converted.multiply_adds == layer_cost(local).multiply_adds
     biases = 10 * 11 * 8  # the folded spatial bias: one for each position and channel
@@ -143,7 +146,7 @@ def test_a_converted_network_has_the_multiply_adds_of_a_convolution():
 def test_four_layers_of_the_same_size_cost_what_the_library_builds():
     inputs, outputs = (9, 8, 3), (9, 8, 5)
     found = connectivities(inputs, outputs)
-    options = {"padding": "SAME", "use_bias": False, "rngs": nnx.Rngs(0)}
+    options = {"padding": "SAME", "use_bias": False, "kernel_init": zeros, "rngs": nnx.Rngs(0)}
     positions = math.prod(outputs[:2])
     for name, layer in (
         ("convolution", Conv(3, 5, 3, input_size=(9, 8), **options)),
@@ -153,7 +156,8 @@ def test_four_layers_of_the_same_size_cost_what_the_library_builds():
     depthwise = nnx.Conv(3, 3, (3, 3), feature_group_count=3, **options)
     pointwise = nnx.Conv(3, 5, (1, 1), **options)
     separable = depthwise.kernel.size + pointwise.kernel.size
-    dense = nnx.Linear(math.prod(inputs), math.prod(outputs), use_bias=False, rngs=nnx.Rngs(0))
+    del options["padding"]
+    dense = nnx.Linear(math.prod(inputs), math.prod(outputs), **options)
     assert found["depthwise separable"].parameters == separable
     assert found["fully connected"].parameters == dense.kernel.size
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from lrlc_jax.analysis.cost import abstract
 from lrlc_jax.analysis.geometry import Field, Slide, closed_form, fields, network_fields, slides_of
 from lrlc_jax.layers import Conv, ConvConfig, LRLCConfig, MixedLRLCConfig
 from lrlc_jax.networks import NetworkConfig, NetworkFactory
@@ -92,9 +93,10 @@ def test_the_fields_of_a_network_are_those_of_its_gradient(settings):
     layer, network = settings
     shape, changes = (30, 33, 1), {"channels": 1, "batch_norm": False, "pooling": "flatten"}
     network = dataclasses.replace(network, **changes)
-    found = NetworkFactory(shape, 1, layer, network, way="lax_conv")(nnx.Rngs(0))
+    found = abstract(NetworkFactory(shape, 1, layer, network, way="lax_conv"))
     # Ones, so that no ReLU and no sum is 0; the outputs are the last map.
-    nnx.update(found, jax.tree.map(jnp.ones_like, nnx.state(found, nnx.Param)))
+    ones = jax.tree.map(lambda leaf: jnp.ones(leaf.shape), nnx.state(found, nnx.Param))
+    nnx.update(found, ones)
     positions = found.classifier.in_features
     found.classifier.kernel = nnx.Param(jnp.eye(positions))
     found.classifier.bias = nnx.Param(jnp.zeros(positions))
