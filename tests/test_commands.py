@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -65,6 +66,7 @@ LAYER = ["layer=lrlc", "layer.rank=2", "layer.at=1", *TINY]
         ("sweep layer.rank=3", ["layer.rank", "study"]),
         ("describe sample=1", ["sample", "1"]),
         ("describe dataset.train_size=1", ["dataset.train_size", "1"]),
+        ("describe network.kernel_size=9", ["digits", "8x8", "9x9"]),
         ("prepare_data rebuild=2", ["rebuild", "2"]),
         ("benchmark rounds=0", ["rounds", "0"]),
         ("benchmark image_shapes=[[32]]", ["image_shapes", "[32]"]),
@@ -312,7 +314,7 @@ def test_data_of_a_dependency_need_no_preparation(tmp_path):
 
 
 def test_a_data_set_is_described_in_numbers_and_pictures(tmp_path):
-    arguments = ["dataset.train_size=200", "sample=150"]
+    arguments = ["dataset.train_size=200", "sample=150", "layer=lrlc", "layer.rank=3"]
     answer = here(tmp_path, "describe", *arguments)
     (folder,) = (tmp_path / "results" / "data").iterdir()
     assert folder.name == "digits-n200-4f419a"
@@ -322,6 +324,9 @@ def test_a_data_set_is_described_in_numbers_and_pictures(tmp_path):
     assert (numbers["train"], numbers["train_available"], numbers["sample"]) == (200, 400, 150)
     assert f"{numbers['alignment']:.4f}" in answer.stdout
     assert "SUBSET of 400" in answer.stdout
+    for field, parameters in (("7x7", "149,082"), ("3x3", "576")):
+        assert re.search(rf"^\| .* {field} ", answer.stdout, re.M)
+        assert f" {parameters} " in answer.stdout
     before = snapshot(tmp_path)
     here(tmp_path, "describe", *arguments)
     assert snapshot(tmp_path) == before

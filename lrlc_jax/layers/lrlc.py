@@ -244,10 +244,16 @@ class LRLC(PatchLayer):
         kept = rows * cols * self.rank * self.out_features
         return in_microbatches(combined, x, rows * cols * values, kept=kept)
 
-    def multiply_adds(self) -> int:
-        """Multiply-adds of the product for one example, without the network g."""
-        if self.input_dependent:
-            taps = sum(len(bases) * len(window.taps) for bases, window in self.bases_with_windows())
+    def multiply_adds(self, *, algorithm_1: bool = False) -> int:
+        """Multiply-adds of the product for one example, without the network g.
+
+        With ``algorithm_1``, and for input-dependent weights, those of the products with all bases,
+        without their weighted sum.
+        """
+        if algorithm_1 or self.input_dependent:
+            mixed = isinstance(self.bases, MixedBases)
+            windows = self.bases.windows if mixed else [self.window()] * self.rank
+            taps = sum(len(window.taps) for window in windows)
         else:
             taps = len(self.folded_window().taps)
         rows, cols = self.positions()

@@ -280,15 +280,20 @@ def protocol_sentences(setting: Mapping[str, Any], seeds: int) -> list[str]:
     named = {*SHOWN, *changed({"protocol": values})["protocol"]}
     protocol = [f"{n.replace('_', ' ')} {value}" for n, value in values.items() if n in named]
     lines = [f"Protocol: {', '.join(protocol)}."]
-    different = differences(values, PAPER_PROTOCOL.canonical())
-    if seeds < PAPER_PROTOCOL.seeds:
-        different.append(f"{counted(seeds, 'seed')} instead of {PAPER_PROTOCOL.seeds}")
-    if different:
+    if different := protocol_differences(setting, seeds):
         lines.append(f"NOT THE PAPER'S PROTOCOL: {', '.join(different)}.")
     if different := network_differences(setting):
         lines.append(f"NOT THE PAPER'S NETWORK: {', '.join(different)}.")
     lines.append(f"{precision(setting)}.")
     return lines
+
+
+def protocol_differences(setting: Mapping[str, Any], seeds: int) -> list[str]:
+    """A phrase for each setting of the protocol that is not the paper's, and for fewer seeds."""
+    different = differences(setting["protocol"], PAPER_PROTOCOL.canonical())
+    if seeds < PAPER_PROTOCOL.seeds:
+        different.append(f"{counted(seeds, 'seed')} instead of {PAPER_PROTOCOL.seeds}")
+    return different
 
 
 def precision(setting: Mapping[str, Any]) -> str:

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import io
 import itertools
+import math
 import os
 import pathlib
 import re
@@ -28,7 +29,13 @@ from lrlc_jax.experiments.study import load_studies, study_layers
 from lrlc_jax.layers import ConvConfig
 from lrlc_jax.networks import NetworkConfig
 from lrlc_jax.report.build import build, overview, status
-from lrlc_jax.report.figures import FIGURES, accuracy_against_rank, study_figure
+from lrlc_jax.report.figures import (
+    FIGURES,
+    accuracy_against_parameters,
+    accuracy_against_rank,
+    cost_against_rank,
+    study_figure,
+)
 from lrlc_jax.report.results import Cell, shown, study_results
 from lrlc_jax.report.tables import TABLES, Table, accuracy, all_runs, formats, markdown, study_table
 from tests.commands import here
@@ -145,7 +152,7 @@ def test_every_run_has_a_value_or_is_labelled_in_every_form(count):
             assert "MISSING" in text
         figure = accuracy_against_rank(results)
         assert (figure is None) == (not any(row.ranked and row.chosen for row in results.rows))
-        assert figure is None or f"{4 - count} OF 4 RUNS" in figure.axes[0].get_title()
+        assert figure is None or f"{4 - count} OF 4 RUNS" in figure.get_suptitle()
         for row, text in zip(results.rows, accuracy(results).rows, strict=True):
             missing = [cell for cell in row.cells if cell.run is None]
             assert text[-1].count("MISSING") == len(missing)
@@ -201,7 +208,7 @@ def test_differences_from_the_paper_and_from_the_published_data_are_labelled_eve
     network = NetworkConfig(padding="same", blur=True)
     found = complete(dataset=DatasetConfig("celeba"), notes=notes, train=100, network=network)
     results = only(found)
-    figure_title = accuracy_against_rank(results).axes[0].get_title()
+    figure_title = accuracy_against_rank(results).get_suptitle()
     network_words = ["padding same instead of valid", "blur True instead of False"]
     table = formats(accuracy(results))
     for text in (table["md"], table["tex"], markdown(all_runs(pooled(found))), figure_title):
@@ -266,7 +273,7 @@ def test_rows_with_different_seeds_say_so_loudly_in_every_form():
         text = formats(accuracy(results))[ending]
         for words in ("2 OF 3 SEEDS", "2 TO 3 SEEDS", "2 seeds instead of 10"):
             assert words in text
-    assert "2 TO 3 SEEDS" in accuracy_against_rank(results).axes[0].get_title()
+    assert "2 TO 3 SEEDS" in accuracy_against_rank(results).get_suptitle()
     assert "SEEDS" not in markdown(accuracy(only(complete())))
     found[0] = example("conv", seeds=[0, 1, 7])
     assert "NOT THE SAME" in markdown(accuracy(only(found)))
@@ -309,7 +316,7 @@ def records_of(name, **options):
 def test_the_papers_records_fill_the_papers_tables_and_no_others():
     found = results_of(records_of("paper"), *MENU.values())
     of_data = {"essentials", "table1", "table2", "table3", "figure3", "figure4", "figure5"}
-    of_data |= {f"supplement_{name}" for name in ("start", "sharing", "wide")}
+    of_data |= {f"supplement_{name}" for name in ("start", "sharing", "wide", "cost")}
     of_translated = {"supplement_translated", "table3", "figure5"}
     assert {(one.study.name, one.setting["dataset"].get("translate")) for one in found} == {
         *((name, None) for name in of_data),
@@ -411,6 +418,104 @@ def test_rank_1_of_a_curve_is_no_line_and_the_chosen_rank_is_black():
     assert black == [2]
 
 
+def study_with(*found):
+    """Results of the runs of these records, with the ranks of a study."""
+    runs = [
+        {"layer": "conv"},
+        {"layer": "lrlc", "at": 3, "rank": [1, 2, 4, 8, 16]},
+        {"layer": "locally_connected", "at": 3},
+    ]
+    return only(found, StudyConfig(name="ranks", runs=runs))
+
+
+def scored(name, *test, rank=4, **changes):
+    """A record with these test accuracies; LRLC of rank 1 is the spatial bias."""
+    name = "spatial_bias" if (name, rank) == ("lrlc", 1) else name
+    return example(name, rank=rank, test=test, validation=test, **changes)
+
+
+FIGURES_OF_ACCURACY = [accuracy_against_rank, accuracy_against_parameters]
+
+
+@pytest.mark.parametrize("figure", FIGURES_OF_ACCURACY)
+@pytest.mark.parametrize("lost", [{}, {"failed": {"1": 3}}])
+def test_a_curve_has_a_gap_at_a_rank_without_a_value(figure, lost):
+    found = [scored("lrlc", 0.8, 0.82, 0.81, rank=rank) for rank in (1, 2, 8, 16)]
+    found += [scored("lrlc", 0.8, None, 0.81, **lost)] if lost else []
+    (axes,) = figure(study_with(*found)).axes
+    (curve,) = axes.containers
+    assert [math.isnan(y) for y in curve.lines[0].get_ydata()] == [False, False, True, False, False]
+
+
+@pytest.mark.parametrize("figure", FIGURES_OF_ACCURACY)
+@pytest.mark.parametrize("poor", [0.6, 0.785])
+def test_a_poor_baseline_does_not_squeeze_the_curves(figure, poor):
+    """It has a part of the axis of its own, unless the curves have half of the axis with it."""
+    rising = {1: 0.8, 2: 0.81, 4: 0.82, 8: 0.825, 16: 0.83}
+    found = [scored("lrlc", value, value + 0.01, rank=rank) for rank, value in rising.items()]
+    found += [scored("conv", 0.79, 0.8), scored("locally_connected", poor, poor)]
+    upper, *lower = figure(study_with(*found)).axes
+    assert len(lower) == (poor == 0.6)
+    low, high = upper.get_ylim()
+    curve = upper.containers[0].lines[0].get_ydata()
+    assert low < curve.min() <= curve.max() < high
+    assert curve.max() - curve.min() > 0.4 * (high - low)
+    for axes in lower:
+        assert axes.get_ylim()[0] < 100 * poor < axes.get_ylim()[1] <= low
+
+
+@pytest.mark.parametrize("figure", FIGURES_OF_ACCURACY)
+def test_equal_values_above_a_break_have_an_axis(figure):
+    found = [scored("lrlc", 0.9, rank=2), scored("conv", 0.9), scored("locally_connected", 0.895)]
+    upper, lower = figure(study_with(*found)).axes
+    assert lower.get_ylim()[0] < 89.5 < lower.get_ylim()[1] <= upper.get_ylim()[0] < 90
+
+
+@pytest.mark.parametrize("figure", FIGURES_OF_ACCURACY)
+def test_a_figure_says_what_it_shows(figure):
+    text = figure(only(complete(train=100), STUDY)).get_suptitle()
+    for words in (
+        "digits",
+        "100",
+        "SUBSET of 400",
+        "40 epochs",
+        "n = 3 seeds",
+        "± 1 standard error",
+    ):
+        assert words in text
+    protocol = " ".join(text.split())
+    assert "NOT THE PAPER'S PROTOCOL: epochs 40 instead of 150, warmup" in protocol
+    assert "3 seeds instead of 10" in protocol
+    one = [scored("conv", 0.9), scored("lrlc", 0.9, rank=2)]
+    assert "± 1 standard error" not in figure(only(one, STUDY)).get_suptitle()
+
+
+def test_accuracy_is_against_the_parameters_on_record():
+    axes = accuracy_against_parameters(only(complete())).axes[0]
+    curve = next(c for c in axes.containers if c.get_label() == "LRLC (third layer)")
+    assert [*curve.lines[0].get_xdata()] == [record.parameters for record in complete()[1:]]
+
+
+def test_the_cost_of_four_layers_needs_one_record_and_no_result():
+    results = only([scored("conv", 0.9)], MENU["supplement_cost"])
+    figure = cost_against_rank(results)
+    parameters, multiply_adds = (
+        {line.get_label(): [*line.get_ydata()] for line in axes.lines} for axes in figure.axes
+    )
+    ranks = [1, 2, 3, 4, 5, 6, 7, 10, 15, 20, 25, 30]
+    convolution = 9 * 64 * 64
+    of_one = {name: values[0] for name, values in multiply_adds.items()}
+    assert of_one["convolution"] == of_one["locally connected"] == of_one["LRLC converted"]
+    assert of_one["convolution"] == 4 * convolution  # 2x2 positions of the digits' third layer
+    assert parameters["convolution"] == [convolution] * len(ranks)
+    assert parameters["LRLC converted"] == parameters["locally connected"]
+    weights = 2 + 2  # of rows and columns; as many spatial biases
+    expected = [rank * (convolution + weights) + weights for rank in ranks]
+    assert parameters["LRLC by Algorithm 1"] == expected
+    expected = [4 * rank * (convolution + 64) for rank in ranks]
+    assert multiply_adds["LRLC by Algorithm 1"] == expected
+
+
 # Files.
 
 
@@ -474,11 +579,12 @@ def test_a_registered_table_and_figure_that_a_study_names_are_written(tmp_path, 
 
 def test_settings_of_matplotlib_change_no_byte(tmp_path):
     write(tmp_path, complete())
-    build([STUDY], str(tmp_path))
+    study = dataclasses.replace(STUDY, figures=[*FIGURES])
+    build([study], str(tmp_path))
     expected = contents(tmp_path)
     odd = {"text.usetex": True, "font.size": 30, "savefig.bbox": "tight", "axes.grid": True}
     with mpl.rc_context({**odd, "savefig.facecolor": "red", "pdf.compression": 0}):
-        assert not build([STUDY], str(tmp_path)).failures
+        assert not build([study], str(tmp_path)).failures
     assert contents(tmp_path) == expected
 
 
