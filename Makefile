@@ -50,7 +50,7 @@ data: $(VENV)/with-experiments ## Prepare DATASET once for all later runs
 	$(RUN) scripts/prepare_data.py "dataset=$(DATASET)" $(ARGS)
 
 .PHONY: describe
-describe: $(VENV)/with-experiments ## Write statistics and pictures of DATASET to RESULTS/data
+describe: $(VENV)/with-experiments ## Write statistics and pictures of DATASET to RESULTS/data, print the cost of a network
 	$(RUN) scripts/describe.py "dataset=$(DATASET)" $(RESULTS_DIR) $(ARGS)
 
 .PHONY: benchmark
