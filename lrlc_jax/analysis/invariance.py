@@ -170,7 +170,7 @@ def consistency(
         border: what moves in at the border.
         batch: images at a time.
     """
-    function = as_map(function)
+    function, shifts = as_map(function), as_shifts(shifts)
     agreeing, kept = 0, np.zeros(len(shifts))
     for part in batches(images, batch):
         logits = [features_of(function, part, by, border) for by in (UNSHIFTED, *shifts)]
@@ -210,7 +210,7 @@ def equivariance_error(
     Raises:
         InputError: for shifts that are no multiples of the stride, or outputs without positions.
     """
-    function = as_map(function)
+    function, shifts = as_map(function), as_shifts(shifts)
     moved = in_positions(shifts, stride)
     sums = np.zeros((len(shifts), 4))
     for part in batches(images, batch):
@@ -247,13 +247,12 @@ def invariance_error(
         border: what moves in at the border.
         batch: images at a time.
     """
-    function = as_map(function)
+    function, shifts = as_map(function), as_shifts(shifts)
     error, norm = np.zeros(len(shifts)), 0.0
     for part in batches(images, batch):
-        features = features_of(function, part, UNSHIFTED, border)
-        norm += float(_square(features))
-        changes = (features_of(function, part, by, border) - features for by in shifts)
-        error += [float(_square(change)) for change in changes]
+        features, *others = (vectors(function, part, by, border) for by in (UNSHIFTED, *shifts))
+        norm += float(np.sum(features**2))
+        error += [float(np.sum((other - features) ** 2)) for other in others]
     return OverShifts(shifts, ratio(error, np.full_like(error, norm)))
 
 
@@ -281,15 +280,12 @@ def sensitivity_map(
         batch: images at a time.
     """
     in_range("number of images", len(images), 2)
-    function = as_map(function)
+    function, shifts = as_map(function), as_shifts(shifts)
     distances, outputs = np.zeros(len(shifts)), []
     for part in batches(images, batch):
-        features = features_of(function, part, UNSHIFTED, border)
-        outputs.append(np.asarray(features, np.float32).reshape(len(part), -1))
-        for index, by in enumerate(shifts):
-            change = features_of(function, part, by, border) - features
-            change = np.asarray(change, np.float64).reshape(len(part), -1)
-            distances[index] += np.linalg.norm(change, axis=1).sum()
+        features, *others = (vectors(function, part, by, border) for by in (UNSHIFTED, *shifts))
+        outputs.append(features)
+        distances += [np.linalg.norm(other - features, axis=1).sum() for other in others]
     output = np.concatenate(outputs)
     apart = float(np.median(np.linalg.norm(output - np.roll(output, -1, axis=0), axis=1)))
     means = distances / len(images)
@@ -394,15 +390,13 @@ def layerwise_lie_errors(
     local, ends, total = np.zeros((len(maps), 4)), np.zeros((len(maps), 2)), 0.0
     for x in batches(images, batch):
         y, pixels = x, np.ones(2, np.float32)
-        moving = generator(x, pixels, border)
-        parts = moving[:0]  # whole and interior of each function so far, both directions each
+        tangents = generator(x, pixels, border)
         for index, (function, stride, margin) in enumerate(zip(maps, own, edges, strict=True)):
-            # L f(x) = J D x - D f(x), with the derivative D of the smooth translation.
-            y, pushed = _pushed(function, y, jnp.concatenate([parts, moving]))
+            y, pushed = _pushed(function, y, tangents)
             pixels = pixels * np.array(stride, np.float32)
-            moving, parts, squares = _split(y, pushed, pixels, margin, border)
+            tangents, squares = _split(y, pushed, pixels, margin, border)
             local[index] += np.asarray(squares)
-        of_each, whole = _ends(parts)
+        of_each, whole = _ends(tangents)
         ends, total = ends + np.asarray(of_each), total + float(whole)
     values = y.size // len(y)
     count = len(images) * len(DIRECTIONS) * values
@@ -423,6 +417,21 @@ def as_map(function: Map) -> Map:
     """
     alone = jax.tree_util.all_leaves([function])
     return jax.tree_util.Partial(function) if alone else function
+
+
+def as_shifts(shifts: Any) -> Ints:
+    """Shifts ``(m, 2)`` as an array of one type, so that programs are shared.
+
+    Raises:
+        InputError: unless they are pairs of whole numbers.
+    """
+    found = np.asarray(shifts)
+    if found.ndim != 2 or found.shape[1] != 2 or not np.issubdtype(found.dtype, np.integer):
+        raise InputError(
+            f"The shifts are {found.dtype}s of shape {found.shape}; give whole numbers (m, 2), rows"
+            " and columns."
+        )
+    return found.astype(np.int32)
 
 
 def batches(images: Any, batch: int) -> Iterator[jax.Array]:
@@ -467,6 +476,12 @@ def features_of(
     return function(shifted(images, by, border))
 
 
+def vectors(function: Map, images: jax.Array, by: Any, border: Border) -> Floats:
+    """The outputs ``(n, values)`` of :func:`features_of`, on the host."""
+    found = features_of(function, images, by, border)
+    return np.asarray(found, np.float64).reshape(len(images), -1)
+
+
 @functools.partial(jax.jit, static_argnames="border")
 def _squares(
     output: jax.Array,
@@ -503,12 +518,21 @@ def _pushed(function: Map, x: jax.Array, tangents: jax.Array) -> tuple[jax.Array
 @functools.partial(jax.jit, static_argnames=("margin", "border"))
 def _split(
     y: jax.Array, pushed: jax.Array, pixels: jax.Array, margin: Pair, border: Border
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The Lie derivative of a function, whole and in the interior, from ``J D x``.
+) -> tuple[jax.Array, jax.Array]:
+    """The Lie derivative ``L f(x) = J D x - D f(x)``, whole and in the interior.
+
+    Args:
+        y: ``f(x)``.
+        pushed: J times the parts of the functions before, and times ``D x``, the derivative of the
+            smooth translation (:func:`generator`). Each is a pair, for both directions.
+        pixels: of the images per position of ``y``.
+        margin: of the function.
+        border: as everywhere.
 
     Returns:
-        ``D y``; tangents, with ``L f`` and its interior in place of the last, ``J D x``; sums of
-        squares over images and directions ``(4,)``: derivative and output, whole and interior.
+        Tangents at ``y``: the parts of the functions before, the whole and the interior of
+        ``L f(x)``, and ``D y``; and sums of squares over images and directions ``(4,)``:
+        derivative and output, whole and interior.
     """
     moving = generator(y, pixels, border)
     whole = pushed[-len(DIRECTIONS) :] - moving
@@ -519,13 +543,13 @@ def _split(
     outputs = [_square(y), _square(jnp.where(inside, y, jnp.zeros_like(y)))]
     both = [len(DIRECTIONS) * output for output in outputs]
     squares = jnp.stack([_square(whole), both[0], _square(inner), both[1]])
-    return moving, jnp.concatenate([pushed[: -len(DIRECTIONS)], whole, inner]), squares
+    return jnp.concatenate([pushed[: -len(DIRECTIONS)], whole, inner, moving]), squares
 
 
 @jax.jit
-def _ends(parts: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _ends(tangents: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Sums of squares of each function's part, whole and interior ``(L, 2)``, and of their sum."""
-    parts = parts.reshape(-1, 2, len(DIRECTIONS), *parts.shape[1:])
+    parts = tangents[: -len(DIRECTIONS)].reshape(-1, 2, len(DIRECTIONS), *tangents.shape[1:])
     squares = jnp.square(parts.astype(jnp.float32))
     return jnp.sum(squares, axis=range(2, parts.ndim)), _square(jnp.sum(parts[:, 0], axis=0))
 
