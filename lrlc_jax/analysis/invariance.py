@@ -295,7 +295,7 @@ def sensitivity_map(
 def lie_derivative(
     function: Map,
     images: jax.Array,
-    direction: tuple[float, float] = DIRECTIONS[0],
+    direction: Any = DIRECTIONS[0],
     *,
     stride: Pair = (1, 1),
     border: Border = BORDERS[0],
@@ -319,7 +319,7 @@ def lie_derivative(
     Returns:
         An array of the shape of the output. This function can be compiled.
     """
-    along = jnp.array(direction, jnp.float32)
+    along = jnp.asarray(direction, jnp.float32)
 
     def moved_and_moved_back(t: jax.Array) -> jax.Array:
         output = function(smoothly_shifted(images, t * along, border))
