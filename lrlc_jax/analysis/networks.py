@@ -124,7 +124,8 @@ def lie_derivative(
         values[name] = float(found.contributions[index])
         values[f"{name}_interior"] = float(found.interior_contributions[index])
         values[f"{name}_relative"] = float(found.relative[index])
-        values[f"{name}_relative_interior"] = float(found.interior[index])
+        if name not in ("pool", "classifier"):  # vectors have no interior
+            values[f"{name}_relative_interior"] = float(found.interior[index])
     return values
 
 
