@@ -1,12 +1,13 @@
 """Networks and layers whose invariance is known by theory."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
 from lrlc_jax.layers import LRLC, ConvConfig
 from lrlc_jax.networks import Network, NetworkConfig
-from tests.layers.examples import random, randomize
+from tests.layers.examples import random
 
 MADE: dict[str, Network] = {}
 
@@ -17,14 +18,22 @@ def network(layer=None, size=12, **settings) -> Network:
     key = repr((layer, size, settings))
     if key not in MADE:
         config = NetworkConfig(**{"channels": 4, **settings})
-        # XLA compiles its own convolution fast.
         arguments = (size, size, 2), 5, layer, config
-        made = MADE[key] = Network(*arguments, way="lax_conv", rngs=nnx.Rngs(0))
-        randomize(made)
-        for number, norm in enumerate(made.norms):
-            norm.mean[...] = random(20 + number, 4)
-            norm.var[...] = np.exp(random(30 + number, 4))
+        # XLA compiles its own convolution fast, and no initializer is compiled.
+        graphdef, state = nnx.split(
+            nnx.eval_shape(lambda: Network(*arguments, way="lax_conv", rngs=nnx.Rngs(0)))
+        )
+        leaves, tree = jax.tree.flatten(state)
+        values = [random(number, *leaf.shape) for number, leaf in enumerate(leaves)]
+        MADE[key] = made = nnx.merge(graphdef, jax.tree.unflatten(tree, values))
+        for norm in made.norms:
+            norm.var[...] = jnp.exp(norm.var[...])
     return MADE[key]
+
+
+def normal(_, shape, dtype) -> jax.Array:
+    """An initializer by numpy, of the size of he_normal."""
+    return random(len(shape), *shape).astype(dtype) * np.sqrt(2 / np.prod(shape[:-1]))
 
 
 def images(count=6, size=12, channels=2):
@@ -44,6 +53,7 @@ def alternating(contrast: float, size: int = 8) -> LRLC:
         use_bias=False,
         use_spatial_bias=False,
         precision="highest",
+        kernel_init=normal,
         rngs=nnx.Rngs(0),
     )
     layer.bases[...] = jnp.stack([jnp.diag(jnp.eye(2)[k]) for k in (0, 1)])[:, None, None]

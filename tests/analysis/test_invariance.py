@@ -24,7 +24,7 @@ from lrlc_jax.analysis.steps import layer_maps, steps
 from lrlc_jax.analysis.translation import BORDERS, shifted, shifts_up_to, smoothly_shifted
 from lrlc_jax.errors import InputError
 from lrlc_jax.layers import LRLC, CoordConvConfig, LRLCConfig
-from tests.analysis.control import alternating, images, network
+from tests.analysis.control import alternating, images, network, normal
 from tests.layers.examples import exhaustive, random
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -174,6 +174,7 @@ def test_a_planted_relaxation_is_recovered_in_order():
             sharing="row",
             padding="CIRCULAR",
             way="lax_conv",
+            kernel_init=normal,
             rngs=nnx.Rngs(1),
         )
         slope = contrast * np.sin(2 * np.pi * np.arange(12) / 12)
@@ -298,7 +299,9 @@ def test_any_flax_function_can_be_measured():
     x = images()
     bare = Bare()
     params = bare.init(jax.random.key(0), x)
-    conv = nnx.Conv(2, 3, (3, 3), padding="CIRCULAR", precision="highest", rngs=nnx.Rngs(0))
+    conv = nnx.Conv(
+        2, 3, (3, 3), padding="CIRCULAR", precision="highest", kernel_init=normal, rngs=nnx.Rngs(0)
+    )
     for function in (lambda x: bare.apply(params, x), conv):
         assert equivariance_error(function, x, SHIFTS).with_borders.values.max() < ROUNDING
         assert lie_error(function, x).relative < ROUNDING

@@ -11,6 +11,7 @@ from lrlc_jax.analysis.probe import at_random_places, position_readout
 from lrlc_jax.analysis.translation import shifted
 from lrlc_jax.errors import InputError
 from lrlc_jax.layers import LRLC, Conv
+from tests.analysis.control import normal
 from tests.layers.examples import random
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -23,7 +24,7 @@ def readout(function, train=TRAIN, test=TEST):
 
 
 def conv(padding):
-    return Conv(1, 16, 3, padding=padding, rngs=nnx.Rngs(0))
+    return Conv(1, 16, 3, padding=padding, kernel_init=normal, rngs=nnx.Rngs(0))
 
 
 def rectified(layer, x):
@@ -59,7 +60,9 @@ def test_a_convolution_on_the_torus_does_not_tell_and_zero_padding_does():
 def test_a_planted_relaxation_is_read_in_order():
     found = []
     for contrast in (0.0, 0.5, 1.5):
-        layer = LRLC(1, 16, 3, input_size=8, rank=2, padding="CIRCULAR", rngs=nnx.Rngs(0))
+        layer = LRLC(
+            1, 16, 3, input_size=8, rank=2, padding="CIRCULAR", kernel_init=normal, rngs=nnx.Rngs(0)
+        )
         slope = contrast * np.linspace(-1, 1, 8)
         layer.weights.row[...] = jnp.asarray(np.stack([slope, -slope], axis=1), jnp.float32)
         found.append(readout(Partial(rectified, layer)))
@@ -71,13 +74,13 @@ def test_a_planted_relaxation_is_read_in_order():
 
 def test_the_test_images_are_not_those_of_the_probe():
     """A probe of many features fits the positions of one image of noise, and learns nothing."""
-    kernel = random(2, 1, 512)
+    kernel = random(2, 1, 128)
 
     def features(x):
         return jnp.cos(50 * x @ kernel)
 
     few = random(3, 1, 8, 8, 1)
-    assert min(readout(features, few, few).r_squared) > 0.8
+    assert min(readout(features, few, few).r_squared) > 0.5
     assert max(readout(features, few).r_squared) < 0.1
 
 
