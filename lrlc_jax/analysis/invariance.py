@@ -527,7 +527,7 @@ def _split(
             smooth translation (:func:`generator`). Each is a pair, for both directions.
         pixels: of the images per position of ``y``.
         margin: of the function.
-        border: as everywhere.
+        border: what moves in at the border of maps.
 
     Returns:
         Tangents at ``y``: the parts of the functions before, the whole and the interior of
