@@ -25,7 +25,7 @@ from lrlc_jax.analysis.translation import BORDERS, shifted, shifts_up_to, smooth
 from lrlc_jax.errors import InputError
 from lrlc_jax.layers import LRLC, CoordConvConfig, LRLCConfig
 from tests.analysis.control import alternating, images, network, normal
-from tests.layers.examples import exhaustive, random
+from tests.layers.examples import exhaustive, random, slow
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -127,7 +127,7 @@ def test_zero_padding_shows_a_band_of_the_width_in_theory():
     "settings",
     [
         exhaustive({"padding": "same"}),
-        {"padding": "same", "blur": True},
+        slow({"padding": "same", "blur": True}),
         exhaustive({"padding": "valid"}),
     ],
     ids=str,
@@ -210,6 +210,7 @@ def test_the_parts_of_the_lie_derivative_add_up_to_the_whole():
     assert alone.error == pytest.approx(found.total)
 
 
+@pytest.mark.slow
 def test_the_lie_derivative_is_the_limit_of_a_difference():
     layer = steps(network(LRLCConfig(at=1, rank=2), padding="same"))["layer1"]
     x, step = images(), 1e-2
@@ -298,7 +299,7 @@ class Bare(linen.Module):
 def test_any_flax_function_can_be_measured():
     x = images()
     bare = Bare()
-    params = bare.init(jax.random.key(0), x)
+    params = {"params": {"Conv_0": {"kernel": random(0, 3, 3, 2, 3), "bias": random(1, 3)}}}
     conv = nnx.Conv(
         2, 3, (3, 3), padding="CIRCULAR", precision="highest", kernel_init=normal, rngs=nnx.Rngs(0)
     )

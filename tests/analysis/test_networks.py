@@ -16,7 +16,7 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 SETTINGS = [
     exhaustive({}),
-    {"batch_norm": False, "pooling": "max"},
+    exhaustive({"batch_norm": False, "pooling": "max"}),
     {"strides": [1, 2, 1], "blur": True, "pooling": "flatten"},
 ]
 
