@@ -13,7 +13,7 @@ from lrlc_jax.layers import BatchNorm, ConvConfig, InputDependentLRLCConfig, LRL
 from lrlc_jax.layers.ops import product
 from lrlc_jax.networks import NetworkConfig, NetworkFactory, apply, split
 from tests.experiments.examples import example
-from tests.layers.examples import random, randomize, slow
+from tests.layers.examples import random, randomize
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -94,11 +94,14 @@ def close(found, expected, rtol):
         np.testing.assert_allclose(one, other, rtol=rtol, atol=rtol * scale)
 
 
+OTHERS = [
+    (LRLCConfig(at="all", rank=2), {}, 1e-4),
+    (LRLCConfig(at=3, rank=2), {"precision": "bfloat16_products"}, 1e-2),
+    (LRLCConfig(at=3, rank=2), {"precision": "bfloat16"}, 1e-1),
+]
 CASES = [
     (InputDependentLRLCConfig(at=3, rank=2), {}, 1e-4),
-    slow(LRLCConfig(at="all", rank=2), {}, 1e-4),
-    slow(LRLCConfig(at=3, rank=2), {"precision": "bfloat16_products"}, 1e-2),
-    slow(LRLCConfig(at=3, rank=2), {"precision": "bfloat16"}, 1e-1),
+    *(pytest.param(*case, marks=pytest.mark.slow) for case in OTHERS),
 ]
 
 
