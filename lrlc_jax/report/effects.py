@@ -1,7 +1,7 @@
 """Effect of one setting: pairs of runs on record that differ in nothing else."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from lrlc_jax.experiments.differences import Difference, Sample, difference
@@ -70,6 +70,11 @@ def effects_of(records: Records) -> list[Effect]:
     """All pairs, by name of the setting."""
     pairs = [pair for run in records.runs.values() for pair in pairs_of(run, records.runs)]
     return sorted(pairs, key=lambda one: (one.setting, str(one.value), one.other.first.file_name))
+
+
+def runs_in(effects: Iterable[Effect]) -> set[str]:
+    """Identities of the runs in pairs."""
+    return {run.identity for one in effects for run in (one.run, one.other)}
 
 
 def pairs_of(run: Run, runs: Mapping[str, Run]) -> Iterator[Effect]:

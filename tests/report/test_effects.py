@@ -6,9 +6,11 @@ import pathlib
 import pytest
 
 from lrlc_jax.data.dataset import DatasetConfig
+from lrlc_jax.experiments.config import StudyConfig
 from lrlc_jax.experiments.record import group
 from lrlc_jax.networks import NetworkConfig
-from lrlc_jax.report.effects import effects_of, effects_table
+from lrlc_jax.report.effects import effects_of, effects_table, runs_in
+from lrlc_jax.report.results import shown, study_results
 from lrlc_jax.report.tables import FIDELITY, formats
 from lrlc_jax.training.train import ProtocolConfig
 from tests.experiments.examples import example
@@ -85,6 +87,20 @@ def test_the_difference_is_the_value_less_the_default():
     assert (line["value"], line["default"]) == ("random", "constant")
     assert table.caption[-1] == FIDELITY
     assert all(FIDELITY in text for ending, text in formats(table).items() if ending != "csv")
+
+
+def test_an_incomplete_table_is_hidden_if_the_effects_have_its_runs():
+    study = StudyConfig(name="two", runs=[{"layer": "conv"}, {"layer": "lrlc", "rank": 4}])
+    changed = with_protocol(example(), adam_epsilon=1e-7)
+    records = [example(), example("conv"), changed]
+    all_runs = group((pathlib.Path(str(n)), record) for n, record in enumerate(records))
+    elsewhere = runs_in(effects_of(all_runs))
+    assert elsewhere == {example().identity, changed.identity}
+    tables = study_results(study, all_runs)
+    whole, part = sorted(tables, key=lambda one: len(one.problems))
+    assert shown(tables) == [whole, part]
+    assert shown(tables, elsewhere=elsewhere) == [whole]
+    assert shown(tables, {"two": part.cell_of_run.keys()}, elsewhere) == [whole, part]
 
 
 def test_failed_seeds_have_no_difference():
