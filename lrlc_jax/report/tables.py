@@ -68,7 +68,8 @@ class Table:
     alignment: str = ""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "caption", (*self.caption, FIDELITY))
+        others = [sentence for sentence in self.caption if sentence != FIDELITY]  # of a copy
+        object.__setattr__(self, "caption", (*others, FIDELITY))
 
 
 StudyTable = Callable[[StudyResults], Table]
