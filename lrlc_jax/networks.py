@@ -48,7 +48,12 @@ COMPUTATION: dict[str, tuple[jax.typing.DTypeLike | None, Precision]] = {
 
 @dataclasses.dataclass
 class NetworkConfig(Schema):
-    """The network around the layer under study; the defaults are those of the paper."""
+    """The network around the layer under study; the defaults are those of the paper.
+
+    ``batch_norm_group`` normalises each group of so many consecutive images of a batch by its own
+    statistics in training (:class:`BatchNorm`), as TPU cores with so many images do without
+    synchronisation. By default the whole batch is one group.
+    """
 
     SECTION: ClassVar[str] = "network"
 
@@ -59,6 +64,7 @@ class NetworkConfig(Schema):
     pooling: str = word("average", "max", "flatten")
     blur: bool = False
     batch_norm: bool = True
+    batch_norm_group: int | None = whole(None)
     precision: str = word(*COMPUTATION)
 
     def kernel_sizes(self) -> list[int]:
@@ -71,8 +77,13 @@ class NetworkConfig(Schema):
         return super().canonical() | {"kernel_size": self.kernel_sizes()}
 
     def check(self) -> None:
-        """Also require one kernel size and one stride of at least 1 for each layer."""
+        """Also require batch normalisation for groups, and a kernel size and stride per layer."""
         super().check()
+        if self.batch_norm_group is not None and not self.batch_norm:
+            raise InputError(
+                f"network.batch_norm_group is {self.batch_norm_group} and network.batch_norm is "
+                "false; groups are for batch normalisation: leave one of them out."
+            )
         for name, values in ("kernel_size", self.kernel_sizes()), ("strides", self.strides):
             if len(values) != DEPTH:
                 raise InputError(
@@ -151,7 +162,7 @@ class Network(nnx.Module):
             layers.append(config.build(site, rngs))
             size, channels = layers[-1].positions(), layers[-1].out_features
             if network.batch_norm:
-                norms.append(BatchNorm(channels))
+                norms.append(BatchNorm(channels, group=network.batch_norm_group))
             if network.blur:
                 subsampling.append(strides)
                 size = blur_window(size, strides).positions
@@ -175,11 +186,26 @@ class Network(nnx.Module):
         for position, layer in enumerate(self.layers):
             x = layer(x, activation)
             activation = self.activation(position, x, train=train)
-            if self.subsampling and self.subsampling[position] != (1, 1):
-                x, activation = blur_downsample(activation(x), self.subsampling[position]), identity
+            if not self.fuses(position):
+                x, activation = activation(x), identity
+            if self.blurs(position):
+                x = blur_downsample(x, self.subsampling[position])
         # Pooling in the type of the parameters: a bfloat16 sum over all positions loses digits.
         x = activation(x).astype(self.classifier.kernel.dtype)
         return self.classifier(pool(x, self.pooling))
+
+    def blurs(self, position: int) -> bool:
+        """Whether a blur and subsampling follow a layer."""
+        return bool(self.subsampling) and self.subsampling[position] != (1, 1)
+
+    def fuses(self, position: int) -> bool:
+        """Whether the next layer applies the normalisation and ReLU of a layer to its input.
+
+        Not with groups of batch normalisation: micro-batches and GPU kernels take one factor for
+        all examples.
+        """
+        grouped = bool(self.norms) and self.norms[position].group is not None
+        return not grouped and not self.blurs(position)
 
     def activation(self, position: int, x: jax.Array, *, train: bool) -> Elementwise:
         """The normalisation and ReLU of a layer, for its output ``x``."""

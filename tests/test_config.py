@@ -91,6 +91,7 @@ def test_the_papers_network_and_protocol_are_the_papers():
         "pooling": "average",
         "blur": False,
         "batch_norm": True,
+        "batch_norm_group": None,
         "precision": "float32",
     }
     assert composed("protocol=paper").protocol == PAPER_PROTOCOL
@@ -125,6 +126,13 @@ def test_the_papers_network_and_protocol_are_the_papers():
         ({"network": {"strides": [2, 2]}}, "network.strides is .2, 2.; give 3 numbers"),
         ({"network": {"strides": [2, 2, 0]}}, "network.strides is 0"),
         ({"network": {"channels": 0}}, "network.channels is 0"),
+        ({"network": {"batch_norm_group": 0}}, "network.batch_norm_group is 0"),
+        ({"network": {"batch_norm_group": 5, "batch_norm": False}}, "batch_norm is false"),
+        ({"network": {"batch_norm_group": 8}}, "batch_size, which is 50"),
+        (
+            {"network": {"batch_norm_group": 10}, "protocol": {"data_parallel": 2}},
+            "batch_size / protocol.data_parallel, which is 25",
+        ),
         ({"layer": {"name": "lrlc", "rank": "many"}}, r"layer\.rank"),
         ({"layer": {"name": "lrlc", "at": 0}}, "layer.at is 0"),
         ({"layer": {"name": "lrlc", "at": []}}, r"layer.at is \[\]"),

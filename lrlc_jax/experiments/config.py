@@ -90,6 +90,18 @@ class Config(RunConfig):
     tracker: TrackerConfig = dataclasses.field(default_factory=TrackerConfig)
     checkpoint: CheckpointConfig = dataclasses.field(default_factory=CheckpointConfig)
 
+    def check(self) -> None:
+        """Also refuse groups of batch normalisation that do not divide a device's images."""
+        super().check()
+        group, protocol = self.network.batch_norm_group, self.protocol
+        share = protocol.batch_size // protocol.data_parallel
+        if group is not None and share % group:
+            part = " / protocol.data_parallel" if protocol.data_parallel > 1 else ""
+            raise InputError(
+                f"network.batch_norm_group is {group}; it must divide protocol.batch_size{part}, "
+                f"which is {share}."
+            )
+
 
 @dataclasses.dataclass
 class StudyConfig(Schema):
@@ -195,4 +207,6 @@ def parse(values: Mapping[str, Any]) -> Config:
     top = typed(RunConfig, {name: value for name, value in values.items() if name in run})
     sections = {name: typed(kind, values.get(name, {}), name) for name, kind in SECTIONS.items()}
     layer = layer_config(values.get("layer", {"name": "conv"}))
-    return Config(**vars(top), **sections, layer=layer)  # type: ignore[arg-type]
+    config = Config(**vars(top), **sections, layer=layer)  # type: ignore[arg-type]
+    config.check()
+    return config

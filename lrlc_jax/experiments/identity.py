@@ -61,24 +61,30 @@ def changed(run: Mapping[str, Any]) -> dict[str, Any]:
 
     Names and data are always included.
     """
-    defaults: dict[str, Mapping[str, Any]] = {
+    default = defaults(run)
+    return {
+        section: {
+            name: value
+            for name, value in values.items()
+            if name not in default[section] or value != default[section][name]
+        }
+        if section in default
+        else values
+        for section, values in run.items()
+    }
+
+
+def defaults(run: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """The defaults of a run's settings by section, without names and data."""
+    found: dict[str, Mapping[str, Any]] = {
         "dataset": unchanged(),
         "network": SECTIONS["network"]().canonical(),
         "protocol": SECTIONS["protocol"]().canonical(),
     }
     layer = run.get("layer", {}).get("name")
     if layer in LAYERS:
-        defaults["layer"] = {k: v for k, v in LAYERS[layer]().canonical().items() if k != "name"}
-    return {
-        section: {
-            name: value
-            for name, value in values.items()
-            if name not in defaults[section] or value != defaults[section][name]
-        }
-        if section in defaults
-        else values
-        for section, values in run.items()
-    }
+        found["layer"] = {k: v for k, v in LAYERS[layer]().canonical().items() if k != "name"}
+    return found
 
 
 def hashed(values: Mapping[str, Any]) -> str:

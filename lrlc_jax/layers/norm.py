@@ -22,8 +22,13 @@ class BatchNorm(nnx.Module):
         num_features: channels.
         momentum: weight of the old moving statistics in an update.
         epsilon: added to the variance.
+        group: in training, normalise each group of this many consecutive examples by its own
+            statistics, like devices that do not exchange theirs. The moving statistics take the
+            means over the groups of the groups' means and unbiased variances. None: all examples
+            are one group.
         axis_name: axis of the devices that share a batch in equal parts, under
-            :func:`jax.shard_map`. All normalise by the statistics of the whole batch.
+            :func:`jax.shard_map`. Without ``group`` all normalise by the statistics of the whole
+            batch.
     """
 
     def __init__(
@@ -32,11 +37,13 @@ class BatchNorm(nnx.Module):
         *,
         momentum: float = 0.9,
         epsilon: float = 1e-5,
+        group: int | None = None,
         axis_name: str | None = None,
         param_dtype: jax.typing.DTypeLike = jnp.float32,
     ) -> None:
         self.momentum = momentum
         self.epsilon = epsilon
+        self.group = group
         self.axis_name = axis_name
         self.scale = nnx.Param(jnp.ones((num_features,), param_dtype))
         self.bias = nnx.Param(jnp.zeros((num_features,), param_dtype))
@@ -50,38 +57,64 @@ class BatchNorm(nnx.Module):
         """
         x = floating(x)
         affine = self.statistics(x, use_running_average=use_running_average)
-        factor, shift = (jnp.expand_dims(each, range(x.ndim - 1)) for each in affine)
+        factor, shift = (jnp.expand_dims(each, range(x.ndim - each.ndim)) for each in affine)
         return x * factor.astype(x.dtype) + shift.astype(x.dtype)
 
     def statistics(self, x: jax.Array, *, use_running_average: bool) -> tuple[jax.Array, jax.Array]:
-        """Factor and shift of each channel that normalise ``x``.
+        """Factor and shift of each channel ``(num_features,)`` that normalise ``x``.
 
-        Training updates the moving statistics.
+        Training updates the moving statistics. With groups it returns those of each example,
+        ``(batch, 1, ..., num_features)``.
+
+        Raises:
+            ValueError: if ``group`` does not divide the batch.
         """
-        axes = tuple(range(x.ndim - 1))
         if use_running_average:
-            mean, var = self.mean[...], self.var[...]
-        else:
-            values = x.astype(self.mean.dtype)
-            mean = jnp.mean(values, axis=axes)
-            square = jnp.mean(jnp.square(values), axis=axes)
-            count = x.size // x.shape[-1]
-            if self.axis_name is not None:
-                mean, square = jax.lax.pmean((mean, square), self.axis_name)
-                count *= jax.lax.axis_size(self.axis_name)
-            # Variance from the two moments. The mean of squared differences would store the
-            # differences for the backward pass, which took longer than all the rest.
-            var = jnp.maximum(square - jnp.square(mean), 0)
-            unbiased = var * (count / max(count - 1, 1))
-            keep = self.momentum
-            self.mean[...] = keep * self.mean[...] + (1 - keep) * jax.lax.stop_gradient(mean)
-            self.var[...] = keep * self.var[...] + (1 - keep) * jax.lax.stop_gradient(unbiased)
-        return self.affine(mean, var)
+            return self.affine(self.mean[...], self.var[...])
+        values = x.astype(self.mean.dtype)
+        if self.group is not None:
+            if len(x) % self.group:
+                raise ValueError(f"group is {self.group}; it must divide the batch of {len(x)}")
+            values = values.reshape(-1, self.group, *x.shape[1:])
+        axes = tuple(range(values.ndim - x.ndim, values.ndim - 1))
+        mean = jnp.mean(values, axis=axes)
+        square = jnp.mean(jnp.square(values), axis=axes)
+        count = values.size // mean.size
+        if self.axis_name is not None and self.group is None:
+            mean, square = jax.lax.pmean((mean, square), self.axis_name)
+            count *= jax.lax.axis_size(self.axis_name)
+        # Variance from the two moments. The mean of squared differences would store the
+        # differences for the backward pass, which took longer than all the rest.
+        var = jnp.maximum(square - jnp.square(mean), 0)
+        unbiased = var * (count / max(count - 1, 1))
+        affine = self.affine(mean, var)
+        if self.group is None:
+            self.update(mean, unbiased)
+            return affine
+        moments = jnp.mean(mean, axis=0), jnp.mean(unbiased, axis=0)
+        self.update(*(jax.lax.pmean(moments, self.axis_name) if self.axis_name else moments))
+        factor, shift = (
+            jnp.expand_dims(jnp.repeat(each, self.group, axis=0), range(1, x.ndim - 1))
+            for each in affine
+        )
+        return factor, shift
+
+    def update(self, mean: jax.Array, unbiased: jax.Array) -> None:
+        """Move the moving statistics towards those of a batch."""
+        keep = self.momentum
+        self.mean[...] = keep * self.mean[...] + (1 - keep) * jax.lax.stop_gradient(mean)
+        self.var[...] = keep * self.var[...] + (1 - keep) * jax.lax.stop_gradient(unbiased)
 
     def affine(self, mean: jax.Array, var: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Factor and shift of each channel for normalisation by this mean and variance."""
-        factor = self.scale[...] * jax.lax.rsqrt(var + self.epsilon)
-        return factor, self.bias[...] - mean * factor
+        """Factor and shift of each channel for normalisation by this mean and variance.
+
+        Mean and variance are ``(num_features,)``, or ``(groups, num_features)``.
+        """
+        scale, bias = (
+            jnp.expand_dims(each[...], range(mean.ndim - 1)) for each in (self.scale, self.bias)
+        )
+        factor = scale * jax.lax.rsqrt(var + self.epsilon)
+        return factor, bias - mean * factor
 
 
 def fold_batch_norm(layer: PatchLayer, norm: BatchNorm) -> PatchLayer:

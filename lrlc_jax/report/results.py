@@ -243,13 +243,16 @@ def options_of(run: Run) -> dict[str, Any]:
 
 
 def shown(
-    results: Sequence[StudyResults], requested: Mapping[str, Set[str]] | None = None
+    results: Sequence[StudyResults],
+    requested: Mapping[str, Set[str]] | None = None,
+    elsewhere: Set[str] = frozenset(),
 ) -> list[StudyResults]:
     """The results to show: an incomplete table is hidden if fuller tables contain all of its runs.
 
     Studies share runs, so the records of one study also fill parts of other tables. At equal
     fullness, tables with default options take precedence. A command's own tables are always shown;
-    ``requested`` has the identities of its runs by study.
+    ``requested`` has the identities of its runs by study. ``elsewhere`` has those of the runs in
+    other tables, such as that of effects.
     """
 
     def gaps(one: StudyResults) -> tuple[int, bool]:
@@ -257,7 +260,7 @@ def shown(
 
     kept = []
     for one in results:
-        only_here = {*one.known}
+        only_here = {*one.known} - (elsewhere if one.problems else set())
         for other in results:
             if gaps(other) < gaps(one):
                 only_here -= other.cell_of_run.keys()

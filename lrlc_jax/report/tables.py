@@ -25,6 +25,8 @@ from lrlc_jax.report.results import (
 )
 
 EMPTY = "-"
+# The last sentence of every caption.
+FIDELITY = "docs/fidelity.md: what the paper states, what it leaves open, and what we assume."
 FORMULA = ("=", "+", "-", "@")  # first characters of a formula in a spreadsheet
 # Characters with a meaning in LaTeX.
 LATEX = {
@@ -51,7 +53,7 @@ class Table:
 
     Attributes:
         title: in one line.
-        caption: sentences.
+        caption: sentences; ``FIDELITY`` is added.
         header: titles of the columns.
         rows: text of each row.
         values: lines of the CSV file; a missing value is None.
@@ -64,6 +66,10 @@ class Table:
     rows: Sequence[Sequence[str]]
     values: Sequence[Mapping[str, object]] = ()
     alignment: str = ""
+
+    def __post_init__(self) -> None:
+        others = [sentence for sentence in self.caption if sentence != FIDELITY]  # of a copy
+        object.__setattr__(self, "caption", (*others, FIDELITY))
 
 
 StudyTable = Callable[[StudyResults], Table]

@@ -191,11 +191,11 @@ def of_way(factory: NetworkFactory, way: Way, position: int, batch: int) -> floa
         )
     channels = jnp.ones(layer.in_features)
     affine = (channels, channels) if network.norms else None
-    blurred = network.subsampling and network.subsampling[position - 1] != (1, 1)
+    fused = network.fuses(position - 1)
 
     def inner(params: Any, x: jax.Array, affine: Any) -> jax.Array:
         between = AffineRelu(*affine) if affine else jax.nn.relu
-        return loss(params, x, identity if blurred else between)
+        return loss(params, x, between if fused else identity)
 
     def step(values: Any, _: Any) -> Any:
         return moved(values, jax.grad(inner, argnums=(0, 1, 2))(*values))

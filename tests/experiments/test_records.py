@@ -41,6 +41,7 @@ def run_of(**changes):
         {"layer": LRLCConfig(normalization="norm")},
         {"layer": ConvConfig()},
         {"network": NetworkConfig(padding="same")},
+        {"network": NetworkConfig(batch_norm_group=5)},
         {"protocol": ProtocolConfig(epochs=7)},
         {"protocol": ProtocolConfig(adam_epsilon=1e-7)},
         {"protocol": ProtocolConfig(weight_decay=0.1)},

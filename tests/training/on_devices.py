@@ -36,7 +36,7 @@ CASES = {
 
 
 @functools.cache
-def data_and_factory(fresh):
+def data_and_factory(fresh, group=None):
     """120 images of digits; if ``fresh``, at new places in noise in each epoch."""
     places = {"translate": 10, "translate_train": "fresh"} if fresh else {}
     dataset = load(DatasetConfig(train_size=120, **places))
@@ -44,7 +44,7 @@ def data_and_factory(fresh):
         dataset.image_shape,
         dataset.num_classes,
         LRLCConfig(at=3, rank=2),
-        NetworkConfig(channels=16),
+        NetworkConfig(channels=16, batch_norm_group=group),
     )
     return DeviceData.put(dataset), factory
 
@@ -105,9 +105,9 @@ def moved():
     return {**found, "trained": trained}
 
 
-def first_step(data_parallel):
+def first_step(data_parallel, group=None):
     """One step of one seed: the gradient (Adam's first moment), moving statistics, metrics."""
-    data, factory = data_and_factory(False)
+    data, factory = data_and_factory(False, group)
     graphdef, _, _ = split(factory(nnx.Rngs(0)))
     layout = lay_out(1, data_parallel)
     axis = layout.batch_axis
@@ -171,7 +171,8 @@ def programs():
 def main():
     found = {name: histories(name) for name in CASES}
     found |= {"moved": moved(), "layouts": layouts(), "programs": programs()}
-    found["first steps"] = [first_step(parts) for parts in (1, 4)]
+    for name, group in ("first steps", None), ("first steps in groups", 5):
+        found[name] = [first_step(parts, group) for parts in (1, 4)]
     print(json.dumps(found))
 
 

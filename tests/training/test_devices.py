@@ -72,8 +72,9 @@ def test_devices_that_share_a_batch_have_the_values_of_one_within_rounding(found
 
 
 @pytest.mark.slow
-def test_a_shared_batch_has_the_gradient_and_the_statistics_of_the_whole(found):
-    alone, shared = found["first steps"]
+@pytest.mark.parametrize("case", ["first steps", "first steps in groups"])
+def test_a_shared_batch_has_the_gradient_and_the_statistics_of_the_whole(found, case):
+    alone, shared = found[case]
     assert shared["accuracy"] == alone["accuracy"]
     for name in ("gradient", "statistics", "loss"):
         scale = np.abs(alone[name]).max()

@@ -14,7 +14,8 @@ class AffineRelu:
     As an object, not a closure, a GPU kernel can apply it where it reads the images.
 
     Attributes:
-        factor: of each channel ``(channels,)``; likewise ``shift``.
+        factor: of each channel ``(channels,)``, or of each channel of each example
+            ``(batch, 1, 1, channels)``; likewise ``shift``.
     """
 
     factor: jax.Array
@@ -23,7 +24,7 @@ class AffineRelu:
     def __call__(self, x: jax.Array) -> jax.Array:
         """The function of ``x`` ``(..., channels)``, in its type."""
         factor, shift = (
-            jnp.expand_dims(each, range(x.ndim - 1)).astype(x.dtype)
+            jnp.expand_dims(each, range(x.ndim - each.ndim)).astype(x.dtype)
             for each in (self.factor, self.shift)
         )
         return jax.nn.relu(x * factor + shift)
