@@ -14,6 +14,7 @@ from lrlc_jax.files import write_atomically
 from lrlc_jax.progress import counted, one_line
 from lrlc_jax.report import contrasts, figures, tables  # noqa: F401 (contrasts registers a table)
 from lrlc_jax.report.beside import tables_beside
+from lrlc_jax.report.effects import effects_of, effects_table, runs_in
 from lrlc_jax.report.page import page
 from lrlc_jax.report.results import (
     Cell,
@@ -95,7 +96,9 @@ def build(
     requested: dict[str, set[str]] = {}
     for entry in entries:
         requested.setdefault(entry.study.name, set()).add(entry.job.identity)
-    kept = shown([one for study in studies for one in study_results(study, records)], requested)
+    pairs = runs_in(effects_of(records))
+    results = [one for study in studies for one in study_results(study, records)]
+    kept = shown(results, requested, pairs)
     report = Report(
         tables={},
         beside={},
@@ -122,8 +125,10 @@ def build(
 
     judged: list[Verdict] = []
     if TABLES in parts or PAGE in parts:  # all are made before the first is written
-        judged = verdicts(records)
+        judged = verdicts(records, pairs)
         report.beside.update(tables_beside(records), claims=claims_table(judged))
+        effects = effects_table(records)
+        report.beside.update({"effects": effects} if effects.rows else {})
         found = {
             f"{one.name}-{function}": tables.TABLES[function](one)
             for one in kept

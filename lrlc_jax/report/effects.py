@@ -7,7 +7,7 @@ from typing import Any
 from lrlc_jax.experiments.differences import Difference, Sample, difference
 from lrlc_jax.experiments.identity import changed, defaults, identity, layer_of
 from lrlc_jax.experiments.record import Records, Run
-from lrlc_jax.report.results import labels, test_sample
+from lrlc_jax.report.results import labels, sample
 from lrlc_jax.report.tables import EMPTY, Table
 
 HEADER = (
@@ -38,7 +38,7 @@ class Effect:
         """Test accuracies with the value and with the default; None if seeds failed."""
         if self.run.failed or self.other.failed:
             return None
-        return test_sample(self.run), test_sample(self.other)
+        return sample(self.run), sample(self.other)
 
     @property
     def found(self) -> Difference | None:
@@ -123,9 +123,9 @@ def accuracy(run: Run) -> str:
     """Test accuracy with the number of seeds, or the failed seeds."""
     if run.failed:
         return f"FAILED seeds: {', '.join(run.failed)}"
-    sample = test_sample(run)
-    error = "" if sample.error is None else f" ± {sample.error:.2f}"
-    return f"{sample.mean:.2f}{error} (n = {sample.seeds})"
+    found = sample(run)
+    error = "" if found.error is None else f" ± {found.error:.2f}"
+    return f"{found.mean:.2f}{error} (n = {found.seeds})"
 
 
 def values(one: Effect) -> dict[str, object]:

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any
 
 import yaml
@@ -151,10 +151,17 @@ def row_name(side: Mapping[str, Any]) -> str:
     return layer_config({"name": side["layer"], **options}).row
 
 
-def verdicts(records: Records) -> list[Verdict]:
-    """The verdict on each claim for each setting with a run that decides a part of it."""
+def verdicts(records: Records, elsewhere: Set[str] = frozenset()) -> list[Verdict]:
+    """The verdict on each claim for each setting with a run that decides a part of it.
+
+    A setting of one or two rows whose runs are all in other tables (``elsewhere``, by identity) is
+    left to them.
+    """
     tables, found = settings_in(records), []
     for setting, rows in tables:
+        runs = {cell.identity for row in rows.values() for cell in row.cells}
+        if len(rows) <= 2 and runs <= elsewhere:
+            continue
         dataset = slug(setting)
         compare = [
             (claim, names, counterpart(rows, claim.against, tables) if claim.against else rows)
