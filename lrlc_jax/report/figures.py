@@ -376,7 +376,7 @@ def as_point(axes: Axes, row: Row, place: float, mean: Mean, color: str) -> None
     axes.errorbar(place, value, bar, fmt="x", color=color, label=row.name, capsize=2)
 
 
-@figure_style({"svg.hashsalt": ""})  # as published figures were drawn
+@figure_style({"svg.hashsalt": "", "svg.fonttype": "none"})  # text of an SVG stays text
 def saved(figure: Figure, form: str, **metadata: None) -> bytes:
     """The figure in a file format; without ``metadata`` equal figures have equal bytes."""
     if figure.get_layout_engine() is not None:  # the first format lays out all of them
