@@ -180,11 +180,16 @@ def frequencies(row: Row, replicates: Replicates) -> tuple[tuple[float, int | No
 
 def rank_frequencies(row: Row, ranks: Container[int | None]) -> dict[int, float]:
     """How often each of some ranks of a row is chosen in the bootstrap; empty if it is unknown."""
-    limited = dataclasses.replace(row, cells=tuple(c for c in row.cells if c.rank in ranks))
-    drawn = replicates_of([limited])
+    few = limited(row, ranks)
+    drawn = replicates_of([few])
     if row.name not in drawn:
         return {}
-    return {rank: share for share, rank in frequencies(limited, drawn[row.name]) if rank}
+    return {rank: share for share, rank in frequencies(few, drawn[row.name]) if rank}
+
+
+def limited(row: Row, ranks: Container[int | None]) -> Row:
+    """A row with some of its ranks."""
+    return Row(row.name, tuple(cell for cell in row.cells if cell.rank in ranks))
 
 
 def text(one: Contrast) -> list[str]:

@@ -24,7 +24,7 @@ from lrlc_jax.experiments.record import Records, Run
 from lrlc_jax.experiments.statistics import holm
 from lrlc_jax.layers import RankedLayerConfig
 from lrlc_jax.report import paper
-from lrlc_jax.report.contrasts import rank_frequencies
+from lrlc_jax.report.contrasts import limited, rank_frequencies
 from lrlc_jax.report.results import Cell, Row, labels, rows_of, sample, setting_of
 from lrlc_jax.report.tables import Table
 
@@ -246,8 +246,14 @@ def counterpart(
 def compared(
     kind: str, names: tuple[str, ...], first: Mapping[str, Row], second: Mapping[str, Row]
 ) -> Part:
-    """A comparison of rows at their chosen ranks, without correction and verdict."""
+    """A comparison of rows at their chosen ranks, without correction and verdict.
+
+    Rows of the same layer, with other options or other data, are compared at their common ranks. A
+    run that is in both rows (LRLC of rank 1 has no combining weights) does not count.
+    """
     rows = [table.get(name) for name, table in zip(names, (first, second), strict=False)]
+    if kind not in (LOWER, HIGH) and rows[0] and rows[1]:
+        rows = list(apart(rows[0], rows[1]))
     cells = [row.chosen for row in rows if row and row.chosen]
     runs = [cell.run for cell in cells if cell.run]
     if len(runs) < len(names):
@@ -269,6 +275,17 @@ def compared(
         return dataclasses.replace(part, found=dataclasses.replace(found, p=None))
     samples = sample(runs[0]), sample(runs[1])
     return dataclasses.replace(part, found=difference(*samples), deviation=pooled(*samples))
+
+
+def apart(one: Row, other: Row) -> tuple[Row, Row]:
+    """Rows of the same layer, limited to the ranks at which both have a run of their own."""
+    if one.cells[0].layer.name != other.cells[0].layer.name:
+        return one, other
+    own = [
+        {cell.rank for cell in row.cells if cell.identity not in {c.identity for c in rest.cells}}
+        for row, rest in ((one, other), (other, one))
+    ]
+    return limited(one, own[0] & own[1]), limited(other, own[0] & own[1])
 
 
 def with_ranks(part: Part, one: Row, other: Row) -> Part:

@@ -199,6 +199,17 @@ def test_each_claim_says_what_is_not_run_and_the_command_runs_its_rows():
     assert all(claim.text in text for claim in claims())
 
 
+def test_a_run_is_not_compared_with_itself():
+    """LRLC of rank 1 has no combining weights, so that their start cannot matter there."""
+    best = ({"name": "spatial_bias"}, 0.99, 10)
+    constant, random = {"name": "lrlc"}, {"name": "lrlc", "weights_init": "random"}
+    (part,) = judged(best, (constant, 0.98, 10), (random, 0.97, 10))["start"].parts
+    assert (part.ranks, part.verdict) == ((4, 4), FAILS)
+    assert part.found.value == pytest.approx(1, abs=0.1)
+    unlike = judged(best, ({**constant, "rank": 2}, 0.98, 10), (random, 0.97, 10))
+    assert "start" not in unlike  # no common rank
+
+
 def test_power_is_that_of_the_seeds_on_record():
     def detectable(count):
         few = [({"name": "lrlc"}, 0.9951, count), ({"name": "coord_conv"}, 0.9949, count)]
