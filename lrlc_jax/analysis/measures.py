@@ -8,6 +8,7 @@ import jax
 import numpy as np
 from numpy.typing import NDArray
 
+from lrlc_jax.analysis.translation import BORDERS, Border
 from lrlc_jax.networks import Network
 
 Value: TypeAlias = float | list[Any] | NDArray[np.floating[Any]]
@@ -19,14 +20,13 @@ class Options:
 
     Attributes:
         largest_shift: of the images, down and to the right, in pixels.
-        border: what a shift moves in at the border: ``wrap`` the pixels from the other side (the
-            image is a torus), ``zeros`` zeros, ``edge`` the pixels of the border.
+        border: what a shift moves in at the border (:func:`.translation.shifted`).
         batch: images in memory at a time.
         seed: of random numbers.
     """
 
     largest_shift: int = 2
-    border: str = "wrap"
+    border: Border = BORDERS[0]
     batch: int = 128
     seed: int = 0
 
