@@ -409,10 +409,12 @@ def combining_weights(
     """Combining weights of each LRLC layer as maps, ``layerN`` for position N of the network.
 
     ``(rows, cols, K)``; for weights that depend on the input ``(images, rows, cols, K)``, of the
-    first images.
+    first images, and ``images`` has these.
     """
     del labels, options
     found: dict[str, Value] = {}
+    if any(depends_on_input(layer) for layer in network.layers):
+        found["images"] = np.asarray(images[:SHOWN_IMAGES])
     for name, layer, x in named_layers(network, images[:SHOWN_IMAGES]):
         if isinstance(layer, LRLC):
             weights, _ = banks(layer, x)
