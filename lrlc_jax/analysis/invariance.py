@@ -37,6 +37,8 @@ Floats: TypeAlias = NDArray[np.float64]
 BATCH = 128  # images at a time
 DIRECTIONS = ((1.0, 0.0), (0.0, 1.0))  # down, to the right
 
+UNSHIFTED = np.zeros(2, np.int32)
+
 
 @dataclasses.dataclass(frozen=True)
 class OverShifts:
@@ -171,11 +173,9 @@ def consistency(
     function = as_map(function)
     agreeing, kept = 0, np.zeros(len(shifts))
     for part in batches(images, batch):
-        base = np.asarray(_class(function, part, np.zeros(2, np.int32), border))
-        classes = np.stack(
-            [base, *(np.asarray(_class(function, part, by, border)) for by in shifts)]
-        )
-        kept += (classes[1:] == base).sum(axis=1)
+        logits = [features_of(function, part, by, border) for by in (UNSHIFTED, *shifts)]
+        classes = np.stack([np.asarray(each).argmax(axis=-1) for each in logits])
+        kept += (classes[1:] == classes[0]).sum(axis=1)
         for number in np.unique(classes):
             votes = (classes == number).sum(axis=0)
             agreeing += int((votes * (votes - 1)).sum())
@@ -214,16 +214,15 @@ def equivariance_error(
     moved = in_positions(shifts, stride)
     sums = np.zeros((len(shifts), 4))
     for part in batches(images, batch):
-        features = features_of(function, part)
+        features = features_of(function, part, UNSHIFTED, border)
         if features.ndim != 4:
             raise InputError(
                 f"The function has outputs of shape {features.shape}; an equivariance error needs "
                 "(n, rows, cols, features). For vectors there is invariance_error."
             )
-        for index, pair in enumerate(zip(shifts, moved, strict=True)):
-            sums[index] += np.asarray(
-                _squares(function, part, features, *pair, np.asarray(margin), border)
-            )
+        for index, (by, to) in enumerate(zip(shifts, moved, strict=True)):
+            output = features_of(function, part, by, border)
+            sums[index] += np.asarray(_squares(output, features, to, np.asarray(margin), border))
     error, norm, error_inside, norm_inside = sums.T
     return EquivarianceError(
         OverShifts(shifts, ratio(error, norm)),
@@ -251,9 +250,10 @@ def invariance_error(
     function = as_map(function)
     error, norm = np.zeros(len(shifts)), 0.0
     for part in batches(images, batch):
-        features = features_of(function, part)
+        features = features_of(function, part, UNSHIFTED, border)
         norm += float(_square(features))
-        error += [float(_square(_change(function, part, features, by, border))) for by in shifts]
+        changes = (features_of(function, part, by, border) - features for by in shifts)
+        error += [float(_square(change)) for change in changes]
     return OverShifts(shifts, ratio(error, np.full_like(error, norm)))
 
 
@@ -284,10 +284,10 @@ def sensitivity_map(
     function = as_map(function)
     distances, outputs = np.zeros(len(shifts)), []
     for part in batches(images, batch):
-        features = features_of(function, part)
+        features = features_of(function, part, UNSHIFTED, border)
         outputs.append(np.asarray(features, np.float32).reshape(len(part), -1))
         for index, by in enumerate(shifts):
-            change = _change(function, part, features, by, border)
+            change = features_of(function, part, by, border) - features
             change = np.asarray(change, np.float64).reshape(len(part), -1)
             distances[index] += np.linalg.norm(change, axis=1).sum()
     output = np.concatenate(outputs)
@@ -391,18 +391,27 @@ def layerwise_lie_errors(
     maps = tuple(as_map(function) for function in functions)
     own = tuple(strides or [(1, 1)] * len(maps))
     edges = tuple(margins or [(0, 0)] * len(maps))
-    local, pushed, total, size = np.zeros((len(maps), 4)), np.zeros((len(maps), 2)), 0.0, 0
-    for part in batches(images, batch):
-        found = _layerwise(maps, part, own, edges, border)
-        of_each, of_output, whole, size = jax.tree.map(np.asarray, found)
-        local, pushed, total = local + of_each, pushed + of_output, total + float(whole)
-    count = len(images) * len(DIRECTIONS) * int(size)
+    local, ends, total = np.zeros((len(maps), 4)), np.zeros((len(maps), 2)), 0.0
+    for x in batches(images, batch):
+        y, pixels = x, np.ones(2, np.float32)
+        moving = generator(x, pixels, border)
+        parts = moving[:0]  # whole and interior of each function so far, both directions each
+        for index, (function, stride, margin) in enumerate(zip(maps, own, edges, strict=True)):
+            # L f(x) = J D x - D f(x), with the derivative D of the smooth translation.
+            y, pushed = _pushed(function, y, jnp.concatenate([parts, moving]))
+            pixels = pixels * np.array(stride, np.float32)
+            moving, parts, squares = _split(y, pushed, pixels, margin, border)
+            local[index] += np.asarray(squares)
+        of_each, whole = _ends(parts)
+        ends, total = ends + np.asarray(of_each), total + float(whole)
+    values = y.size // len(y)
+    count = len(images) * len(DIRECTIONS) * values
     error, norm, error_inside, norm_inside = local.T
     return LayerwiseLieErrors(
         relative=ratio(error, norm),
         interior=ratio(error_inside, norm_inside),
-        contributions=pushed[:, 0] / count,
-        interior_contributions=pushed[:, 1] / count,
+        contributions=ends[:, 0] / count,
+        interior_contributions=ends[:, 1] / count,
         total=total / count,
     )
 
@@ -447,38 +456,33 @@ def _size(x: jax.Array) -> Pair:
     return x.shape[1], x.shape[2]
 
 
-@jax.jit
-def features_of(function: Map, images: jax.Array) -> jax.Array:
-    """The output for a batch, compiled; ``function`` is a result of :func:`as_map`."""
-    return function(images)
-
-
 @functools.partial(jax.jit, static_argnames="border")
-def _class(function: Map, images: jax.Array, by: jax.Array, border: Border) -> jax.Array:
-    return jnp.argmax(function(shifted(images, by, border)), axis=-1)
-
-
-@functools.partial(jax.jit, static_argnames="border")
-def _change(
-    function: Map, images: jax.Array, output: jax.Array, by: jax.Array, border: Border
+def features_of(
+    function: Map, images: jax.Array, by: Any = (0, 0), border: Border = BORDERS[0]
 ) -> jax.Array:
-    return function(shifted(images, by, border)) - output
+    """The output for shifted images, by one compiled program for all shifts.
+
+    ``function`` is a result of :func:`as_map`.
+    """
+    return function(shifted(images, by, border))
 
 
 @functools.partial(jax.jit, static_argnames="border")
 def _squares(
-    function: Map,
-    images: jax.Array,
+    output: jax.Array,
     features: jax.Array,
     by: jax.Array,
-    moved: jax.Array,
     margin: jax.Array,
     border: Border,
 ) -> jax.Array:
-    """Sums of squares: error and features over all positions, then over the interior."""
-    expected = shifted(features, moved, border)
-    error = function(shifted(images, by, border)) - expected
-    inside = interior(_size(features), margin, moved)[None, :, :, None]
+    """Sums of squares: error and features over all positions, then over the interior.
+
+    ``output`` are the features of shifted images, ``features`` those of the images, to be moved by
+    ``by`` positions.
+    """
+    expected = shifted(features, by, border)
+    error = output - expected
+    inside = interior(_size(features), margin, by)[None, :, :, None]
     return jnp.stack(
         [
             _square(error),
@@ -489,49 +493,52 @@ def _squares(
     )
 
 
-@functools.partial(jax.jit, static_argnames=("strides", "margins", "border"))
-def _layerwise(
-    functions: tuple[Map, ...],
-    images: jax.Array,
-    strides: tuple[Pair, ...],
-    margins: tuple[Pair, ...],
-    border: Border,
-) -> tuple[jax.Array, jax.Array, jax.Array, int]:
-    """Sums of squares over images and directions, for :func:`layerwise_lie_errors`.
+@jax.jit
+def _pushed(function: Map, x: jax.Array, tangents: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """``f(x)``, and the Jacobian at x times each of the tangents ``(k, *x.shape)``."""
+    y, push = jax.linearize(function, x)
+    return y, jax.vmap(push)(tangents)
+
+
+@functools.partial(jax.jit, static_argnames=("margin", "border"))
+def _split(
+    y: jax.Array, pushed: jax.Array, pixels: jax.Array, margin: Pair, border: Border
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The Lie derivative of a function, whole and in the interior, from ``J D x``.
 
     Returns:
-        ``(L, 4)`` of each function: derivative and output, over all positions and in the interior;
-        ``(L, 2)`` of its parts of the derivative of the output, whole and interior; the sum of the
-        whole; and the number of values of an output.
+        ``D y``; tangents, with ``L f`` and its interior in place of the last, ``J D x``; sums of
+        squares over images and directions ``(4,)``: derivative and output, whole and interior.
     """
-    x, pixels, local = images, np.ones(2), []
-    parts: list[jax.Array] = []  # (directions, whole and interior, ...) of each function so far
-    for function, stride, margin in zip(functions, strides, margins, strict=True):
-        y, push = jax.linearize(function, x)
-        parts = [jax.vmap(jax.vmap(push))(part) for part in parts]
-        derivatives = jnp.stack(
-            [
-                lie_derivative(
-                    function, x, (down / pixels[0], right / pixels[1]), stride=stride, border=border
-                )
-                for down, right in DIRECTIONS
-            ]
-        )
-        inside = jnp.zeros((1, 1), bool)  # a vector has no positions: all may be reached
-        if y.ndim == 4:
-            reached = [edge + 1 for edge in margin]
-            inside = interior(_size(y), reached)[None, :, :, None]
-        inner = jnp.where(inside[None], derivatives, jnp.zeros_like(derivatives))
-        squares = [
-            _square(derivatives),
-            _square(y),
-            _square(inner),
-            _square(jnp.where(inside, y, 0)),
-        ]
-        local.append(jnp.stack(squares) * jnp.array([1, len(DIRECTIONS)] * 2, jnp.float32))
-        parts.append(jnp.stack([derivatives, inner], axis=1))
-        pixels = pixels * np.array(stride)
-        x = y
-    pushed = jnp.stack([jnp.stack([_square(part[:, i]) for i in (0, 1)]) for part in parts])
-    whole = _square(jnp.sum(jnp.stack([part[:, 0] for part in parts]), axis=0))
-    return jnp.stack(local), pushed, whole, x[0].size
+    moving = generator(y, pixels, border)
+    whole = pushed[-len(DIRECTIONS) :] - moving
+    inside = jnp.zeros((1, 1), bool)  # a vector has no positions: all may be reached
+    if y.ndim == 4:
+        inside = interior(_size(y), [edge + 1 for edge in margin])[None, :, :, None]
+    inner = jnp.where(inside[None], whole, jnp.zeros_like(whole))
+    outputs = [_square(y), _square(jnp.where(inside, y, jnp.zeros_like(y)))]
+    both = [len(DIRECTIONS) * output for output in outputs]
+    squares = jnp.stack([_square(whole), both[0], _square(inner), both[1]])
+    return moving, jnp.concatenate([pushed[: -len(DIRECTIONS)], whole, inner]), squares
+
+
+@jax.jit
+def _ends(parts: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Sums of squares of each function's part, whole and interior ``(L, 2)``, and of their sum."""
+    parts = parts.reshape(-1, 2, len(DIRECTIONS), *parts.shape[1:])
+    squares = jnp.square(parts.astype(jnp.float32))
+    return jnp.sum(squares, axis=range(2, parts.ndim)), _square(jnp.sum(parts[:, 0], axis=0))
+
+
+@functools.partial(jax.jit, static_argnames="border")
+def generator(x: jax.Array, pixels: jax.Array, border: Border) -> jax.Array:
+    """``D x = d/dt T_t x`` at t = 0, for each of :data:`DIRECTIONS`: ``(2, *x.shape)``.
+
+    It is the central difference, the derivative of :func:`.translation.smoothly_shifted`.
+    ``pixels`` are those of the images per position of ``x``, rows and columns.
+    """
+    differences = [
+        shifted(x, by, border) - shifted(x, (-by[0], -by[1]), border) for by in ((1, 0), (0, 1))
+    ]
+    sizes = jnp.reshape(2 * pixels, (2,) + (1,) * x.ndim).astype(x.dtype)
+    return jnp.stack(differences) / sizes

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 from lrlc_jax.analysis import invariance as functions
-from lrlc_jax.analysis.invariance import BATCH, OverShifts
+from lrlc_jax.analysis.invariance import Map, OverShifts
 from lrlc_jax.analysis.measures import Options, Value, measure
 from lrlc_jax.analysis.probe import at_random_places
 from lrlc_jax.analysis.probe import position_readout as readout
@@ -178,9 +178,10 @@ def position_readout(
     del labels
     placed = at_random_places(images, options.seed)
     half = len(images) // 2
+    maps: dict[str, Map] = {"image": _pixels, **maps_of(network)}
     found: dict[str, Value] = {}
     for suffix, pixels in (("", images), ("_placed", placed)):
-        for name, part in {"image": _pixels, **maps_of(network)}.items():
+        for name, part in maps.items():
             probe = readout(part, pixels[:half], pixels[half:], batch=options.batch)
             found[f"{name}{suffix}_r2"] = float(np.mean(probe.r_squared))
             found[f"{name}{suffix}_accuracy"] = float(np.mean(probe.accuracy))

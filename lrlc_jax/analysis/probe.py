@@ -7,7 +7,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lrlc_jax.analysis.invariance import BATCH, Floats, Map, Pair, as_map, batches, features_of
+from lrlc_jax.analysis.invariance import (
+    BATCH,
+    UNSHIFTED,
+    Floats,
+    Map,
+    Pair,
+    as_map,
+    batches,
+    features_of,
+)
+from lrlc_jax.analysis.translation import BORDERS
 from lrlc_jax.errors import InputError, not_negative
 
 RIDGE = 1e-3
@@ -101,7 +111,9 @@ def examples(function: Map, images: jax.Array, batch: int) -> Iterator[tuple[Flo
     Targets are row and column between -1 and 1, then the indicators of rows and columns.
     """
     for part in batches(images, batch):
-        features = np.asarray(features_of(function, part).astype(jnp.float32), np.float64)
+        features = np.asarray(
+            features_of(function, part, UNSHIFTED, BORDERS[0]).astype(jnp.float32), np.float64
+        )
         if features.ndim != 4:
             raise InputError(
                 f"The function has outputs of shape {features.shape}; a position read-out needs "
