@@ -255,15 +255,15 @@ def effective_ranks(group: Group) -> Figure | None:
     figure = Figure(figsize=(WIDTH, 4.2 + 0.2 * -(-len(names) // 2)), dpi=200, layout="constrained")
     axes = figure.add_subplot()
     for number, (name, points) in enumerate(names.items()):
-        of_rank, entropy, stable = zip(*points, strict=True)
+        of_rank, entropies, stables = zip(*points, strict=True)
         look: dict[str, Any] = {
             "color": COLORS[number % len(COLORS)],
             "marker": MARKERS[number % len(MARKERS)],
             "ls": "",
             "ms": 5,
         }
-        axes.plot(of_rank, entropy, label=name, **look)
-        axes.plot(of_rank, stable, mfc="white", **look)
+        axes.plot(of_rank, entropies, label=name, **look)
+        axes.plot(of_rank, stables, mfc="white", **look)
     ranks = sorted({point[0] for points in names.values() for point in points})
     axes.plot([1, ranks[-1]], [1, ranks[-1]], color="black", lw=0.8)
     axes.set_yscale("log", base=2)
