@@ -138,10 +138,10 @@ def stable_rank(values: Floats) -> float:
 
 
 def nominal_rank(layer: PatchLayer) -> int:
-    """Largest rank that ``A`` can have: K, 1 of a convolution, or of a locally connected layer.
+    """Largest rank that ``A`` can have: 1 of a convolution, K of LRLC, all of locally connected.
 
-    >>> nominal_rank(LRLC(3, 8, 3, input_size=6, rank=4, rngs=nnx.Rngs(0)))
-    4
+    K, and all positions of a locally connected layer, but no more than the positions or the entries
+    of a filter bank.
     """
     rows, cols = layer.positions()
     size = layer.kernel_size[0] * layer.kernel_size[1] * layer.in_features * layer.out_features
@@ -277,9 +277,9 @@ def compress(
     Raises:
         ValueError: for a rank out of range.
 
-    >>> local = LocallyConnected(3, 8, 3, input_size=6, rngs=nnx.Rngs(0))
+    >>> local = LocallyConnected(1, 4, 2, input_size=3, rngs=nnx.Rngs(0))
     >>> compress(local, 2).bases.shape
-    (2, 3, 3, 3, 8)
+    (2, 2, 2, 1, 4)
     """
     rows, cols, *bank = layer.kernel.shape
     largest = nominal_rank(layer)
