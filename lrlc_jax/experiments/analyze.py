@@ -19,7 +19,6 @@ from flax import nnx
 from numpy.typing import NDArray
 from safetensors import SafetensorError, numpy
 
-import lrlc_jax.analysis
 from lrlc_jax.analysis import filters, networks  # noqa: F401 (they register measures)
 from lrlc_jax.analysis.measures import MEASURES, Options
 from lrlc_jax.analysis.translation import BORDERS
@@ -47,6 +46,8 @@ Arrays: TypeAlias = dict[str, NDArray[Any]]
 Values: TypeAlias = dict[str, list[Any]]  # a value for each seed, by name
 
 SCHEMA = 1
+# Raise it with a change of a measure that changes its values: what is on file is measured again.
+MEASURES_VERSION = 1
 BEFORE, AFTER = STAGES = ("before", "after")  # training
 IMAGES = "images"  # the array of a measure with images of the data set
 LARGEST_ARRAYS = 2**30  # bytes of a file
@@ -102,7 +103,7 @@ class Analysis:
         run, data: of the record.
         final: the record's metrics at the end, of ``seeds``.
         seeds: the seeds whose training did not fail, in the order of every list and array.
-        settings: what all measures depend on: split, number of images, options, code of measures.
+        settings: what all measures depend on: split, number of images, options, version.
         code, machine: provenance.
         measures: ``{measure: {stage: {value: [seed]}}}``; null where a value is not finite.
         arrays: checksums of the files with arrays, by their ending.
@@ -219,15 +220,6 @@ def write(analysis: Analysis, arrays: Arrays) -> Analysis:
     return analysis
 
 
-@functools.cache
-def code_of_measures() -> str:
-    """Hash of the source of all measures; another hash makes what is on file stale."""
-    digest = hashlib.sha256()
-    for path in sorted(pathlib.Path(*lrlc_jax.analysis.__path__).glob("*.py")):
-        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
-    return digest.hexdigest()[:16]
-
-
 def from_words(words: Sequence[str]) -> tuple[list[pathlib.Path], AnalysisConfig, list[str]]:
     """Records, settings, and settings of the data, from the words of a command line.
 
@@ -284,7 +276,7 @@ class Analyzer:
             "split": self.config.split,
             "images": min(self.config.images or size, size),
             **dataclasses.asdict(self.config.options),
-            "measures": code_of_measures(),
+            "version": MEASURES_VERSION,
         }
         analysis, arrays = self.on_file(path, record, settings)
         left = [name for name in self.names if name not in analysis.measures]

@@ -369,7 +369,7 @@ def combining_weights(group: Group) -> Figure | None:
     if not rows:
         return None
     columns = max(array.shape[-1] for _, _, array in rows)
-    size = (max(WIDTH, 1.6 + 0.75 * columns), 0.95 * len(rows) + 0.9)
+    size = (max(WIDTH, 1.8 + 0.75 * columns), 0.95 * len(rows) + 0.9)
     figure = Figure(figsize=size, dpi=200, layout="constrained")
     grid = pictures(figure, len(rows), columns)
     for axes, (analysis, name, array) in zip(grid, rows, strict=True):
@@ -525,6 +525,7 @@ def equivariance_over_shifts(group: Group) -> Figure | None:
     """Equivariance error of each layer against the distance of the shift, a line for each network.
 
     Over all positions; means over the shifts of a distance, and over seeds with standard errors.
+    Dotted: without the positions that a border reaches, the mean over all shifts.
     """
     found = [(each, layers_of(each, "equivariance", "_by_shift")) for each in widest(group)]
     found = [(analysis, maps) for analysis, maps in found if maps]
@@ -535,8 +536,12 @@ def equivariance_over_shifts(group: Group) -> Figure | None:
     figure = Figure(figsize=size, dpi=200, layout="constrained")
     panels = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
     for number, (analysis, maps) in enumerate(found):
-        look = {"color": COLORS[number % len(COLORS)], "marker": MARKERS[number % len(MARKERS)]}
+        color = COLORS[number % len(COLORS)]
+        look = {"color": color, "marker": MARKERS[number % len(MARKERS)]}
         for axes, name in zip(panels, names, strict=True):
+            inside = mean_over_seeds(analysis.values("equivariance", name))
+            if inside:
+                axes.axhline(inside.value, color=color, ls=":", lw=1)
             if name in maps:
                 lines = by_distance(maps[name])
                 points = {d: spread(values) for d, values in lines.items()}
@@ -547,7 +552,8 @@ def equivariance_over_shifts(group: Group) -> Figure | None:
         axes.set_xlabel("shift, pixels")
     panels[0].set_ylabel("equivariance error")
     border = group.first.settings["border"]
-    figure.suptitle(group.title(f"border: {border}"), fontsize=9)
+    line = f"border: {border}; dotted: interior, mean over shifts"
+    figure.suptitle(group.title(line), fontsize=9)
     figure.legend(loc="outside lower center", ncols=2, frameon=False)
     return figure
 
