@@ -69,7 +69,7 @@ class AnalysisConfig(Schema):
     """
 
     measures: list[str] | None = None
-    images: int | None = whole(256)
+    images: int | None = 256
     split: str = word("test", "validation")
     largest_shift: int = whole(Options.largest_shift)
     border: str = word(*BORDERS)
