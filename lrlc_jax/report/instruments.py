@@ -1,4 +1,4 @@
-"""Figures of what analyses measured: relaxation over rank, maps, shifts; no device is needed.
+"""Figures and tables of what analyses measured; no device is needed.
 
 A figure is a function of the analyses of networks that differ only in the layer, with the decorator
 :func:`instrument_figure`. It returns None if there is nothing to draw.
@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 
 from lrlc_jax.data.dataset import data_slug
 from lrlc_jax.data.sources import SOURCES
-from lrlc_jax.experiments.analyze import AFTER, BEFORE, IMAGES, Analysis, read_analyses
+from lrlc_jax.experiments.analyze import AFTER, BEFORE, IMAGES, Analysis, in_a_cell, read_analyses
 from lrlc_jax.experiments.identity import changed, hashed
 from lrlc_jax.experiments.statistics import mean_over_seeds
 from lrlc_jax.layers import (
+    DEPTH,
     LayerConfig,
     LRLCConfig,
     RankedLayerConfig,
@@ -29,6 +30,7 @@ from lrlc_jax.progress import counted, named_seeds
 from lrlc_jax.report.figures import COLORS, MARKERS, WIDTH, figure_style
 from lrlc_jax.report.images import show
 from lrlc_jax.report.results import network_differences, precision
+from lrlc_jax.report.tables import EMPTY, Table
 
 Numbers: TypeAlias = NDArray[np.floating[Any]]
 Points: TypeAlias = dict[int, tuple[float, float]]  # mean and standard error by rank
@@ -122,6 +124,45 @@ def instrument_figures(results_dir: str) -> dict[str, Figure]:
     return found
 
 
+def instrument_tables(results_dir: str) -> dict[str, Table]:
+    """A table of the filter banks for each group of analyses, by file name without extension."""
+    found = groups(read_analyses(results_dir))
+    return {f"{group.name}-filter_banks": filter_banks(group) for group in found}
+
+
+def filter_banks(group: Group) -> Table:
+    """Relaxation and effective rank of each network, before and after training.
+
+    Of a network with several layers under study they are means over these; a convolution has none,
+    and the mean of all.
+    """
+    columns: dict[str, Callable[[Analysis], list[float | None]]] = {
+        "Accuracy, %": accuracy_of,
+        "Relaxation before": lambda one: of_layers(one, "relaxation", stage=BEFORE),
+        "Relaxation after": lambda one: of_layers(one, "relaxation"),
+        "Nominal rank": lambda one: of_layers(one, "effective_rank", "_nominal"),
+        "Entropy rank before": lambda one: of_layers(one, "effective_rank", "_entropy", BEFORE),
+        "Entropy rank after": lambda one: of_layers(one, "effective_rank", "_entropy"),
+        "Stable rank after": lambda one: of_layers(one, "effective_rank", "_stable"),
+    }
+    rows, values = [], []
+    for one in group.analyses:
+        measured = {name: value(one) for name, value in columns.items()}
+        cells = [in_a_cell(column) or EMPTY for column in measured.values()]
+        rows.append([one.layer.label, *cells])
+        for i, seed in enumerate(one.seeds):
+            row = {name: column[i] if column else None for name, column in measured.items()}
+            values.append({"Layer": one.layer.label, "Seed": seed, **row})
+    return Table(
+        title=f"Filter banks: {group.first.data_title}",
+        caption=group.title("Mean ± standard error over seeds.").split("\n"),
+        header=("Layer", *columns),
+        rows=rows,
+        values=values,
+        alignment="l" + "r" * len(columns),
+    )
+
+
 def is_private(group: Group) -> bool:
     """Whether the images of the data must not be passed on."""
     return bool(getattr(SOURCES.get(group.first.run["dataset"]["name"]), "private", False))
@@ -143,14 +184,21 @@ def curve_of(layer: LayerConfig) -> tuple[str, int] | None:
     return (layer.row, layer.rank) if isinstance(layer, RankedLayerConfig) else None
 
 
-def relaxation_of(analysis: Analysis, stage: str = AFTER) -> list[float | None]:
-    """Relaxation by seed, the mean over the positions of the layer under study."""
-    positions = analysis.layer.positions or (1, 2, 3)
-    by_layer = [analysis.values("relaxation", f"layer{p}", stage) for p in positions]
+def of_layers(
+    analysis: Analysis, measure: str, ending: str = "", stage: str = AFTER
+) -> list[float | None]:
+    """A value by seed, the mean over the layers under study, or over all of a convolution."""
+    positions = analysis.layer.positions or range(1, DEPTH + 1)
+    by_layer = [analysis.values(measure, f"layer{p}{ending}", stage) for p in positions]
     return [
         None if None in each else float(np.mean([v for v in each if v is not None]))
         for each in zip(*by_layer, strict=True)
     ]
+
+
+def relaxation_of(analysis: Analysis, stage: str = AFTER) -> list[float | None]:
+    """Relaxation by seed, the mean over the layers under study."""
+    return of_layers(analysis, "relaxation", stage=stage)
 
 
 def accuracy_of(analysis: Analysis) -> list[float | None]:
@@ -250,7 +298,7 @@ def effective_ranks(group: Group) -> Figure | None:
             if nominal > 1:
                 row = names.setdefault(analysis.layer.row, [])
                 row.append((nominal, entropy, stable))
-    if not names:
+    if len({point[0] for points in names.values() for point in points}) < 2:
         return None
     figure = Figure(figsize=(WIDTH, 4.2 + 0.2 * -(-len(names) // 2)), dpi=200, layout="constrained")
     axes = figure.add_subplot()
@@ -430,9 +478,9 @@ def mosaic(filters: Numbers) -> Numbers:
 def weights_of_images(group: Group) -> Figure | None:
     """Combining weights of models of rank 2 (figure Supp. 7 of the paper): fixed, and of images.
 
-    The first row has the map of LRLC, the same for every image. Below are images, and the maps that
-    input-dependent LRLC computes from each. Both bases have weights that add up to 1: the maps are
-    of the first one. First seed, after training.
+    Images, the maps that input-dependent LRLC computes from each, and the map of LRLC, the same for
+    every image. The weights of both bases add up to 1: the maps are of the first one. First seed,
+    after training.
     """
     of_rank_2 = [
         (analysis, array[0][..., 0])
@@ -448,9 +496,11 @@ def weights_of_images(group: Group) -> Figure | None:
     images = analysis.array("combining_weights", IMAGES)
     columns = len(maps)
     names = [IMAGES] * (images is not None) + ["maps"] + ["fixed"] * bool(same)
-    size = (max(WIDTH, 1.3 + 0.95 * columns), 1.05 * len(names) + 0.9)
+    size = (max(WIDTH, 1.8 + 0.8 * columns), 0.9 * len(names) + 0.8)
     figure = Figure(figsize=size, dpi=200, layout="constrained")
     grid = dict(zip(names, pictures(figure, len(names), columns), strict=True))
+    everything = np.concatenate([maps.ravel(), *(each.ravel() for _, each in same[:1])])
+    scale = {"vmin": everything.min(), "vmax": everything.max(), "cmap": "viridis"}
     shown_maps: list[Any] = []
     if images is not None:
         low, high = float(images.min()), float(images.max())
@@ -459,15 +509,15 @@ def weights_of_images(group: Group) -> Figure | None:
         grid[IMAGES][0].set_axis_on()
         name_row(grid[IMAGES][0], IMAGES)
     for axes, each in zip(grid["maps"], maps, strict=True):
-        shown_maps.append(axes.imshow(each, cmap="viridis", vmin=0, vmax=1))
+        shown_maps.append(axes.imshow(each, **scale))
     name_row(grid["maps"][0], short(analysis))
     if same:
         for axes in grid["fixed"]:
             axes.set_axis_off()
         grid["fixed"][0].set_axis_on()
-        grid["fixed"][0].imshow(same[0][1], cmap="viridis", vmin=0, vmax=1)
+        grid["fixed"][0].imshow(same[0][1], **scale)
         name_row(grid["fixed"][0], short(same[0][0]))
-    figure.colorbar(shown_maps[0], ax=[*figure.axes], shrink=0.6, label="weight of basis 1")
+    figure.colorbar(shown_maps[0], ax=[*figure.axes], shrink=0.8, label="weight of basis 1")
     figure.suptitle(group.title(f"seed {analysis.seeds[0]}"), fontsize=9)
     return figure
 

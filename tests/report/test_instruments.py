@@ -16,8 +16,10 @@ from lrlc_jax.report.instruments import (
     curves,
     groups,
     instrument_figures,
+    instrument_tables,
     relaxation_of,
 )
+from lrlc_jax.report.tables import markdown
 from tests.conftest import ROOT
 from tests.experiments.examples import example
 
@@ -28,7 +30,8 @@ SHIFTS = np.abs(np.arange(-1, 2))[:, None] + np.abs(np.arange(-1, 2))[None, :]
 def put(results_dir, name, relaxation=(0.0, 0.0, 0.0), compression=None, arrays=None, **record):
     """Write an analysis of three seeds."""
     made = example(name, **record)
-    ranks = {f"layer3_{kind}": [2.0] * 3 for kind in ("nominal", "entropy", "stable")}
+    nominal = float(record.get("rank", 4))
+    ranks = {f"layer3_{kind}": [nominal] * 3 for kind in ("nominal", "entropy", "stable")}
     measures = {
         "relaxation": {
             BEFORE: {f"layer{i}": [0.0] * 3 for i in (1, 2, 3)},
@@ -129,6 +132,25 @@ def test_networks_of_other_data_or_settings_are_not_in_one_figure(tmp_path):
     everything(tmp_path)
     put(tmp_path, "conv", fingerprint="beef")
     assert sorted(len(group.analyses) for group in groups(read_analyses(tmp_path))) == [1, 6]
+
+
+def test_the_table_has_a_row_for_each_network_and_a_line_for_each_seed(tmp_path):
+    everything(tmp_path)
+    (table,) = instrument_tables(str(tmp_path)).values()
+    assert len(table.rows) == 6
+    assert len(table.values) == 18
+    row = next(row for row in table.rows if row[0] == "LRLC (third layer), rank 2")
+    assert row[1:4] == ["89 ± 0.58", "0", "1.2 ± 0.35"]
+    values = next(line for line in table.values if line["Layer"] == row[0] and line["Seed"] == 1)
+    assert values["Relaxation after"] == pytest.approx(1.2)
+
+
+def test_the_table_in_the_docs_is_that_of_the_published_analyses():
+    docs = (ROOT / "docs" / "instruments.md").read_text()
+    tables = instrument_tables(str(ROOT / "results" / "published"))
+    for table in tables.values():
+        _title, _, shown = markdown(table).partition("\n")
+        assert shown.strip() in docs
 
 
 def test_nothing_is_drawn_without_analyses(tmp_path):
