@@ -31,7 +31,8 @@ def put(results_dir, name, relaxation=(0.0, 0.0, 0.0), compression=None, arrays=
     """Write an analysis of three seeds."""
     made = example(name, **record)
     nominal = float(record.get("rank", 4))
-    ranks = {f"layer3_{kind}": [nominal] * 3 for kind in ("nominal", "entropy", "stable")}
+    kinds = [f"layer{i}_{kind}" for i in (1, 2, 3) for kind in ("nominal", "entropy", "stable")]
+    ranks = {kind: [nominal if "3" in kind else 1.0] * 3 for kind in kinds}
     measures = {
         "relaxation": {
             BEFORE: {f"layer{i}": [0.0] * 3 for i in (1, 2, 3)},
