@@ -106,6 +106,12 @@ def test_bad_words_get_one_sentence(copied, tmp_path, word, expected):
     assert expected in line
 
 
+@pytest.mark.parametrize(("words", "expected"), [([], "RECORD"), (["/none"], "/none")])
+def test_records_that_are_not_there_get_one_sentence(tmp_path, words, expected):
+    (line,) = here(tmp_path, "analyze", *words, status=2).stderr.strip().splitlines()
+    assert expected in line
+
+
 def test_words_are_records_or_settings():
     paths, config, data = from_words(["a.json", "images=null", "dataset.path=x", "b.json"])
     assert ([str(path) for path in paths], config.images, data) == (
