@@ -254,12 +254,12 @@ def relaxation_and_accuracy(group: Group) -> Figure | None:
             lower.axhline(flat[name][0], ls="--", **look)
             mean, error = flat[name]
             lower.axhspan(mean - error, mean + error, color=look["color"], alpha=0.08, lw=0)
-    upper.set_yscale("symlog", linthresh=1.0)
-    upper.set_ylim(bottom=-0.05)
-    ticks = [t for t in (0, 0.25, 0.5, 0.75, 1, 2, 4, 8, 16, 32) if t <= upper.get_ylim()[1]]
+    upper.set_yscale("symlog", linthresh=0.1)  # of LRLC and of locally connected layers
+    upper.set_ylim(bottom=-0.01)
+    ticks = [t for t in (0, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20) if t <= upper.get_ylim()[1]]
     upper.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
     upper.yaxis.set_minor_locator(NullLocator())
-    upper.set_ylabel("relaxation (dotted: before training)")
+    upper.set_ylabel("relaxation, linear to 0.1, then log\n(dotted: before training)")
     lower.set_ylabel(f"{group.first.settings['split']} accuracy, %")
     rank_axis(lower, sorted({rank for points in after.values() for rank in points}))
     figure.suptitle(group.title(), fontsize=9)
@@ -274,9 +274,12 @@ def draw_points(axes: Axes, points: Points, **look: Any) -> None:
 
 
 def rank_axis(axes: Axes, ranks: Sequence[int]) -> None:
-    """Ranks on the x axis."""
+    """Ranks on the x axis; of two that are nearly equal only the larger one has a label."""
     axes.set_xscale("log", base=2)
-    axes.set_xticks(ranks, [str(rank) for rank in ranks])
+    pairs = zip(ranks, [*ranks[1:], float("inf")], strict=True)
+    axes.set_xticks(
+        ranks, [str(rank) if following > 1.3 * rank else "" for rank, following in pairs]
+    )
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlabel("rank")
 
@@ -422,10 +425,11 @@ def combining_weights(group: Group) -> Figure | None:
     grid = pictures(figure, len(rows), columns)
     for axes, (analysis, name, array) in zip(grid, rows, strict=True):
         low, high = float(array.min()), float(array.max())
-        for k in range(array.shape[-1]):
-            axes[k].imshow(array[..., k], cmap="gray", vmin=low, vmax=high)
-        place = f"{name}, " if len(analysis.layer.positions) > 1 else ""
-        name_row(axes[0], short(analysis), f"{place}{low:.2f} to {high:.2f}")
+        empty = np.full((*array.shape[:2], columns - array.shape[-1]), np.nan)
+        for place, each in zip(axes, np.moveaxis(np.dstack([array, empty]), -1, 0), strict=True):
+            place.imshow(each, cmap="gray", vmin=low, vmax=high)
+        where = f"{name}, " if len(analysis.layer.positions) > 1 else ""
+        name_row(axes[0], short(analysis), f"{where}{low:.2f} to {high:.2f}")
     for k, axes in enumerate(grid[0]):
         axes.set_title(f"basis {k + 1}", fontsize=7)
     line = f"combining weights, black to white; seed {group.first.seeds[0]}"
