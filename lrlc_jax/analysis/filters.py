@@ -276,10 +276,6 @@ def compress(
 
     Raises:
         ValueError: for a rank out of range.
-
-    >>> local = LocallyConnected(1, 4, 2, input_size=3, rngs=nnx.Rngs(0))
-    >>> compress(local, 2).bases.shape
-    (2, 2, 2, 1, 4)
     """
     rows, cols, *bank = layer.kernel.shape
     largest = nominal_rank(layer)

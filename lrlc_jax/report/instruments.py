@@ -37,7 +37,7 @@ Points: TypeAlias = dict[int, tuple[float, float]]  # mean and standard error by
 InstrumentFigure: TypeAlias = Callable[["Group"], Figure | None]
 
 FIGURES: dict[str, InstrumentFigure] = {}
-MOST_ROWS = 10  # networks in a picture
+MOST_ROWS = 12  # networks in a picture
 LOCAL = ".local"  # in the name of a figure with images that must not be passed on
 
 

@@ -246,6 +246,7 @@ def test_a_spread_of_the_biases_is_in_deviations_of_the_outputs():
     assert measured(relaxation, net)["layer2_bias"] == pytest.approx(1.5, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_accuracy_at_full_rank_is_that_of_the_network():
     net = network("locally_connected", at=[2, 3])
     for layer in (net.layers[1], net.layers[2]):
@@ -259,6 +260,7 @@ def test_accuracy_at_full_rank_is_that_of_the_network():
     assert measured(compression, network("lrlc")) == {}
 
 
+@pytest.mark.slow
 def test_maps_and_mosaics_are_those_of_the_positions():
     fixed = network("lrlc", at=[1], rank=2)
     noisy(fixed.layers[0])

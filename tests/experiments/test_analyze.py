@@ -65,6 +65,7 @@ def test_a_record_is_measured_once_and_measures_are_added(copied, tmp_path):
     assert list(read(path).measures) == ["relaxation"]
 
 
+@pytest.mark.slow
 def test_networks_before_training_are_those_that_training_starts_from(tmp_path):
     """With a learning rate of nearly 0 the weights stay where they start."""
     here(tmp_path, "train", "layer=lrlc", *SMALL, "protocol.learning_rate=1e-30")
