@@ -136,11 +136,18 @@ def leave(results: Iterable[Result]) -> NoReturn:
 
 
 class Arguments(argparse.ArgumentParser):
-    """Command line of a script without Hydra settings: a record, and ``name=value``."""
+    """Command line of a script without Hydra settings: a record, and ``name=value``.
 
-    def __init__(self, *, description: str, epilog: str) -> None:
+    With ``several`` there may be more records, and all words together are ``words``.
+    """
+
+    def __init__(self, *, description: str, epilog: str, several: bool = False) -> None:
         plain = argparse.RawDescriptionHelpFormatter
         super().__init__(description=description, epilog=epilog, formatter_class=plain)
+        if several:
+            words = {"metavar": "RECORD", "help": "files of records, and name=value: see below"}
+            self.add_argument("words", nargs="+", **words)  # type: ignore[arg-type]
+            return
         record = {"metavar": "RECORD", "type": pathlib.Path, "help": "file of a record"}
         self.add_argument("record", **record)  # type: ignore[arg-type]
         self.add_argument("overrides", metavar="name=value", nargs="*", help="see below")

@@ -128,9 +128,7 @@ def override(settings: dict[str, Any], overrides: Sequence[str], *, fixed: bool 
         name, equals, text = given.partition("=")
         if not equals:
             raise InputError(f"{given!r} is not valid; write name=value.")
-        value: Any = text
-        with contextlib.suppress(yaml.YAMLError):
-            value = yaml.safe_load(text)
+        value = setting_value(text)
         section, _, key = name.partition(".")
         if section in {*SECTIONS, "layer"}:
             value = {**settings.get(section, {}), key: value} if key else {"name": value}
@@ -138,6 +136,17 @@ def override(settings: dict[str, Any], overrides: Sequence[str], *, fixed: bool 
         if fixed and identifying(parse(settings)) != recorded:
             raise InputError(f"{name} is fixed by the record.")
     return parse(settings)
+
+
+def setting_value(text: str) -> Any:
+    """The value of a setting on a command line, in YAML; the text itself if it is none.
+
+    >>> setting_value("[1, 2]"), setting_value("true"), setting_value("a: b: c")
+    ([1, 2], True, 'a: b: c')
+    """
+    with contextlib.suppress(yaml.YAMLError):
+        return yaml.safe_load(text)
+    return text
 
 
 def section_of(given: str) -> str:
