@@ -45,6 +45,10 @@ reproduce: $(VENV)/with-experiments ## Repeat the run of RECORD and compare the 
 evaluate: $(VENV)/with-experiments ## Compute the test metrics of RECORD again from its weights
 	$(RUN) scripts/evaluate.py $(if $(RECORD),"$$RECORD") $(ARGS)
 
+.PHONY: analyze
+analyze: $(VENV)/with-experiments ## Measure the networks of RECORD from its weights
+	$(RUN) scripts/analyze.py $(if $(RECORD),"$$RECORD") $(ARGS)
+
 .PHONY: data
 data: $(VENV)/with-experiments ## Prepare DATASET once for all later runs
 	$(RUN) scripts/prepare_data.py "dataset=$(DATASET)" $(ARGS)

@@ -1,11 +1,15 @@
 """Write the tables and figures of a results folder, and print the plan of a dry run."""
 
 import dataclasses
+import functools
 import pathlib
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+
+from matplotlib.figure import Figure
 
 from lrlc_jax.errors import InputError, RunError, one_of
 from lrlc_jax.experiments import trained
+from lrlc_jax.experiments.analyze import read_analyses
 from lrlc_jax.experiments.config import StudyConfig
 from lrlc_jax.experiments.identity import canonical
 from lrlc_jax.experiments.record import Run, read_records
@@ -15,6 +19,7 @@ from lrlc_jax.progress import counted, one_line
 from lrlc_jax.report import contrasts, figures, tables  # noqa: F401 (contrasts registers a table)
 from lrlc_jax.report.beside import tables_beside
 from lrlc_jax.report.effects import effects_of, effects_table, runs_in
+from lrlc_jax.report.instruments import LOCAL, instrument_figures, instrument_tables
 from lrlc_jax.report.page import page
 from lrlc_jax.report.results import (
     Cell,
@@ -118,6 +123,12 @@ def build(
         failures=[],
     )
 
+    try:
+        analyses = read_analyses(results_dir)
+    except InputError as error:
+        analyses = []
+        report.problems.append(str(error))
+
     def write(path: str, content: str | bytes) -> pathlib.Path:
         write_atomically(root / path, content)
         report.files.append(root / path)
@@ -135,6 +146,7 @@ def build(
             for function in one.study.tables
         }
         report.tables.update({name: table for name, table in found.items() if table.rows})
+        report.tables.update(instrument_tables(analyses))
     if TABLES in parts:
         write("tables/all-runs.md", tables.markdown(tables.all_runs(records)))
         for name, table in (report.beside | report.tables).items():
@@ -142,13 +154,17 @@ def build(
                 write(f"tables/{name}.{ending}", text)
 
     drawn: dict[str, bytes] = {}
-    wanted = [(one, function) for one in kept for function in one.study.figures]
-    for one, function in wanted if FIGURES in parts or PAGE in parts else ():
-        name = f"{one.name}-{function}"
+    wanted: dict[str, Callable[[], Figure | None]] = {
+        f"{one.name}-{function}": functools.partial(figures.FIGURES[function], one)
+        for one in kept
+        for function in one.study.figures
+    }
+    wanted |= instrument_figures(analyses)
+    for name, draw in wanted.items() if FIGURES in parts or PAGE in parts else ():
         try:
-            figure = figures.FIGURES[function](one)
+            figure = draw()
             images = figures.formats(figure) if figure and FIGURES in parts else {}
-            drawn |= {name: figures.svg(figure)} if figure else {}
+            drawn |= {name: figures.svg(figure)} if figure and not name.endswith(LOCAL) else {}
         except Exception as error:  # of Matplotlib, of a user's function
             reason = one_line(str(error)) or type(error).__name__
             report.failures.append(f"figure {name} could not be drawn ({reason})")

@@ -5,6 +5,7 @@ A figure is a function of the analyses of networks that differ only in the layer
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from lrlc_jax.data.dataset import data_slug
 from lrlc_jax.data.sources import SOURCES
-from lrlc_jax.experiments.analyze import AFTER, BEFORE, IMAGES, Analysis, in_a_cell, read_analyses
+from lrlc_jax.experiments.analyze import AFTER, BEFORE, IMAGES, Analysis, in_a_cell
 from lrlc_jax.experiments.identity import changed, hashed
 from lrlc_jax.experiments.statistics import mean_over_seeds
 from lrlc_jax.layers import (
@@ -27,9 +28,9 @@ from lrlc_jax.layers import (
     SpatialBiasConfig,
 )
 from lrlc_jax.progress import counted, named_seeds
-from lrlc_jax.report.figures import COLORS, MARKERS, WIDTH, figure_style
+from lrlc_jax.report.figures import COLORS, MARKERS, WIDTH, figure_style, in_lines
 from lrlc_jax.report.images import show
-from lrlc_jax.report.results import network_differences, precision
+from lrlc_jax.report.results import network_differences, precision, protocol_differences
 from lrlc_jax.report.tables import EMPTY, Table
 
 Numbers: TypeAlias = NDArray[np.floating[Any]]
@@ -73,13 +74,19 @@ class Group:
         """Lines on the data, the protocol, differences from the paper, and the measurement."""
         run, data, settings = self.first.run, self.first.data, self.first.settings
         subset = f" (SUBSET of {data['train_available']:,})"
-        changes = network_differences(run)
+        unlike = {
+            "NOT THE PUBLISHED DATA SET": self.first.data.get("notes", []),
+            "NOT THE PAPER'S PROTOCOL": protocol_differences(
+                run, min(len(analysis.seeds) for analysis in self.analyses)
+            ),
+            "NOT THE PAPER'S NETWORK": network_differences(run),
+        }
         seeds = sorted({named_seeds(analysis.seeds) for analysis in self.analyses})
         lines = [
             f"{self.first.data_title}: {data['train']:,}"
             f"{subset if data['train'] != data['train_available'] else ''} training images, "
             f"{counted(run['protocol']['epochs'], 'epoch')}, {' or '.join(seeds)}",
-            *([f"NOT THE PAPER'S NETWORK: {', '.join(changes)}"] if changes else []),
+            *(line for what, phrases in unlike.items() for line in in_lines(what, phrases)),
             f"{precision(run)}; measured on {settings['images']:,} {settings['split']} images",
             *rest,
         ]
@@ -106,28 +113,22 @@ def instrument_figure(function: InstrumentFigure) -> InstrumentFigure:
     return function
 
 
-def instrument_figures(results_dir: str) -> dict[str, Figure]:
-    """All figures of the analyses in a results folder, by file name without extension.
+def instrument_figures(analyses: Sequence[Analysis]) -> dict[str, Callable[[], Figure | None]]:
+    """Functions that draw the figures of analyses, by file name without extension.
 
     A name that ends with ``.local`` is that of a figure with images that must not be passed on.
-
-    Raises:
-        InputError: for a file that is not an analysis, or not the one that was written.
     """
-    found = {}
-    for group in groups(read_analyses(results_dir)):
+    found: dict[str, Callable[[], Figure | None]] = {}
+    for group in groups(analyses):
         for function, draw in FIGURES.items():
-            figure = draw(group)
-            if figure is not None:
-                local = LOCAL if function == "weights_of_images" and is_private(group) else ""
-                found[f"{group.name}-{function}{local}"] = figure
+            local = LOCAL if function == "weights_of_images" and is_private(group) else ""
+            found[f"{group.name}-{function}{local}"] = functools.partial(draw, group)
     return found
 
 
-def instrument_tables(results_dir: str) -> dict[str, Table]:
+def instrument_tables(analyses: Sequence[Analysis]) -> dict[str, Table]:
     """A table of the filter banks for each group of analyses, by file name without extension."""
-    found = groups(read_analyses(results_dir))
-    return {f"{group.name}-filter_banks": filter_banks(group) for group in found}
+    return {f"{group.name}-filter_banks": filter_banks(group) for group in groups(analyses)}
 
 
 def filter_banks(group: Group) -> Table:

@@ -89,9 +89,15 @@ def everything(results_dir, **record):
     put(results_dir, "locally_connected", (2.0, 2.1, 2.2), compression=compression, **record)
 
 
+def figures_of(results_dir):
+    """The figures of the analyses in a results folder, by name."""
+    found = instrument_figures(read_analyses(results_dir))
+    return {name: figure for name, draw in found.items() if (figure := draw())}
+
+
 def test_all_figures_are_drawn_and_say_what_was_measured(tmp_path):
     everything(tmp_path, train=200)
-    drawn = instrument_figures(str(tmp_path))
+    drawn = figures_of(tmp_path)
     assert {name.split("-")[-1] for name in drawn} == {*FIGURES}
     for figure in drawn.values():
         figure.set_dpi(30)
@@ -120,7 +126,7 @@ def test_curves_have_means_and_errors_by_rank(tmp_path):
 
 def test_the_plot_of_relaxation_shows_these_means(tmp_path):
     everything(tmp_path)
-    drawn = instrument_figures(str(tmp_path))
+    drawn = figures_of(tmp_path)
     (figure,) = (figure for name, figure in drawn.items() if "relaxation" in name)
     upper, lower = figure.axes
     points = [list(map(float, line.get_ydata())) for line in upper.lines]
@@ -137,7 +143,7 @@ def test_networks_of_other_data_or_settings_are_not_in_one_figure(tmp_path):
 
 def test_the_table_has_a_row_for_each_network_and_a_line_for_each_seed(tmp_path):
     everything(tmp_path)
-    (table,) = instrument_tables(str(tmp_path)).values()
+    (table,) = instrument_tables(read_analyses(tmp_path)).values()
     assert len(table.rows) == 6
     assert len(table.values) == 18
     row = next(row for row in table.rows if row[0] == "LRLC (third layer), rank 2")
@@ -148,14 +154,14 @@ def test_the_table_has_a_row_for_each_network_and_a_line_for_each_seed(tmp_path)
 
 def test_the_table_in_the_docs_is_that_of_the_published_analyses():
     docs = (ROOT / "docs" / "instruments.md").read_text()
-    tables = instrument_tables(str(ROOT / "results" / "published"))
+    tables = instrument_tables(read_analyses(ROOT / "results" / "published"))
     for table in tables.values():
         _title, _, shown = markdown(table).partition("\n")
         assert shown.strip() in docs
 
 
 def test_nothing_is_drawn_without_analyses(tmp_path):
-    assert instrument_figures(str(tmp_path)) == {}
+    assert instrument_figures(read_analyses(tmp_path)) == {}
 
 
 def test_private_images_are_in_local_files_only(tmp_path):
@@ -163,20 +169,22 @@ def test_private_images_are_in_local_files_only(tmp_path):
     everything(tmp_path, dataset=data)
     local = [path for path in folder(tmp_path).iterdir() if ".local" in path.name]
     assert len(local) == 1
-    private = {n for n in instrument_figures(str(tmp_path)) if n.endswith(".local")}
+    private = {name for name in figures_of(tmp_path) if name.endswith(".local")}
     assert {name.split("-")[-1] for name in private} == {"weights_of_images.local"}
     local[0].unlink()  # not passed on
     for analysis in read_analyses(tmp_path):
         assert not any("images" in key for key in analysis.loaded)
-    assert len(instrument_figures(str(tmp_path))) == len(FIGURES)
+    assert len(figures_of(tmp_path)) == len(FIGURES)
 
 
 @pytest.mark.slow
 def test_figures_need_no_device(tmp_path):
     everything(tmp_path)
     code = (
-        "import sys; from lrlc_jax.report.instruments import instrument_figures as draw; "
-        "print(len(draw(sys.argv[1])))"
+        "import sys; from lrlc_jax.report.instruments import instrument_figures; "
+        "from lrlc_jax.experiments.analyze import read_analyses; "
+        "found = instrument_figures(read_analyses(sys.argv[1])); "
+        "print(sum(draw() is not None for draw in found.values()))"
     )
     answer = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path)],
