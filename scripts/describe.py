@@ -29,7 +29,7 @@ def describe(values: dict[str, Any], overrides: list[str]) -> None:
         raise InputError("dataset.train_size is 1; statistics need at least 2 training images.")
     statistics = measure(dataset, values["sample"])
     print("\n".join([*summary(dataset), *statistics_lines(statistics)]))
-    name = data_slug(dataset.name, dataset.canvas)
+    name = data_slug(dataset.name, dataset.canvas, dataset.control)
     name += f"-n{len(dataset.train)}-{dataset.fingerprint[:6]}"
     folder = expanded("results_dir", config.results_dir) / "data" / name
     measured = statistics_values(dataset, statistics) | {"code": provenance.code()}

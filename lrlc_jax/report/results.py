@@ -5,11 +5,10 @@ import functools
 from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any
 
-from lrlc_jax.data.dataset import data_slug
 from lrlc_jax.experiments.config import StudyConfig
 from lrlc_jax.experiments.differences import Sample
 from lrlc_jax.experiments.identity import changed, hashed, identity, layer_of
-from lrlc_jax.experiments.record import Record, Records, Run, title_of
+from lrlc_jax.experiments.record import Record, Records, Run, slug_of, title_of
 from lrlc_jax.experiments.statistics import best, known, sample_of
 from lrlc_jax.experiments.study import study_layers
 from lrlc_jax.layers import LayerConfig, RankedLayerConfig
@@ -112,7 +111,7 @@ class StudyResults:
         data, protocol = self.setting["dataset"], self.setting["protocol"]
         settings_hash = hashed({**changed(self.setting), "options": self.options})[:6]
         return (
-            f"{self.study.name}-{data_slug(data['name'], data.get('translate'))}"
+            f"{self.study.name}-{slug_of(data)}"
             f"-n{data['train_size']}-{protocol['epochs']}epochs-{settings_hash}"
         )
 
