@@ -21,7 +21,7 @@ from matplotlib.ticker import NullLocator
 
 from lrlc_jax.experiments.statistics import mean_over_seeds
 from lrlc_jax.progress import counted
-from lrlc_jax.report.results import Row, StudyResults, network_differences, precision
+from lrlc_jax.report.results import Row, StudyResults, network_sentences, precision
 
 COLORS = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#7F7F7F", "#8C6D31"]
 STYLE: dict[Any, Any] = {
@@ -97,13 +97,12 @@ def title(results: StudyResults) -> list[str]:
     """Lines on the data, the protocol, differences from the paper, and missing runs."""
     data, protocol = results.records[0].data, results.setting["protocol"]
     subset = f" (SUBSET of {data['train_available']:,})"
-    changes = network_differences(results.setting)
     return [
         f"{results.data_title}: {data['train']:,}"
         f"{subset if data['train'] != data['train_available'] else ''} training images, "
         f"{counted(protocol['epochs'], 'epoch')}, {results.seeds}",
         *results.records[0].notes,
-        *([f"NOT THE PAPER'S NETWORK: {', '.join(changes)}"] if changes else []),
+        *network_sentences(results.setting),
         precision(results.setting),
         *([results.incomplete] if results.problems else []),
     ]

@@ -252,10 +252,20 @@ def protocol_sentences(setting: Mapping[str, Any], seeds: int) -> list[str]:
         different.append(f"{counted(seeds, 'seed')} instead of {PAPER_PROTOCOL.seeds}")
     if different:
         lines.append(f"NOT THE PAPER'S PROTOCOL: {', '.join(different)}.")
-    if different := network_differences(setting):
-        lines.append(f"NOT THE PAPER'S NETWORK: {', '.join(different)}.")
+    lines += [f"{sentence}." for sentence in network_sentences(setting)]
     lines.append(f"{precision(setting)}.")
     return lines
+
+
+def network_sentences(setting: Mapping[str, Any]) -> list[str]:
+    """The differences from the paper's network, in a sentence without a full stop; [] if none.
+
+    The control tasks are not the paper's, and their torus needs circular padding.
+    """
+    different = network_differences(setting)
+    control = setting["dataset"].get("control")
+    what = "Network of the control tasks" if control else "NOT THE PAPER'S NETWORK"
+    return [f"{what}: {', '.join(different)}"] if different else []
 
 
 def precision(setting: Mapping[str, Any]) -> str:
