@@ -113,7 +113,10 @@ def test_the_fingerprint_is_the_documented_one_and_follows_the_data(task):
     ("settings", "words"),
     [
         ({"control": "places"}, r"dataset\.control 'places'; did you mean 'place'"),
-        ({"control": "rule", "translate": 48}, r"dataset\.control is rule.*dataset\.translate is 48"),
+        (
+            {"control": "rule", "translate": 48},
+            r"dataset\.control is rule.*dataset\.translate is 48",
+        ),
     ],
 )
 def test_a_task_that_cannot_be_is_refused(settings, words):
