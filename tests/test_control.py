@@ -39,7 +39,8 @@ def at_every_place(images):
 
 def factory_of(layer, network):
     """The network for ``control_place`` of digits."""
-    return NetworkFactory(digits("place").image_shape, PLACES, layer, network)
+    dataset = digits("place")
+    return NetworkFactory(dataset.image_shape, dataset.num_classes, layer, network)
 
 
 def perturbed(graphdef, params, stats):

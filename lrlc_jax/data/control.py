@@ -35,6 +35,10 @@ def control(dataset: Dataset, task: str) -> Dataset:
             the number of classes (modulo that number) in the right half; ``invariant``: that of the
             data set.
 
+    Returns:
+        A data set with the same image shape and number of classes for every task, so that tasks
+        share compiled programs; some classes may have no examples.
+
     Raises:
         InputError: for images without room for a border, or if the memory does not suffice.
     """
@@ -60,7 +64,7 @@ def control(dataset: Dataset, task: str) -> Dataset:
     return dataclasses.replace(
         dataset,
         **splits,  # type: ignore[arg-type]
-        num_classes=PLACES if task == "place" else dataset.num_classes,
+        num_classes=max(PLACES, dataset.num_classes),
         fingerprint=hashlib.sha256(what.encode()).hexdigest()[:32],
         control=task,
     )
