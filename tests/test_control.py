@@ -94,12 +94,12 @@ def test_training_does_not_tell_a_convolution_the_place():
 
 
 @functools.cache
-def accuracy(task, name):
+def accuracy(task, name, epochs=20):
     """Test accuracy of a network of the study, for one seed."""
     dataset = digits(task)
     network = NetworkConfig(channels=32, padding="circular")
     factory = NetworkFactory(dataset.image_shape, dataset.num_classes, KINDS[name], network)
-    history = train(factory, DeviceData.put(dataset), ProtocolConfig(epochs=20), seeds=(0,))
+    history = train(factory, DeviceData.put(dataset), ProtocolConfig(epochs=epochs), seeds=(0,))
     return history.test["test_accuracy"].item()
 
 
@@ -115,6 +115,11 @@ def test_only_layers_with_positions_apply_another_rule_at_another_place():
     assert 0.42 < accuracy("rule", "conv") < 0.58
     for name in ("coord_conv", "lrlc", "locally_connected"):
         assert accuracy("rule", name) > 0.85, name
+
+
+@pytest.mark.slow
+def test_a_spatial_bias_finds_both_rules_in_a_longer_training():
+    assert accuracy("rule", "spatial_bias", epochs=100) > 0.75
 
 
 @pytest.mark.slow
