@@ -1,6 +1,6 @@
 # Everything runs in .venv, which the first target that needs it creates.
 PYTHON ?= python3
-STUDY ?= quick
+STUDY ?= control quick
 DATASET ?= digits
 RESULTS ?= results
 RECORD ?=
@@ -21,14 +21,15 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help
 help: ## Show this help
-	@echo "Usage: make COMMAND [STUDY=quick] [DATASET=digits] [RESULTS=results] [RECORD=FILE] [TARGET=h100] [ARGS=\"name=value ...\"]"
+	@echo "Usage: make COMMAND [STUDY=\"control quick\"] [DATASET=digits] [RESULTS=results] [RECORD=FILE] [TARGET=h100] [ARGS=\"name=value ...\"]"
 	@echo "ARGS are settings of the command, such as ARGS=\"dataset=mnist protocol.seeds=3\"."
 	@echo
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: run-sweep
-run-sweep: $(VENV)/with-experiments ## Train the missing seeds of STUDY in RESULTS, and write its tables
-	$(RUN) scripts/sweep.py "study=$(STUDY)" $(RESULTS_DIR) $(ARGS)
+run-sweep: $(VENV)/with-experiments ## Train the missing seeds of each STUDY in RESULTS, and write its tables
+	@for study in $(STUDY); do \
+		$(VENV)/bin/python scripts/sweep.py "study=$$study" $(RESULTS_DIR) $(ARGS) || exit; done
 
 .PHONY: tables figures report
 tables figures: ARGS += parts=[$@]

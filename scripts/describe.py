@@ -39,7 +39,7 @@ def describe(values: dict[str, Any], overrides: list[str]) -> None:
     statistics = measure(dataset, sample)
     print("\n".join([*summary(dataset), *statistics_lines(statistics)]))
     print("\n".join(["", config.layer.label, "", *map(markdown, tables)]))
-    name = data_slug(dataset.name, dataset.canvas)
+    name = data_slug(dataset.name, dataset.canvas, dataset.control)
     name += f"-n{len(dataset.train)}-{dataset.fingerprint[:6]}"
     folder = expanded("results_dir", config.results_dir) / "data" / name
     measured = statistics_values(dataset, statistics) | {"code": provenance.code()}

@@ -166,3 +166,23 @@ def test_parse_keeps_what_it_is_given():
     config = parse({"layer": {"name": "lrlc", "rank": 7, "at": [1, 3]}, "results_dir": "x"})
     assert config == Config(layer=LRLCConfig(rank=7, at=[1, 3]), results_dir="x")
     assert layer_config({"name": "lrlc", "at": "all"}).positions == (1, 2, 3)
+
+
+@pytest.mark.parametrize("task", ["place", "rule", "invariant"])
+def test_a_control_task_brings_its_torus_and_a_command_may_choose_another_padding(task):
+    config = composed(f"dataset=control_{task}")
+    assert (config.dataset.name, config.dataset.control) == ("digits", task)
+    assert config.network == composed("network=control").network != PAPER_NETWORK
+    assert config.network.padding == "circular"
+    assert composed(f"dataset=control_{task}", "network.padding=valid").network.padding == "valid"
+    assert config.protocol == composed().protocol
+
+
+@pytest.mark.parametrize("study", ["control", "control_place", "control_rule", "control_invariant"])
+def test_the_control_studies_bring_their_torus_and_protocol(study):
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONFIGS)):
+        values = OmegaConf.to_container(compose("sweep", overrides=[f"study={study}"]))
+    found = parse({k: v for k, v in values.items() if k not in ("study", "worker", "dry_run")})
+    assert found.network == composed("network=control").network
+    assert found.protocol == composed("protocol=control").protocol
+    assert found.dataset == composed().dataset

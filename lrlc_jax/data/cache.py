@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import lrlc_jax
+from lrlc_jax.data.control import control
 from lrlc_jax.data.dataset import Dataset, DatasetConfig, fingerprint
 from lrlc_jax.data.order import build, divide
 from lrlc_jax.data.shift import shift
@@ -64,6 +65,8 @@ def load(config: DatasetConfig) -> Dataset:
     else:
         dataset = divide(cached(config) or prepare(config), config.split)
     dataset = dataset.subset(config.train_size)
+    if config.control is not None:
+        dataset = control(dataset, config.control)
     if config.translate is not None:
         dataset = translate(dataset, config.translate, fresh=config.translate_train == "fresh")
     return dataset if config.shift is None else shift(dataset, config.shift)
@@ -237,7 +240,7 @@ def clear(work: pathlib.Path) -> None:
 
 
 def write(dataset: Dataset, folder: pathlib.Path, path: str | None) -> None:
-    """Write an untranslated, unshifted data set into a new folder, the manifest last.
+    """Write a data set as its source has it into a new folder, the manifest last.
 
     ``path`` is the location of the source, for the manifest.
     """
@@ -330,7 +333,7 @@ def read(folder: pathlib.Path, manifest: dict[str, Any], source: Source) -> Data
 
 def properties(dataset: Dataset) -> dict[str, Any]:
     """What a manifest says of a data set, as values of JSON."""
-    names = {f.name for f in dataclasses.fields(Dataset)} - {*SPLITS, "canvas", "fresh"}
+    names = {f.name for f in dataclasses.fields(Dataset)} - {*SPLITS, "control", "canvas", "fresh"}
     return {
         name: list(value) if isinstance(value, tuple) else value
         for name, value in vars(dataset).items()

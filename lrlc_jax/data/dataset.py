@@ -25,6 +25,7 @@ class DatasetConfig(Schema):
         manual_dir: folder with files for ``tfds`` to prepare instead of a download.
         cache_dir: folder for prepared data sets; None: ``data`` in the user's cache folder.
         train_size: number of training images; None: all.
+        control: a control task (:mod:`~lrlc_jax.data.control`) on these images; None: none.
         split: None: official, unless data are missing and the official split is too small.
         translate: rows and columns of noise around each image; None: no noise.
         translate_train: places and noise of training images: ``fixed``, or ``fresh`` in each epoch.
@@ -39,6 +40,7 @@ class DatasetConfig(Schema):
     manual_dir: str | None = None
     cache_dir: str | None = None
     train_size: int | None = whole(None)
+    control: str | None = word("place", "rule", "invariant", default="")
     split: str | None = word("official", "person", default="")
     translate: int | None = whole(None, high=2**12)
     translate_train: str = word("fixed", "fresh")
@@ -55,6 +57,11 @@ class DatasetConfig(Schema):
         one_of(f"dataset.source of {self.name}", self.source, source.readers)
         if self.split is not None and not source.persons:
             one_of(f"dataset.split of {self.name}", self.split, ("official",))
+        if self.control is not None and self.translate is not None:
+            raise InputError(
+                f"dataset.control is {self.control}, a task on a torus without noise, and "
+                f"dataset.translate is {self.translate}; leave one of them out."
+            )
         pair = self.shift if isinstance(self.shift, list | tuple) else ()
         if self.shift is not None and [type(number) for number in pair] != [int, int]:
             raise InputError(
@@ -79,6 +86,7 @@ class Dataset:
         fingerprint: hash of all splits and of their transformations.
         complete: False if published images are missing.
         notes: deviations from the published data, the shift among them, a phrase each.
+        control: control task; None without one.
         canvas: rows and columns of translated images; None without translation.
         fresh: training images are translated anew in each epoch; ``train`` holds them as they are.
     """
@@ -95,6 +103,7 @@ class Dataset:
     fingerprint: str
     complete: bool = True
     notes: tuple[str, ...] = ()
+    control: str | None = None
     canvas: int | None = None
     fresh: bool = False
 
@@ -105,8 +114,8 @@ class Dataset:
 
     @property
     def title(self) -> str:
-        """The name with the translation and the notes."""
-        return data_title(self.name, self.canvas, fresh=self.fresh, notes=self.notes)
+        """The name with the control task, the translation and the notes."""
+        return data_title(self.name, self.canvas, self.control, fresh=self.fresh, notes=self.notes)
 
     @property
     def description(self) -> str:
@@ -143,25 +152,36 @@ class Dataset:
 
 
 def data_title(
-    name: str, canvas: int | None = None, *, fresh: bool = False, notes: Sequence[str] = ()
+    name: str,
+    canvas: int | None = None,
+    control: str | None = None,
+    *,
+    fresh: bool = False,
+    notes: Sequence[str] = (),
 ) -> str:
-    """The name of a data set in text, with its translation and notes.
+    """The name of a data set in text, with its control task, translation and notes.
 
     >>> data_title("celeba", 48, notes=["PARTIAL: 2 of 3 images"])
     'celeba translated in 48x48 noise; PARTIAL: 2 of 3 images'
+    >>> data_title("digits", control="rule")
+    'control_rule of digits'
     """
+    task = f"control_{control} of " if control else ""
     translated = f" translated in {canvas}x{canvas} noise" if canvas else ""
     anew = ", anew in each epoch" if fresh else ""
-    return "; ".join([f"{name}{translated}{anew}", *notes])
+    return "; ".join([f"{task}{name}{translated}{anew}", *notes])
 
 
-def data_slug(name: str, canvas: int | None = None) -> str:
+def data_slug(name: str, canvas: int | None = None, control: str | None = None) -> str:
     """The name of a data set in file names.
 
     >>> data_slug("celeba", 48)
     'celeba-in-48'
+    >>> data_slug("digits", control="rule")
+    'control_rule-digits'
     """
-    return f"{name}-in-{canvas}" if canvas else name
+    task = f"control_{control}-" if control else ""
+    return f"{task}{name}-in-{canvas}" if canvas else f"{task}{name}"
 
 
 def fingerprint(*splits: Split) -> str:

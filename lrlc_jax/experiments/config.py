@@ -119,7 +119,7 @@ class StudyConfig(Schema):
     """
 
     SECTION: ClassVar[str] = "study"
-    FIXES: ClassVar[tuple[str, ...]] = ("translate", "translate_train")
+    FIXES: ClassVar[tuple[str, ...]] = ("control", "translate", "translate_train")
 
     name: str = "quick"
     title: str = ""

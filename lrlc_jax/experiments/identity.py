@@ -28,7 +28,8 @@ def canonical(config: Config, fingerprint: str, train_size: int) -> dict[str, An
     fingerprint covers the split. Equivalent layers have the same form.
     """
     data = config.dataset
-    changes = ["translate", "translate_train"] if data.translate is not None else []
+    changes = ["control"] if data.control is not None else []
+    changes += ["translate", "translate_train"] if data.translate is not None else []
     changes += ["shift"] if any(data.shift or ()) else []
     return {
         "training": TRAINING_VERSION,
@@ -48,7 +49,8 @@ def canonical(config: Config, fingerprint: str, train_size: int) -> dict[str, An
 def unchanged() -> dict[str, Any]:
     """The settings of data as they are published."""
     default = SECTIONS["dataset"]()
-    return {name: getattr(default, name) for name in ("shift", "translate", "translate_train")}
+    names = ("control", "shift", "translate", "translate_train")
+    return {name: getattr(default, name) for name in names}
 
 
 def identity(run: Mapping[str, Any]) -> str:

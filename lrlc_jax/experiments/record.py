@@ -102,7 +102,7 @@ class Record:
             at = ["at" + "".join(map(str, layer.positions))]
         if isinstance(layer, RankedLayerConfig):
             rank = [f"rank{layer.rank}"]
-        name = [data_slug(data["name"], data.get("translate")), layer.name, *at, *rank]
+        name = [slug_of(data), layer.name, *at, *rank]
         seeds = in_ranges(self.seeds)
         seeds = seeds if len(seeds) <= MANY_SEEDS else f"{min(self.seeds)}+{len(self.seeds) - 1}"
         return "-".join([*name, self.identity, f"seeds{seeds}", self.digest]) + ".json"
@@ -226,7 +226,13 @@ class Run:
 def title_of(dataset: Mapping[str, Any], notes: Sequence[str] = ()) -> str:
     """Data in words, from their settings in ``Record.run``."""
     fresh = dataset.get("translate_train") == "fresh"
-    return data_title(dataset["name"], dataset.get("translate"), fresh=fresh, notes=notes)
+    changes = dataset.get("translate"), dataset.get("control")
+    return data_title(dataset["name"], *changes, fresh=fresh, notes=notes)
+
+
+def slug_of(dataset: Mapping[str, Any]) -> str:
+    """Data in names of files, from their settings in ``Record.run``."""
+    return data_slug(dataset["name"], dataset.get("translate"), dataset.get("control"))
 
 
 def folder(results_dir: str | pathlib.Path) -> pathlib.Path:

@@ -33,6 +33,7 @@ from lrlc_jax.report.results import (
     Row,
     StudyResults,
     network_differences,
+    network_label,
     precision,
     protocol_differences,
 )
@@ -143,7 +144,7 @@ def cost_against_rank(results: StudyResults) -> Figure | None:
     image = "x".join(map(str, factory.image_shape))
     about = "parameters of the layer, its multiply-adds for an image, by closed forms"
     lines = [f"{results.data_title}, {image}:", about]
-    lines += in_lines("NOT THE PAPER'S NETWORK", network_differences(results.setting))
+    lines += in_lines(network_label(results.setting), network_differences(results.setting))
     figure.suptitle("\n".join(lines), fontsize=8, parse_math=False)
     handles = figure.axes[0].get_legend_handles_labels()
     figure.legend(*handles, loc="outside lower center", ncols=2, frameon=False)
@@ -316,7 +317,7 @@ def title(results: StudyResults, *, bars: bool) -> list[str]:
     unlike = {
         "NOT THE PUBLISHED DATA SET": results.records[0].notes,
         "NOT THE PAPER'S PROTOCOL": protocol_differences(results.setting, seeds),
-        "NOT THE PAPER'S NETWORK": network_differences(results.setting),
+        network_label(results.setting): network_differences(results.setting),
     }
     return [
         f"{results.data_title}: {data['train']:,}"

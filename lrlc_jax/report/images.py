@@ -18,7 +18,7 @@ CLAIM = 0.8  # a common claim on adjacent pixels of natural images
 
 def class_name(dataset: Dataset, label: int) -> str:
     """The name of a class, or its number."""
-    names = SOURCES[dataset.name].class_names
+    names = () if dataset.control else SOURCES[dataset.name].class_names
     return names[label] if names else str(label)
 
 

@@ -15,10 +15,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 from numpy.typing import NDArray
 
-from lrlc_jax.data.dataset import data_slug
 from lrlc_jax.data.sources import SOURCES
 from lrlc_jax.experiments.analyze import AFTER, BEFORE, IMAGES, Analysis, in_a_cell
 from lrlc_jax.experiments.identity import changed, hashed
+from lrlc_jax.experiments.record import slug_of
 from lrlc_jax.experiments.statistics import mean_over_seeds
 from lrlc_jax.layers import (
     DEPTH,
@@ -30,7 +30,12 @@ from lrlc_jax.layers import (
 from lrlc_jax.progress import counted, named_seeds
 from lrlc_jax.report.figures import COLORS, MARKERS, WIDTH, figure_style, in_lines
 from lrlc_jax.report.images import show
-from lrlc_jax.report.results import network_differences, precision, protocol_differences
+from lrlc_jax.report.results import (
+    network_differences,
+    network_label,
+    precision,
+    protocol_differences,
+)
 from lrlc_jax.report.tables import EMPTY, Table
 
 Numbers: TypeAlias = NDArray[np.floating[Any]]
@@ -58,7 +63,7 @@ class Group:
         """Readable name for files, made unique by a hash."""
         data, protocol = self.first.run["dataset"], self.first.run["protocol"]
         return (
-            f"{data_slug(data['name'], data.get('translate'))}-n{data['train_size']}"
+            f"{slug_of(data)}-n{data['train_size']}"
             f"-{protocol['epochs']}epochs-{hashed(common(self.first))[:6]}"
         )
 
@@ -79,7 +84,7 @@ class Group:
             "NOT THE PAPER'S PROTOCOL": protocol_differences(
                 run, min(len(analysis.seeds) for analysis in self.analyses)
             ),
-            "NOT THE PAPER'S NETWORK": network_differences(run),
+            network_label(run): network_differences(run),
         }
         seeds = sorted({named_seeds(analysis.seeds) for analysis in self.analyses})
         lines = [

@@ -6,11 +6,10 @@ import json
 from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any
 
-from lrlc_jax.data.dataset import data_slug
 from lrlc_jax.experiments.config import StudyConfig
 from lrlc_jax.experiments.differences import Sample
 from lrlc_jax.experiments.identity import changed, hashed, identity, layer_of
-from lrlc_jax.experiments.record import Record, Records, Run, title_of
+from lrlc_jax.experiments.record import Record, Records, Run, slug_of, title_of
 from lrlc_jax.experiments.statistics import best, known, sample_of
 from lrlc_jax.experiments.study import study_layers
 from lrlc_jax.layers import LayerConfig, RankedLayerConfig
@@ -113,7 +112,7 @@ class StudyResults:
         data, protocol = self.setting["dataset"], self.setting["protocol"]
         settings_hash = hashed({**changed(self.setting), "options": self.options})[:6]
         return (
-            f"{self.study.name}-{data_slug(data['name'], data.get('translate'))}"
+            f"{self.study.name}-{slug_of(data)}"
             f"-n{data['train_size']}-{protocol['epochs']}epochs-{settings_hash}"
         )
 
@@ -285,8 +284,7 @@ def protocol_sentences(setting: Mapping[str, Any], seeds: int) -> list[str]:
     lines = [f"Protocol: {', '.join(protocol)}."]
     if different := protocol_differences(setting, seeds):
         lines.append(f"NOT THE PAPER'S PROTOCOL: {', '.join(different)}.")
-    if different := network_differences(setting):
-        lines.append(f"NOT THE PAPER'S NETWORK: {', '.join(different)}.")
+    lines += [f"{sentence}." for sentence in network_sentences(setting)]
     lines.append(f"{precision(setting)}.")
     return lines
 
@@ -297,6 +295,21 @@ def protocol_differences(setting: Mapping[str, Any], seeds: int) -> list[str]:
     if seeds < PAPER_PROTOCOL.seeds:
         different.append(f"{counted(seeds, 'seed')} instead of {PAPER_PROTOCOL.seeds}")
     return different
+
+
+def network_sentences(setting: Mapping[str, Any]) -> list[str]:
+    """The differences from the paper's network, in a sentence without a full stop; [] if none."""
+    different = network_differences(setting)
+    return [f"{network_label(setting)}: {', '.join(different)}"] if different else []
+
+
+def network_label(setting: Mapping[str, Any]) -> str:
+    """What to call differences from the paper's network.
+
+    The control tasks are not the paper's, and their torus needs circular padding.
+    """
+    control = setting["dataset"].get("control")
+    return "Network of the control tasks" if control else "NOT THE PAPER'S NETWORK"
 
 
 def precision(setting: Mapping[str, Any]) -> str:

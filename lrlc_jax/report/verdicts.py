@@ -8,7 +8,6 @@ from typing import Any
 
 import yaml
 
-from lrlc_jax.data.dataset import data_slug
 from lrlc_jax.experiments.config import layer_config
 from lrlc_jax.experiments.differences import (
     CONFIDENCE,
@@ -20,7 +19,7 @@ from lrlc_jax.experiments.differences import (
     seeds_needed,
 )
 from lrlc_jax.experiments.identity import hashed, layer_of
-from lrlc_jax.experiments.record import Records, Run
+from lrlc_jax.experiments.record import Records, Run, slug_of
 from lrlc_jax.experiments.statistics import holm
 from lrlc_jax.layers import RankedLayerConfig
 from lrlc_jax.report import paper
@@ -189,9 +188,14 @@ def not_run(claim: Claim, found: Iterable[Verdict]) -> list[str]:
 
 
 def settings_in(records: Records) -> list[tuple[Mapping[str, Any], dict[str, Row]]]:
-    """The settings on record, without their layers, each with its rows by name."""
+    """The settings on record, without their layers, each with its rows by name.
+
+    Control tasks are left out: they are not the paper's.
+    """
     groups: dict[str, list[Run]] = {}
     for run in records.runs.values():
+        if run.run["dataset"].get("control"):
+            continue
         groups.setdefault(hashed(setting_of(run)), []).append(run)
     return [(setting_of(runs[0]), rows_in(runs)) for runs in groups.values()]
 
@@ -203,7 +207,7 @@ def any_run(rows: Mapping[str, Row]) -> Run:
 
 def slug(setting: Mapping[str, Any]) -> str:
     """Name of the data of a setting."""
-    return data_slug(setting["dataset"]["name"], setting["dataset"].get("translate"))
+    return slug_of(setting["dataset"])
 
 
 def rows_in(runs: Iterable[Run]) -> dict[str, Row]:
