@@ -162,18 +162,19 @@ def verified(path: pathlib.Path, record: Record, kind: str) -> pathlib.Path:
     return file_of(path, kind)
 
 
-def predictions(path: str | pathlib.Path) -> dict[str, Array]:
+def predictions(path: str | pathlib.Path, record: Record | None = None) -> dict[str, Array]:
     """Whether each image was classified correctly, by split: booleans ``(seeds, images)``.
 
     Args:
         path: file of the record. Rows are in the order of its seeds, images in that of the splits
             of :func:`lrlc_jax.data.load`.
+        record: its content, if it is known.
 
     Raises:
         InputError: as :func:`verified`.
     """
     path = pathlib.Path(path)
-    record = records.read(path)
+    record = record or records.read(path)
     with safe_open(verified(path, record, PREDICTIONS), framework="numpy") as content:
         return {
             name: np.unpackbits(content.get_tensor(name), axis=1, count=record.data[name]).astype(

@@ -165,7 +165,7 @@ def predicted(run: Run) -> dict[str, Array]:
         record, place = next((at for at in places if trained.PREDICTIONS in at[0].files), places[0])
         number = run.records.index(record)
         if number not in by_record:
-            by_record[number] = trained.predictions(run.paths[number])
+            by_record[number] = trained.predictions(run.paths[number], record)
         of_seeds.append({split: bits[place] for split, bits in by_record[number].items()})
     return {split: np.stack([bits[split] for bits in of_seeds]) for split in ("validation", "test")}
 

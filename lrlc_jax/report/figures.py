@@ -19,6 +19,9 @@ except UnicodeDecodeError:  # the user's matplotlibrc, which is not used otherwi
     raise SystemExit("error: matplotlibrc is not a text file; mend or remove it.") from None
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_pdf import FigureCanvasPdf
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullLocator
 
@@ -57,6 +60,12 @@ COST_LOOKS: list[dict[str, Any]] = [
     {"color": COLORS[0], "marker": "o", "ms": 4, "mfc": "white", "lw": 1.2},
     {"color": COLORS[5], "ls": "--", "lw": 1.2},
 ]
+
+CANVASES: dict[str, Any] = {
+    "png": FigureCanvasAgg,
+    "pdf": FigureCanvasPdf,
+    "svg": FigureCanvasSVG,
+}
 
 StudyFigure = Callable[[StudyResults], Figure | None]
 FIGURES: dict[str, StudyFigure] = {}
@@ -175,13 +184,23 @@ def costs_by_rank(factory: NetworkFactory, row: Row) -> list[tuple[str, list[Cos
         layers = (network.layers[position - 1] for position in positions)
         return total(layer_cost(layer, algorithm_1=algorithm_1) for layer in layers)
 
-    layers = [cell.layer for cell in row.cells]
-    local = LocallyConnectedConfig(at=list(positions))
+    ranks = [cell.rank or 1 for cell in row.cells]
+    layer, local = row.cells[0].layer, LocallyConnectedConfig(at=list(positions))
+    assert isinstance(layer, LRLCConfig)
+    # The cost of Algorithm 1 is linear in the rank.
+    first, second = (
+        dataclasses.astuple(cost(dataclasses.replace(layer, rank=rank), algorithm_1=True))
+        for rank in (1, 2)
+    )
+    by_rank = [
+        Cost(*(a + (rank - 1) * (b - a) for a, b in zip(first, second, strict=True)))
+        for rank in ranks
+    ]
     return [
-        ("convolution", [cost(ConvConfig())] * len(layers)),
-        ("locally connected", [cost(local)] * len(layers)),
-        ("LRLC by Algorithm 1", [cost(layer, algorithm_1=True) for layer in layers]),
-        ("LRLC converted", [cost(layers[0], converted=True)] * len(layers)),
+        ("convolution", [cost(ConvConfig())] * len(ranks)),
+        ("locally connected", [cost(local)] * len(ranks)),
+        ("LRLC by Algorithm 1", by_rank),
+        ("LRLC converted", [cost(layer, converted=True)] * len(ranks)),
     ]
 
 
@@ -380,11 +399,13 @@ def as_point(axes: Axes, row: Row, place: float, mean: Mean, color: str) -> None
 @figure_style({"svg.hashsalt": "", "svg.fonttype": "none"})  # text of an SVG stays text
 def saved(figure: Figure, form: str, **metadata: None) -> bytes:
     """The figure in a file format; without ``metadata`` equal figures have equal bytes."""
-    if figure.get_layout_engine() is not None:  # the first format lays out all of them
-        figure.draw_without_rendering()
+    if engine := figure.get_layout_engine():  # the first format lays out all of them
+        engine.execute(figure)
         figure.set_layout_engine("none")
-    out = io.BytesIO()
-    figure.savefig(out, format=form, metadata=metadata)
+    out, dpi = io.BytesIO(), figure.dpi
+    # Not `savefig`, which draws everything twice. Vector formats change the resolution.
+    getattr(CANVASES[form](figure), f"print_{form}")(out, metadata=metadata)
+    figure.set_dpi(dpi)
     return out.getvalue()
 
 

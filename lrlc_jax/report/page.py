@@ -72,14 +72,17 @@ def page(
 
 
 def overview(records: Records, verdicts: Sequence[Verdict]) -> dict[str, Any]:
-    """The verdicts by claim and data set: those of the paper, and others on record.
+    """The verdicts by claim and data set: those of the paper, and others with a verdict.
 
     Of several runs with the same data, those nearest to the paper's count. A verdict is empty where
     the claim is not about the data set.
     """
-    runs: dict[str, Run | None] = dict.fromkeys(paper.columns())
-    runs |= {name: any_run(rows) for name, rows in nearest(records).items()}
     found = {(one.claim.name, hashed(setting_of(one.run))): one.verdict for one in verdicts}
+    judged = {setting for _, setting in found}
+    runs: dict[str, Run | None] = dict.fromkeys(paper.columns())
+    for name, rows in nearest(records).items():
+        if hashed(setting_of(any_run(rows))) in judged:
+            runs[name] = any_run(rows)
 
     def verdict(claim: Claim, name: str, run: Run | None) -> str:
         known = found.get((claim.name, hashed(setting_of(run)))) if run else None
