@@ -170,9 +170,22 @@ def folder(results_dir: str | pathlib.Path) -> pathlib.Path:
     return expanded("results_dir", str(results_dir)) / "analysis"
 
 
-def read_analyses(results_dir: str | pathlib.Path) -> list[Analysis]:
-    """All analyses of a results folder, in the order of their names."""
-    return [read(path) for path in sorted(folder(results_dir).glob("[!.]*.json"))]
+def read_analyses(
+    results_dir: str | pathlib.Path, problems: list[str] | None = None
+) -> list[Analysis]:
+    """All analyses of a results folder, in the order of their names.
+
+    With ``problems`` a file that cannot be read is left out, and a sentence on it added there.
+    """
+    found = []
+    for path in sorted(folder(results_dir).glob("[!.]*.json")):
+        try:
+            found.append(read(path))
+        except InputError as error:
+            if problems is None:
+                raise
+            problems.append(str(error))
+    return found
 
 
 def read(path: pathlib.Path) -> Analysis:

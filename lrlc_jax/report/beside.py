@@ -1,9 +1,10 @@
 """Tables in the layout of the paper, with our numbers beside its own."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 
 from lrlc_jax.experiments.differences import Difference, Sample, difference, grade
+from lrlc_jax.experiments.identity import hashed
 from lrlc_jax.experiments.record import Records, Run
 from lrlc_jax.report import paper
 from lrlc_jax.report.paper import PaperRow, PaperTable
@@ -50,13 +51,16 @@ class Pair:
         return OTHERWISE if labels(self.run) else grade(found, paper.margin(self.dataset))
 
 
-def nearest(records: Records) -> dict[str, Mapping[str, Row]]:
+def nearest(records: Records, among: Container[str] | None = None) -> dict[str, Mapping[str, Row]]:
     """Rows of the setting that is nearest to the paper's, for each of its data sets.
 
     The paper's protocol comes first, then the largest part of the data, then the most seeds.
+    ``among``: hashes of the settings to choose from; all by default.
     """
     found: dict[str, tuple[tuple[int, float, int], Mapping[str, Row]]] = {}
     for setting, rows in settings_in(records):
+        if among is not None and hashed(setting) not in among:
+            continue
         runs = [cell.run for row in rows.values() for cell in row.cells if cell.run]
         data = runs[0].data
         key = (

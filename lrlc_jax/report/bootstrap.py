@@ -38,9 +38,10 @@ class Candidate:
 def draw_images(candidates: Sequence[Candidate]) -> None:
     """Draw the images of candidates, all in one product.
 
-    Sums of counts are exact in float32, so that every processor chooses the same ranks.
+    Sums of counts are exact in float32, so that ties between ranks are the same on every processor.
     """
-    new = [candidate for candidate in candidates if not candidate.drawn]
+    # A run may be a candidate of several rows.
+    new = [*{id(candidate): candidate for candidate in candidates if not candidate.drawn}.values()]
     ends = np.cumsum([len(candidate.test) for candidate in new])
     for split in ("validation", "test") if new else ():
         bits = np.concatenate([getattr(candidate, split) for candidate in new])

@@ -18,7 +18,7 @@ from lrlc_jax.files import write_atomically
 from lrlc_jax.progress import counted, one_line
 from lrlc_jax.report import contrasts, figures, tables  # noqa: F401 (contrasts registers a table)
 from lrlc_jax.report.beside import tables_beside
-from lrlc_jax.report.effects import effects_of, effects_table, runs_in
+from lrlc_jax.report.effects import effects_of, effects_table, left_to
 from lrlc_jax.report.instruments import LOCAL, instrument_figures, instrument_tables
 from lrlc_jax.report.page import page
 from lrlc_jax.report.results import (
@@ -101,9 +101,9 @@ def build(
     requested: dict[str, set[str]] = {}
     for entry in entries:
         requested.setdefault(entry.study.name, set()).add(entry.job.identity)
-    pairs = runs_in(effects_of(records))
+    elsewhere = left_to(effects_of(records))
     results = [one for study in studies for one in study_results(study, records)]
-    kept = shown(results, requested, pairs)
+    kept = shown(results, requested, elsewhere)
     report = Report(
         tables={},
         beside={},
@@ -123,11 +123,7 @@ def build(
         failures=[],
     )
 
-    try:
-        analyses = read_analyses(results_dir)
-    except InputError as error:
-        analyses = []
-        report.problems.append(str(error))
+    analyses = read_analyses(results_dir, report.problems)
 
     def write(path: str, content: str | bytes) -> pathlib.Path:
         write_atomically(root / path, content)
@@ -136,7 +132,7 @@ def build(
 
     judged: list[Verdict] = []
     if TABLES in parts or PAGE in parts:  # all are made before the first is written
-        judged = verdicts(records, pairs)
+        judged = verdicts(records, elsewhere)
         report.beside.update(tables_beside(records), claims=claims_table(judged))
         effects = effects_table(records)
         report.beside.update({"effects": effects} if effects.rows else {})

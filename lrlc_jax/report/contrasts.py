@@ -137,11 +137,12 @@ def replicates_of(rows: Sequence[Row], *, seeds: bool = True) -> dict[str, Repli
 
 
 def candidates_of(row: Row) -> list[Candidate]:
-    """The runs of a row with their predictions; empty if some are missing."""
+    """The runs of a row with their predictions; empty if some are missing, or of one seed."""
     try:
-        return [candidate(cell.run) for cell in by_size(row) if cell.run]
+        found = [candidate(cell.run) for cell in by_size(row) if cell.run]
     except InputError:
         return []
+    return found if all(len(one.test) > 1 for one in found) else []
 
 
 @functools.cache  # a run is in the rows of several studies

@@ -1,7 +1,7 @@
 """Effect of one setting: pairs of runs on record that differ in nothing else."""
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from typing import Any
 
 from lrlc_jax.experiments.differences import Difference, Sample, difference
@@ -72,9 +72,14 @@ def effects_of(records: Records) -> list[Effect]:
     return sorted(pairs, key=lambda one: (one.setting, str(one.value), one.other.first.file_name))
 
 
-def runs_in(effects: Iterable[Effect]) -> set[str]:
-    """Identities of the runs in pairs."""
-    return {run.identity for one in effects for run in (one.run, one.other)}
+def left_to(effects: Sequence[Effect]) -> Callable[[Set[str]], Set[str]]:
+    """The runs, by identity, of a small table that the table of effects has in its place.
+
+    These are the runs with a value other than the default, and a run that is alone in its table.
+    """
+    variants = {one.run.identity for one in effects}
+    alone = variants | {one.other.identity for one in effects}
+    return lambda runs: runs & (alone if len(runs) == 1 else variants)
 
 
 def pairs_of(run: Run, runs: Mapping[str, Run]) -> Iterator[Effect]:

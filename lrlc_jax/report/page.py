@@ -80,9 +80,7 @@ def overview(records: Records, verdicts: Sequence[Verdict]) -> dict[str, Any]:
     found = {(one.claim.name, hashed(setting_of(one.run))): one.verdict for one in verdicts}
     judged = {setting for _, setting in found}
     runs: dict[str, Run | None] = dict.fromkeys(paper.columns())
-    for name, rows in nearest(records).items():
-        if hashed(setting_of(any_run(rows))) in judged:
-            runs[name] = any_run(rows)
+    runs |= {name: any_run(rows) for name, rows in nearest(records, judged).items()}
 
     def verdict(claim: Claim, name: str, run: Run | None) -> str:
         known = found.get((claim.name, hashed(setting_of(run)))) if run else None

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import json
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from typing import Any
 
 from lrlc_jax.experiments.config import StudyConfig
@@ -244,14 +244,14 @@ def options_of(run: Run) -> dict[str, Any]:
 def shown(
     results: Sequence[StudyResults],
     requested: Mapping[str, Set[str]] | None = None,
-    elsewhere: Set[str] = frozenset(),
+    elsewhere: Callable[[Set[str]], Set[str]] = lambda _: frozenset(),
 ) -> list[StudyResults]:
     """The results to show: an incomplete table is hidden if fuller tables contain all of its runs.
 
     Studies share runs, so the records of one study also fill parts of other tables. At equal
     fullness, tables with default options take precedence. A command's own tables are always shown;
-    ``requested`` has the identities of its runs by study. ``elsewhere`` has those of the runs in
-    other tables, such as that of effects.
+    ``requested`` has the identities of its runs by study. ``elsewhere`` says which
+    runs of an incomplete table are in that of effects.
     """
 
     def gaps(one: StudyResults) -> tuple[int, bool]:
@@ -259,7 +259,7 @@ def shown(
 
     kept = []
     for one in results:
-        only_here = {*one.known} - (elsewhere if one.problems else set())
+        only_here = {*one.known} - (elsewhere({*one.known}) if one.problems else set())
         for other in results:
             if gaps(other) < gaps(one):
                 only_here -= other.cell_of_run.keys()

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from typing import Any
 
 import yaml
@@ -150,16 +150,18 @@ def row_name(side: Mapping[str, Any]) -> str:
     return layer_config({"name": side["layer"], **options}).row
 
 
-def verdicts(records: Records, elsewhere: Set[str] = frozenset()) -> list[Verdict]:
+def verdicts(
+    records: Records, elsewhere: Callable[[Set[str]], Set[str]] = lambda _: frozenset()
+) -> list[Verdict]:
     """The verdict on each claim for each setting with a run that decides a part of it.
 
-    A setting of one or two rows whose runs are all in other tables (``elsewhere``, by identity) is
-    left to them.
+    A setting of one or two rows whose runs are all in the table of effects (``elsewhere``) is left
+    to it.
     """
     tables, found = settings_in(records), []
     for setting, rows in tables:
         runs = {cell.identity for row in rows.values() for cell in row.cells}
-        if len(rows) <= 2 and runs <= elsewhere:
+        if len(rows) <= 2 and elsewhere(runs) == runs:
             continue
         dataset = slug(setting)
         compare = [
@@ -275,7 +277,9 @@ def compared(
     if kind == HIGH:
         if "train_at_end_accuracy" not in runs[0].final:  # an earlier record
             return Part(names)
-        found = difference(sample(runs[0], "train_at_end_accuracy"), Sample(HIGH_ACCURACY, 0.0, 2))
+        trained = sample(runs[0], "train_at_end_accuracy")
+        # One seed has no interval.
+        found = difference(trained, Sample(HIGH_ACCURACY, trained.error and 0.0, 2))
         return dataclasses.replace(part, found=dataclasses.replace(found, p=None))
     samples = sample(runs[0]), sample(runs[1])
     return dataclasses.replace(part, found=difference(*samples), deviation=pooled(*samples))

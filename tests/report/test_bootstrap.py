@@ -73,6 +73,14 @@ def test_intervals_over_seeds_cover_the_true_accuracy():
     assert 0.9 <= held / 400 <= 0.98
 
 
+def test_a_run_may_be_in_several_rows():
+    rng = np.random.default_rng(5)
+    one, other = candidate(rng, 0.9), candidate(rng, 0.6)
+    found = bootstrap([("bias", [one]), ("lrlc", [one, other])])
+    for row in found.values():
+        assert row.test.mean() == pytest.approx(100 * one.test.mean(), abs=1)
+
+
 def test_equal_predictions_give_equal_replicates():
     rng = np.random.default_rng(4)
     rows = [("a", [candidate(rng, 0.8)]), ("b", [candidate(rng, 0.7), candidate(rng, 0.75)])]

@@ -54,6 +54,9 @@ def test_each_row_has_the_references_above_it_with_the_same_layers(results):
     for one in found.values():
         assert 0 < one.share < 1
         assert one.smallest > 0
+    for one in found.values():  # rank 1 of LRLC is also the run of the spatial bias
+        assert one.bounds[0] < one.found.value + 0.5
+        assert one.bounds[1] > one.found.value - 0.5
     ranks = {rank: share for share, rank in found[lrlc, conv].ranks}
     assert ranks.keys() <= {1, 2, 4}
     assert sum(ranks.values()) == pytest.approx(1)

@@ -9,7 +9,7 @@ from lrlc_jax.data.dataset import DatasetConfig
 from lrlc_jax.experiments.config import StudyConfig
 from lrlc_jax.experiments.record import group
 from lrlc_jax.networks import NetworkConfig
-from lrlc_jax.report.effects import effects_of, effects_table, runs_in
+from lrlc_jax.report.effects import effects_of, effects_table, left_to
 from lrlc_jax.report.results import shown, study_results
 from lrlc_jax.report.tables import FIDELITY, formats
 from lrlc_jax.training.train import ProtocolConfig
@@ -94,8 +94,10 @@ def test_an_incomplete_table_is_hidden_if_the_effects_have_its_runs():
     changed = with_protocol(example(), adam_epsilon=1e-7)
     records = [example(), example("conv"), changed]
     all_runs = group((pathlib.Path(str(n)), record) for n, record in enumerate(records))
-    elsewhere = runs_in(effects_of(all_runs))
-    assert elsewhere == {example().identity, changed.identity}
+    elsewhere = left_to(effects_of(all_runs))
+    default, other = example().identity, changed.identity
+    assert elsewhere({default, other}) == {other}
+    assert elsewhere({default}) == {default}
     tables = study_results(study, all_runs)
     whole, part = sorted(tables, key=lambda one: len(one.problems))
     assert shown(tables) == [whole, part]

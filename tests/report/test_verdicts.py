@@ -10,7 +10,9 @@ from lrlc_jax.data.dataset import DatasetConfig
 from lrlc_jax.experiments.differences import Difference
 from lrlc_jax.experiments.record import group
 from lrlc_jax.experiments.study import load_studies, members, study_layers
+from lrlc_jax.networks import NetworkConfig
 from lrlc_jax.report import contrasts
+from lrlc_jax.report.effects import effects_of, left_to
 from lrlc_jax.report.tables import comma_separated
 from lrlc_jax.report.verdicts import (
     FAILS,
@@ -183,6 +185,31 @@ def test_training_accuracy_is_compared_with_a_limit(mean, verdict):
     parts = [p for v in found if v.claim.name == "training_accuracy" for p in v.parts]
     assert [p.verdict for p in parts if p.rows == ("Convolution",)] == [verdict] * bool(parts)
     assert bool(parts) == (mean is not None)
+
+
+def test_one_seed_decides_nothing():
+    few = [({"name": "conv"}, 0.99, 1), ({"name": "lrlc"}, 0.5, 1)]
+    assert {part.verdict for v in judged(*few).values() for part in v.parts} <= {
+        UNDECIDED,
+        NOT_RUN,
+    }
+    record = example("conv", test=(0.99,), validation=(0.99,))
+    record = dataclasses.replace(record, final=record.final | {"train_at_end_accuracy": [0.96]})
+    found = verdicts(group([(pathlib.Path("a"), record)]))
+    assert {v.verdict for v in found} == {UNDECIDED}
+
+
+def test_a_setting_with_variants_keeps_its_verdicts():
+    """The default side of each pair is judged; the variants are left to the table of effects."""
+    networks = [None, NetworkConfig(precision="bfloat16_products")]
+    files = [
+        (pathlib.Path(f"{name}{network}"), example(name, network=network))
+        for name in ("conv", "lrlc")
+        for network in networks
+    ]
+    records = group(files)
+    found = verdicts(records, left_to(effects_of(records)))
+    assert {v.run.run["network"]["precision"] for v in found} == {"float32"}
 
 
 def test_each_claim_says_what_is_not_run_and_the_command_runs_its_rows():
