@@ -82,7 +82,11 @@ def test_a_record_leads_to_the_settings_of_its_layer_and_protocol(name):
 @pytest.mark.parametrize(
     "config",
     [
-        Config(network=NetworkConfig(32, 5, [1, 2, 1], "same", "max", True, False, "bfloat16")),
+        Config(
+            network=NetworkConfig(
+                32, 5, [1, 2, 1], "same", "max", True, False, precision="bfloat16"
+            )
+        ),
         Config(dataset=DatasetConfig("mnist", "files", translate=48)),
         Config(dataset=DatasetConfig("celeba", "tfds", translate=48, translate_train="fresh")),
         Config(dataset=DatasetConfig("cifar10", "files", train_size=100)),
