@@ -147,7 +147,7 @@ def test_a_device_that_is_not_there_gets_one_sentence(tmp_path):
 def test_help_lists_groups_and_settings_and_cfg_prints_the_settings(tmp_path):
     lines = here(tmp_path, "train", "--help").stdout.splitlines()
     groups = {name: line for line in lines for name in ("layer", "network") if f" {name}:" in line}
-    assert groups["network"].split() == ["network:", "paper"]
+    assert groups["network"].split() == ["network:", "control,", "paper"]
     assert {"conv,", "lrlc,"} <= set(groups["layer"].split())
     assert not any("study" in line for line in lines)  # a group of another command
     assert not any("$" in line or "== " in line for line in lines)

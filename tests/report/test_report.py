@@ -716,7 +716,8 @@ def test_a_run_with_conflicting_records_has_no_value(tmp_path):
 
 def test_published_tables_are_those_of_the_published_records(tmp_path):
     published = ROOT / "results" / "published"
-    shutil.copytree(published / "records", tmp_path / "records")
+    for name in ("records", "analysis"):
+        shutil.copytree(published / name, tmp_path / name)
     build([dataclasses.replace(study, figures=[]) for study in MENU.values()], str(tmp_path))
 
     def tables(folder):
