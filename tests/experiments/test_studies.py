@@ -31,7 +31,7 @@ from tests.experiments.examples import example
 
 CONFIGS = ROOT / "configs"
 MENU = {study.name: study for study in load_studies(CONFIGS)}
-OURS = ("quick", "layers", "essentials")
+OURS = ("quick", "layers", "essentials", "combining_weights", "fan_in")
 PAPER = [name for name in MENU if name not in OURS and not name.startswith("control")]
 RANKS = [1, 2, 3, 4, 5, 6, 7, 10, 15, 20, 25, 30]
 BASE = Config(layer=LRLCConfig())
