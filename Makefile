@@ -32,8 +32,11 @@ run-sweep: $(VENV)/with-experiments ## Train the missing seeds of each STUDY in 
 		$(VENV)/bin/python scripts/sweep.py "study=$$study" $(RESULTS_DIR) $(ARGS) || exit; done
 
 .PHONY: tables figures report
-tables figures: ARGS += parts=[$@]
-tables figures report: $(VENV)/with-experiments ## Rebuild tables, figures, or these and the page, from the records in RESULTS and the published ones
+tables: ARGS += parts=[tables]
+tables: report ## Rebuild only the tables, from the records in RESULTS and the published ones
+figures: ARGS += parts=[figures]
+figures: report ## Rebuild only the figures
+report: $(VENV)/with-experiments ## Rebuild the tables, the figures and the page
 	@for folder in "$$RESULTS" results/published; do \
 		! ls "$$folder"/records/*.json >/dev/null 2>&1 || \
 		$(VENV)/bin/python scripts/tables.py "results_dir=\"$$folder\"" $(ARGS) || exit; done
