@@ -214,9 +214,14 @@ def read(path: pathlib.Path) -> Analysis:
     return Analysis(path, **{name: values[name] for name in fitting})
 
 
+def is_private(run: Mapping[str, Any]) -> bool:
+    """Whether the images of a run's data must not be passed on."""
+    return bool(getattr(SOURCES.get(run["dataset"]["name"]), "private", False))
+
+
 def write(analysis: Analysis, arrays: Arrays) -> Analysis:
     """Write an analysis, its arrays first. Those of images of a private data set stay local."""
-    private = getattr(SOURCES.get(analysis.run["dataset"]["name"]), "private", False)
+    private = is_private(analysis.run)
     files: dict[str, Arrays] = {}
     for name, array in arrays.items():
         local = private and name.endswith(f"/{IMAGES}")
@@ -266,7 +271,7 @@ class Analyzer:
 
     def __init__(self, config: AnalysisConfig, data: Sequence[str] = ()) -> None:
         self.config, self.data = config, data
-        self.names = config.measures or list(MEASURES)
+        self.names = list(dict.fromkeys(config.measures or MEASURES))
         self.loader = Loader()
 
     def path_of(self, path: pathlib.Path, record: Record) -> pathlib.Path:
@@ -359,15 +364,24 @@ class Analyzer:
             code=provenance.code(),
             machine=provenance.machine(),
         )
-        if self.config.again or not new.path.exists():
+        if not new.path.exists():
             return new, {}
-        old = read(new.path)
+        try:
+            old = read(new.path)
+        except InputError:
+            if self.config.again:
+                return new, {}
+            raise
         if old.settings != new.settings:
             return new, {}
         try:
-            return old, {key: list(array) for key, array in old.loaded.items()}
+            arrays = {key: list(array) for key, array in old.loaded.items()}
         except InputError:  # arrays of an analysis that was killed while it wrote
             return new, {}
+        again = self.names if self.config.again else ()
+        kept = {name: values for name, values in old.measures.items() if name not in again}
+        arrays = {key: rows for key, rows in arrays.items() if key.partition("/")[0] in kept}
+        return dataclasses.replace(old, measures=kept), arrays
 
 
 class Weights:
@@ -377,12 +391,11 @@ class Weights:
         self.factory, self.seeds = factory_of(record), seeds
         self.places = [record.seeds.index(seed) for seed in seeds]
         self.states = load_weights(path, record)
-        self.init = jax.jit(functools.partial(init, self.factory))
 
     def networks(self) -> Iterator[tuple[str, Network]]:
         """Stage and network: those of all seeds before training, then after it."""
         for seed in self.seeds:
-            start = self.init(jnp.uint32(seed))
+            start = init(self.factory, jnp.uint32(seed))
             yield BEFORE, self.network(start.params, start.stats)
         for place in self.places:
             params, stats = jax.tree.map(lambda leaf, i=place: leaf[i], self.states)

@@ -7,6 +7,7 @@ A new figure is a function of :class:`~lrlc_jax.report.results.StudyResults` wit
 import contextlib
 import dataclasses
 import io
+import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -148,7 +149,6 @@ def cost_against_rank(results: StudyResults) -> Figure | None:
             rank_axis(axes, ranks)
             axes.tick_params(axis="x", labelsize=6.5)
             axes.set_ylabel(quantity.replace("_a", "-a"))
-            axes.set_xlabel("rank")
             axes.set_title(row.name, fontsize=8, parse_math=False)
     image = "x".join(map(str, factory.image_shape))
     about = "parameters of the layer, its multiply-adds for an image, by closed forms"
@@ -160,12 +160,19 @@ def cost_against_rank(results: StudyResults) -> Figure | None:
     return figure
 
 
-def rank_axis(axes: Axes, ranks: Iterable[int]) -> None:
-    """A horizontal axis with a tick at each rank."""
+def rank_axis(axes: Axes, ranks: Iterable[int], near: float = 1.0) -> None:
+    """A horizontal axis with a tick at each rank, without labels that the next one would touch.
+
+    ``near`` is the ratio of two ranks whose labels touch.
+    """
     ticks = sorted({*ranks})
+    labelled = [
+        following > near * rank for rank, following in itertools.pairwise([*ticks, math.inf])
+    ]
     axes.set_xscale("log", base=2)
-    axes.set_xticks(ticks, [str(rank) for rank in ticks])
+    axes.set_xticks(ticks, [str(rank) * label for rank, label in zip(ticks, labelled, strict=True)])
     axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xlabel("rank")
 
 
 def number_axis(axis: Axis) -> None:

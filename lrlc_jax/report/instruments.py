@@ -15,8 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 from numpy.typing import NDArray
 
-from lrlc_jax.data.sources import SOURCES
-from lrlc_jax.experiments.analyze import AFTER, BEFORE, IMAGES, Analysis, in_a_cell
+from lrlc_jax.experiments.analyze import AFTER, BEFORE, IMAGES, Analysis, in_a_cell, is_private
 from lrlc_jax.experiments.identity import changed, hashed
 from lrlc_jax.experiments.record import slug_of
 from lrlc_jax.experiments.statistics import mean_over_seeds
@@ -28,7 +27,7 @@ from lrlc_jax.layers import (
     SpatialBiasConfig,
 )
 from lrlc_jax.progress import counted, named_seeds
-from lrlc_jax.report.figures import COLORS, MARKERS, WIDTH, figure_style, in_lines
+from lrlc_jax.report.figures import COLORS, MARKERS, WIDTH, figure_style, in_lines, rank_axis
 from lrlc_jax.report.images import show
 from lrlc_jax.report.results import (
     network_differences,
@@ -44,6 +43,7 @@ InstrumentFigure: TypeAlias = Callable[["Group"], Figure | None]
 
 FIGURES: dict[str, InstrumentFigure] = {}
 MOST_ROWS = 12  # networks in a picture
+NEAR = 1.3  # ratio of ranks whose labels would touch
 LOCAL = ".local"  # in the name of a figure with images that must not be passed on
 
 
@@ -126,7 +126,7 @@ def instrument_figures(analyses: Sequence[Analysis]) -> dict[str, Callable[[], F
     found: dict[str, Callable[[], Figure | None]] = {}
     for group in groups(analyses):
         for function, draw in FIGURES.items():
-            local = LOCAL if function == "weights_of_images" and is_private(group) else ""
+            local = LOCAL if function == "weights_of_images" and is_private(group.first.run) else ""
             found[f"{group.name}-{function}{local}"] = functools.partial(draw, group)
     return found
 
@@ -167,11 +167,6 @@ def filter_banks(group: Group) -> Table:
         values=values,
         alignment="l" + "r" * len(columns),
     )
-
-
-def is_private(group: Group) -> bool:
-    """Whether the images of the data must not be passed on."""
-    return bool(getattr(SOURCES.get(group.first.run["dataset"]["name"]), "private", False))
 
 
 # ---- curves over rank ----
@@ -267,7 +262,7 @@ def relaxation_and_accuracy(group: Group) -> Figure | None:
     upper.yaxis.set_minor_locator(NullLocator())
     upper.set_ylabel("relaxation, linear to 0.1, then log\n(dotted: before training)")
     lower.set_ylabel(f"{group.first.settings['split']} accuracy, %")
-    rank_axis(lower, sorted({rank for points in after.values() for rank in points}))
+    rank_axis(lower, {rank for points in after.values() for rank in points}, NEAR)
     figure.suptitle(group.title(), fontsize=9)
     figure.legend(loc="outside lower center", ncols=2, frameon=False)
     return figure
@@ -277,17 +272,6 @@ def draw_points(axes: Axes, points: Points, **look: Any) -> None:
     """Means over ranks with error bars."""
     means, errors = zip(*points.values(), strict=True)
     axes.errorbar([*points], means, errors, capsize=2, **look)
-
-
-def rank_axis(axes: Axes, ranks: Sequence[int]) -> None:
-    """Ranks on the x axis; of two that are nearly equal only the larger one has a label."""
-    axes.set_xscale("log", base=2)
-    pairs = zip(ranks, [*ranks[1:], float("inf")], strict=True)
-    axes.set_xticks(
-        ranks, [str(rank) if following > 1.3 * rank else "" for rank, following in pairs]
-    )
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_xlabel("rank")
 
 
 @instrument_figure
@@ -324,7 +308,7 @@ def effective_ranks(group: Group) -> Figure | None:
     ranks = sorted({point[0] for points in names.values() for point in points})
     axes.plot([1, ranks[-1]], [1, ranks[-1]], color="black", lw=0.8)
     axes.set_yscale("log", base=2)
-    rank_axis(axes, [round(rank) for rank in ranks])
+    rank_axis(axes, map(round, ranks), NEAR)
     ticks = [2**power for power in range(int(np.log2(ranks[-1])) + 1)]
     axes.set_yticks(ticks, [str(tick) for tick in ticks])
     axes.yaxis.set_minor_locator(NullLocator())
@@ -365,7 +349,7 @@ def compression(group: Group) -> Figure | None:
             draw_points(
                 axes, trained[row], color=COLORS[1], marker="s", ms=4, label="LRLC, trained"
             )
-        rank_axis(axes, ranks)
+        rank_axis(axes, ranks, NEAR)
         axes.set_ylabel(f"{analysis.settings['split']} accuracy, %")
         axes.set_title(analysis.layer.row, fontsize=9, loc="left")
     figure.suptitle(group.title(), fontsize=9)

@@ -60,6 +60,9 @@ def test_a_record_is_measured_once_and_measures_are_added(copied, tmp_path):
     np.testing.assert_array_equal(
         added.array("combining_weights", "layer1"), first.array("combining_weights", "layer1")
     )
+    again = here(tmp_path, "analyze", *words, "measures=[relaxation]", "again=true")
+    assert "already on file" not in again.stdout
+    assert read(path).measures == added.measures
     # Other images: what is on file does not count.
     here(tmp_path, "analyze", str(copied), "images=30", "measures=[relaxation]")
     assert list(read(path).measures) == ["relaxation"]
@@ -82,12 +85,18 @@ def test_networks_before_training_are_those_that_training_starts_from(tmp_path):
     assert not np.array_equal(networks[0].layers[0].bases[...], networks[1].layers[0].bases[...])
 
 
-def test_a_record_without_weights_names_the_command_that_makes_them(copied, tmp_path):
+def test_a_record_without_weights_names_the_command_that_makes_them(trained, copied, tmp_path):
     file_of(copied, WEIGHTS).unlink()
     answer = here(tmp_path, "analyze", str(copied), status=2)
     (line,) = answer.stderr.strip().splitlines()
     assert f"reproduce.py {copied} keep=weights" in line
     assert not analysis_of(copied).exists()
+    # Other records are measured all the same.
+    (other,) = (trained / "results" / "records").glob("*.json")
+    words = [f"results_dir={tmp_path}", "measures=[relaxation]", "images=20"]
+    answer = here(tmp_path, "analyze", str(copied), str(other), *words, status=1)
+    assert f"reproduce.py {copied} keep=weights" in answer.stderr
+    assert read(tmp_path / "analysis" / other.name).measures
 
 
 @pytest.mark.parametrize(
