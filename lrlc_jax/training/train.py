@@ -134,21 +134,9 @@ class DeviceData:
         return cls(train, validation, test, (factor, offset), fresh)
 
 
-def _init_seeds(build: Build, layout: Layout, seeds: Sequence[int]) -> TrainState:
-    """The states of all seeds before the first step, on their devices.
-
-    Not one compiled program: the small ones of the initializers are shared by all networks of a
-    study, and compile in a fraction of its time.
-    """
-    states: TrainState | None = None
-    for row, seed in enumerate(seeds):
-        state: TrainState = jax.device_get(init(build, jnp.uint32(seed)))
-        if states is None:
-            states = jax.tree.map(lambda one: np.empty((len(seeds), *one.shape), one.dtype), state)
-        for leaf, one in zip(jax.tree.leaves(states), jax.tree.leaves(state), strict=True):
-            leaf[row] = one
-    assert states is not None
-    return layout.put(states)
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _init_seeds(build: Build, layout: Layout, seeds: jax.Array) -> TrainState:
+    return layout.run(jax.vmap(functools.partial(init, build)), seeds)  # type: ignore[no-any-return]
 
 
 # The states are not donated: after an interrupted epoch, the states before it are saved.
@@ -317,7 +305,7 @@ def train(
     # Initial state, from the newest checkpoint or from the seeds.
     start = np.asarray(seeds, np.uint32)
     found = resumed(build, layout, start, checkpoints) if checkpoints else None
-    now = found or Snapshot(timed(_init_seeds, build, layout, seeds), (), 0)
+    now = found or Snapshot(timed(_init_seeds, build, layout, layout.put(start)), (), 0)
     del found  # frees its states later
 
     # Number of seeds at once. A resumed run keeps it, for equal rounding.

@@ -132,7 +132,7 @@ def layouts():
     """A layout of 9 seeds on 5 devices, and the way to another layout and back."""
     _, factory = data_and_factory(False)
     layout = lay_out(9)
-    states = loop._init_seeds(factory, layout, range(9))
+    states = loop._init_seeds(factory, layout, layout.put(np.arange(9, dtype=np.uint32)))
     saved = layout.get(states)
     smaller = lay_out(9, 2, jax.devices()[2:6])
     moved = smaller.put(saved)

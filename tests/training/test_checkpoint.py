@@ -200,7 +200,7 @@ def test_a_worker_that_may_not_write_leaves_the_folder_as_it_is(tmp_path, states
 def states(dataset):
     make = NetworkFactory(dataset.image_shape, 10, ConvConfig(), NetworkConfig(channels=16))
     with quick_compilation():
-        return _init_seeds(make, lay_out(2), (0, 1))
+        return _init_seeds(make, lay_out(2), jax.device_put(np.arange(2, dtype=np.uint32)))
 
 
 def snapshot(states, epochs):

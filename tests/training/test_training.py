@@ -56,7 +56,8 @@ def start(dataset):
     make = factory(dataset)
     graphdef, _, _ = split(nnx.eval_shape(lambda: make(nnx.Rngs(0))))
     with quick_compilation():
-        states = loop._init_seeds(make, devices.lay_out(2), (0, 1))
+        seeds = jax.device_put(np.arange(2, dtype=np.uint32))
+        states = loop._init_seeds(make, devices.lay_out(2), seeds)
     return graphdef, jax.tree.map(lambda leaf: leaf[0], states)
 
 
