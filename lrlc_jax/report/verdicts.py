@@ -235,15 +235,17 @@ def counterpart(
 ) -> dict[str, Row]:
     """Rows of another data set with the same protocol and network, and as many training images.
 
-    All images of one data set stand beside all images of the other.
+    All images of one data set stand beside all images of the other. Shifts are the same too, and
+    places are fixed, or fresh, in both.
     """
 
     def rest(rows: Mapping[str, Row]) -> list[Any]:
         run = any_run(rows)
         size, available = run.data["train"], run.data["train_available"]
         setting = setting_of(run)
+        data = [setting["dataset"].get(name) for name in ("shift", "translate_train")]
         images = None if size == available else size
-        return [setting["training"], setting["network"], setting["protocol"], images]
+        return [setting["training"], setting["network"], setting["protocol"], *data, images]
 
     found = (other for one, other in tables if slug(one) == dataset and rest(other) == rest(rows))
     return next(found, {})

@@ -124,6 +124,16 @@ def test_another_data_set_is_compared_where_all_else_is_the_same():
     found = {v.claim.name: v for v in verdicts(group(files))}
     assert found["translation_hurts_fixed"].verdict == HOLDS
     assert found["translation_spares_input_dependent"].verdict == HOLDS
+    shifted = [(path, record) for path, record in files if record.run["dataset"]["translate"]]
+    shifted += [
+        (
+            path,
+            example(record.run["layer"]["name"], dataset=dataclasses.replace(faces, shift=[1, 0])),
+        )
+        for path, record in files
+        if not record.run["dataset"]["translate"]
+    ]
+    assert not [v for v in verdicts(group(shifted)) if v.claim.against]
     del files[0]
     assert "translation_hurts_fixed" not in {v.claim.name for v in verdicts(group(files))}
 
