@@ -5,7 +5,6 @@ import errno
 import fcntl
 import hashlib
 import io
-import itertools
 import json
 import math
 import os
@@ -21,6 +20,7 @@ TEMPORARY = ".tmp"  # ending of unfinished files
 LARGEST_TEXT = 64 * 2**20  # bytes of a JSON or YAML file
 DEEPEST = 16  # levels of nested values in a JSON file of this package
 LONGEST_NUMBER = 18  # digits
+NUMBERS = {int, float, bool, type(None)}  # lists of these are long, and need no look
 LOCK_ATTEMPTS = 100  # another process may remove the folder between two calls
 
 
@@ -169,9 +169,9 @@ def require_plain(values: Any, levels: int = DEEPEST) -> None:
     elif isinstance(values, dict | list):
         if not levels:
             raise ValueError(f"more than {DEEPEST} levels of nested values")
-        parts = itertools.chain(values, values.values()) if isinstance(values, dict) else values
-        for part in parts:
-            if isinstance(part, str | dict | list):
+        parts = [*values, *values.values()] if isinstance(values, dict) else values
+        if not NUMBERS.issuperset(map(type, parts)):
+            for part in parts:
                 require_plain(part, levels - 1)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from lrlc_jax.cli import run_command
 from lrlc_jax.experiments.config import RunConfig, typed
 from lrlc_jax.experiments.study import config_folders, load_studies
+from lrlc_jax.report import forks
 from lrlc_jax.report.build import TABLES, build
 from lrlc_jax.report.tables import markdown
 
@@ -18,7 +19,9 @@ def tables(values: dict[str, Any], overrides: list[str]) -> None:
     del overrides
     parts = values.pop("parts")
     settings = typed(RunConfig, values)
-    report = build(load_studies(*config_folders()), settings.results_dir, parts=parts)
+    studies = load_studies(*config_folders())
+    # No device is used here: this process may fork.
+    report = build(studies, settings.results_dir, parts=parts, processes=forks.usable())
     if TABLES in parts:
         print("\n".join(map(markdown, [*report.tables.values(), *report.beside.values()])))
     for sentence in (*report.problems, *report.conflicts):

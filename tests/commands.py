@@ -47,6 +47,7 @@ def here(cwd, script, *arguments, status=0):
         mock.patch.object(sys, "argv", [str(path), *arguments]),
         mock.patch.dict("os.environ"),
         mock.patch("lrlc_jax.signals.abandoned", return_value=False),  # threads of other tests
+        mock.patch("lrlc_jax.report.forks.usable", return_value=1),  # jax has threads here
         jax.numpy_dtype_promotion("standard"),
         quick_compilation(),
         pytest.raises(SystemExit) as end,

@@ -6,6 +6,7 @@ the defaults.
 """
 
 import dataclasses
+import functools
 import re
 import typing
 from collections.abc import Mapping
@@ -167,6 +168,12 @@ def register() -> None:
 register()
 
 
+@functools.cache
+def structured(schema: type) -> Any:
+    """The types and defaults of a schema for OmegaConf, which takes long to find them."""
+    return OmegaConf.structured(schema)
+
+
 def typed(schema: type[T], values: Any, where: str = "") -> T:
     """An instance of a dataclass from some of its fields, checked.
 
@@ -183,7 +190,7 @@ def typed(schema: type[T], values: Any, where: str = "") -> T:
         if prefix + str(name) not in names:
             raise unknown_name("setting", f"{prefix}{name}", names)
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(schema), dict(values))
+        merged = OmegaConf.merge(structured(schema), dict(values))  # type: ignore[arg-type]
         found: T = OmegaConf.to_object(merged)  # type: ignore[assignment]
     except OmegaConfBaseException as error:
         key = f"{prefix}{error.full_key}" if error.full_key else where

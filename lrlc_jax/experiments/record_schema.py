@@ -4,7 +4,7 @@ Fields that this version does not know are allowed in the sections, for records 
 The settings in ``run`` are checked by their own classes (:func:`~.identity.completed`).
 """
 
-from itertools import compress
+from itertools import chain, compress
 from typing import Annotated, Any, Self, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -175,7 +175,7 @@ class RecordFile(BaseModel):
                     and (name not in EPOCH_METRICS or None not in compress(row, healthy)),
                     f"epochs.{name} lacks a value in epoch {number}",
                 )
-                require_range(f"epochs.{name}", row)
+            require_range(f"epochs.{name}", [*chain.from_iterable(rows)])
         return self
 
 
@@ -190,7 +190,7 @@ def require_range(name: str, values: BySeed) -> None:
     found = [value for value in values if value is not None]
     low, high = next((RANGES[end] for end in RANGES if name.endswith(end)), (-LARGEST, LARGEST))
     require(
-        all(low <= value <= high for value in found),
+        not found or low <= min(found) <= max(found) <= high,
         f"{name} has a value below {low} or above {high}",
     )
 

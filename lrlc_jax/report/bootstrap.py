@@ -22,7 +22,7 @@ Bits = NDArray[np.bool_]
 Floats = NDArray[np.float32]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Candidate:
     """A run of a row: whether each image is classified correctly, ``(seeds, images)`` by split.
 
@@ -32,7 +32,7 @@ class Candidate:
 
     validation: Bits
     test: Bits
-    drawn: list[Floats] = dataclasses.field(init=False, default_factory=list, compare=False)
+    drawn: list[Floats] = dataclasses.field(init=False, default_factory=list)
 
 
 def draw_images(candidates: Sequence[Candidate]) -> None:
@@ -94,30 +94,38 @@ def bootstrap(
         images: draw images; otherwise each image counts once.
         replicates: number of replicates, up to ``REPLICATES``.
     """
-    found = {}
     if images:
         draw_images([candidate for _, candidates in rows for candidate in candidates])
-    for name, candidates in rows:
-        rng = np.random.default_rng([SEED, zlib.crc32(name.encode())])
-        sizes = [len(candidate.test) for candidate in candidates]
-        counts = np.concatenate(
-            [seed_counts(rng, size, size - 1 if seeds else 0, replicates) for size in sizes]
+    return {
+        name: bootstrap_row(name, tuple(candidates), seeds, images, replicates)
+        for name, candidates in rows
+    }
+
+
+@functools.lru_cache(maxsize=256)  # studies share rows
+def bootstrap_row(
+    name: str, candidates: tuple[Candidate, ...], seeds: bool, images: bool, replicates: int
+) -> Replicates:
+    """Bootstrap replicates of a row; see :func:`bootstrap`."""
+    rng = np.random.default_rng([SEED, zlib.crc32(name.encode())])
+    sizes = [len(candidate.test) for candidate in candidates]
+    counts = np.concatenate(
+        [seed_counts(rng, size, size - 1 if seeds else 0, replicates) for size in sizes]
+    )
+    starts = np.cumsum([0, *sizes[:-1]])
+    total = np.add.reduceat(counts, starts).astype(float)
+    accuracies = []
+    for split in (0, 1):
+        bits = [(c.validation, c.test)[split] for c in candidates]
+        correct = np.concatenate(
+            [candidate.drawn[split][:, :replicates] for candidate in candidates]
+            if images
+            else [one.sum(axis=1, dtype=np.float32, keepdims=True) for one in bits]
         )
-        starts = np.cumsum([0, *sizes[:-1]])
-        total = np.add.reduceat(counts, starts).astype(float)
-        accuracies = []
-        for split in (0, 1):
-            bits = [(c.validation, c.test)[split] for c in candidates]
-            correct = np.concatenate(
-                [candidate.drawn[split][:, :replicates] for candidate in candidates]
-                if images
-                else [one.sum(axis=1, dtype=np.float32, keepdims=True) for one in bits]
-            )
-            accuracies.append(np.add.reduceat(counts * correct, starts) / total / bits[0].shape[1])
-        validation, test = accuracies  # (candidates, replicates)
-        chosen = np.argmax(validation, axis=0)
-        found[name] = Replicates(100 * np.take_along_axis(test, chosen[None], 0)[0], chosen)
-    return found
+        accuracies.append(np.add.reduceat(counts * correct, starts) / total / bits[0].shape[1])
+    validation, test = accuracies  # (candidates, replicates)
+    chosen = np.argmax(validation, axis=0)
+    return Replicates(100 * np.take_along_axis(test, chosen[None], 0)[0], chosen)
 
 
 def seed_counts(rng: np.random.Generator, seeds: int, draws: int, replicates: int) -> Floats:

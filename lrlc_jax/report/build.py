@@ -19,6 +19,7 @@ from lrlc_jax.progress import counted, one_line
 from lrlc_jax.report import contrasts, figures, tables  # noqa: F401 (contrasts registers a table)
 from lrlc_jax.report.beside import tables_beside
 from lrlc_jax.report.effects import effects_of, effects_table, left_to
+from lrlc_jax.report.forks import Shared
 from lrlc_jax.report.instruments import LOCAL, instrument_figures, instrument_tables
 from lrlc_jax.report.page import page
 from lrlc_jax.report.results import (
@@ -81,11 +82,13 @@ def build(
     results_dir: str,
     entries: Iterable[Entry] = (),
     parts: Collection[str] = PARTS,
+    processes: int = 1,
 ) -> Report:
     """Write the tables, the figures, and the page of each study with a record in the folder.
 
     All records are read before the first file is written. ``entries`` are runs of the command;
-    their own tables are always shown.
+    their own tables are always shown. ``processes`` draw the figures; see
+    :class:`~lrlc_jax.report.forks.Shared` for what must not come before more than one.
 
     Raises:
         InputError: for an unknown part, table or figure, a damaged record, or no records.
@@ -115,20 +118,25 @@ def build(
         ],
         figures={},
         files=[],
-        problems=[
-            *trained.problems(records.runs.values()),
-            *(f"{one.name}: {problem}" for one in kept for problem in one.problems),
-        ],
+        problems=[f"{one.name}: {problem}" for one in kept for problem in one.problems],
         conflicts=[f"CONFLICT: {line}" for line in records.sentences],
         failures=[],
     )
-
     analyses = read_analyses(results_dir, report.problems)
+    wanted: dict[str, Callable[[], Figure | None]] = {
+        f"{one.name}-{function}": functools.partial(figures.FIGURES[function], one)
+        for one in kept
+        for function in one.study.figures
+    }
+    wanted |= instrument_figures(analyses)
+    if FIGURES not in parts and PAGE not in parts:
+        wanted = {}
+    pictures = Shared(lambda i: drawn(*[*wanted.items()][i], root, parts), len(wanted), processes)
+    report.problems.extend(trained.problems(records.runs.values()))
 
-    def write(path: str, content: str | bytes) -> pathlib.Path:
+    def write(path: str, content: str | bytes) -> None:
         write_atomically(root / path, content)
         report.files.append(root / path)
-        return root / path
 
     judged: list[Verdict] = []
     if TABLES in parts or PAGE in parts:  # all are made before the first is written
@@ -149,29 +157,46 @@ def build(
             for ending, text in tables.formats(table).items():
                 write(f"tables/{name}.{ending}", text)
 
-    drawn: dict[str, bytes] = {}
-    wanted: dict[str, Callable[[], Figure | None]] = {
-        f"{one.name}-{function}": functools.partial(figures.FIGURES[function], one)
-        for one in kept
-        for function in one.study.figures
-    }
-    wanted |= instrument_figures(analyses)
-    for name, draw in wanted.items() if FIGURES in parts or PAGE in parts else ():
-        try:
-            figure = draw()
-            images = figures.formats(figure) if figure and FIGURES in parts else {}
-            drawn |= {name: figures.svg(figure)} if figure and not name.endswith(LOCAL) else {}
-        except Exception as error:  # of Matplotlib, of a user's function
-            reason = one_line(str(error)) or type(error).__name__
-            report.failures.append(f"figure {name} could not be drawn ({reason})")
-            continue
-        for ending, image in images.items():
-            path = write(f"figures/{name}.{ending}", image)
-            report.figures.update({name: path} if ending == "png" else {})
+    images: dict[str, bytes] = {}
+    for name, picture in zip(wanted, pictures.results(), strict=True):
+        failure = picture.failure if picture else "its process was killed"
+        if failure:
+            report.failures.append(f"figure {name} could not be drawn ({failure})")
+        if picture:
+            report.files.extend(picture.files)
+            report.figures.update({name: picture.files[0]} if picture.files else {})
+            images |= {name: picture.svg} if picture.svg else {}
     if PAGE in parts:
         sections = [*report.beside.values()], [*report.tables.values()]
-        write("report.html", page(records, judged, *sections, drawn))
+        write("report.html", page(records, judged, *sections, images))
     return report
+
+
+@dataclasses.dataclass(frozen=True)
+class Drawn:
+    """A figure: its files (PNG first), its SVG for the page, or the reason for a failure."""
+
+    files: Sequence[pathlib.Path] = ()
+    svg: bytes = b""
+    failure: str = ""
+
+
+def drawn(
+    name: str, draw: Callable[[], Figure | None], root: pathlib.Path, parts: Collection[str]
+) -> Drawn:
+    """Draw a figure for some parts of the report, and write its files to ``root``."""
+    try:
+        figure = draw()
+        if figure is None:
+            return Drawn()
+        formats = figures.formats(figure) if FIGURES in parts else {}
+        svg = figures.svg(figure) if PAGE in parts and not name.endswith(LOCAL) else b""
+    except Exception as error:  # of Matplotlib, of a user's function
+        return Drawn(failure=one_line(str(error)) or type(error).__name__)
+    files = {root / f"figures/{name}.{ending}": image for ending, image in formats.items()}
+    for path, image in files.items():
+        write_atomically(path, image)
+    return Drawn([*files], svg)
 
 
 def overview(study: StudyConfig, entries: Sequence[Entry], runs: Mapping[str, Run]) -> list[str]:

@@ -404,29 +404,29 @@ def as_point(axes: Axes, row: Row, place: float, mean: Mean, color: str) -> None
 
 
 @figure_style({"svg.hashsalt": "", "svg.fonttype": "none"})  # text of an SVG stays text
-def saved(figure: Figure, form: str, **metadata: None) -> bytes:
+def saved(figure: Figure, form: str, metadata: Mapping[str, None], **options: Any) -> bytes:
     """The figure in a file format; without ``metadata`` equal figures have equal bytes."""
     if engine := figure.get_layout_engine():  # the first format lays out all of them
         engine.execute(figure)
         figure.set_layout_engine("none")
     out, dpi = io.BytesIO(), figure.dpi
     # Not `savefig`, which draws everything twice. Vector formats change the resolution.
-    getattr(CANVASES[form](figure), f"print_{form}")(out, metadata=metadata)
+    getattr(CANVASES[form](figure), f"print_{form}")(out, metadata=metadata, **options)
     figure.set_dpi(dpi)
     return out.getvalue()
 
 
 def png(figure: Figure) -> bytes:
     """The figure as PNG."""
-    return saved(figure, "png", Software=None)
+    return saved(figure, "png", {"Software": None}, pil_kwargs={"compress_level": 3})
 
 
 def svg(figure: Figure) -> bytes:
     """The figure as SVG."""
-    return saved(figure, "svg", Date=None, Creator=None)
+    return saved(figure, "svg", {"Date": None, "Creator": None})
 
 
 def formats(figure: Figure) -> dict[str, bytes]:
     """The figure in each file format, by file extension."""
-    pdf = saved(figure, "pdf", Creator=None, Producer=None, CreationDate=None)
+    pdf = saved(figure, "pdf", {"Creator": None, "Producer": None, "CreationDate": None})
     return {"png": png(figure), "pdf": pdf}

@@ -7,14 +7,13 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from lrlc_jax.experiments.identity import hashed
 from lrlc_jax.experiments.record import Records, Run
 from lrlc_jax.experiments.statistics import known
 from lrlc_jax.progress import counted
 from lrlc_jax.report import paper
 from lrlc_jax.report.beside import nearest
 from lrlc_jax.report.figures import COLORS
-from lrlc_jax.report.results import setting_of
+from lrlc_jax.report.results import setting_hash
 from lrlc_jax.report.tables import Table
 from lrlc_jax.report.verdicts import (
     HOW,
@@ -77,13 +76,13 @@ def overview(records: Records, verdicts: Sequence[Verdict]) -> dict[str, Any]:
     Of several runs with the same data, those nearest to the paper's count. A verdict is empty where
     the claim is not about the data set.
     """
-    found = {(one.claim.name, hashed(setting_of(one.run))): one.verdict for one in verdicts}
+    found = {(one.claim.name, setting_hash(one.run)): one.verdict for one in verdicts}
     judged = {setting for _, setting in found}
     runs: dict[str, Run | None] = dict.fromkeys(paper.columns())
     runs |= {name: any_run(rows) for name, rows in nearest(records, judged).items()}
 
     def verdict(claim: Claim, name: str, run: Run | None) -> str:
-        known = found.get((claim.name, hashed(setting_of(run)))) if run else None
+        known = found.get((claim.name, setting_hash(run))) if run else None
         return known or (NOT_RUN if name in (claim.datasets or (name,)) else "")
 
     return {

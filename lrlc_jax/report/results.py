@@ -211,9 +211,8 @@ def study_results(study: StudyConfig, records: Records) -> list[StudyResults]:
     """
     by_setting: dict[str, list[Run]] = {}
     for run in records.runs.values():
-        setting = setting_of(run)
-        if study.runs and study.dataset.items() <= setting["dataset"].items():
-            by_setting.setdefault(hashed(setting), []).append(run)
+        if study.runs and study.dataset.items() <= run.run["dataset"].items():
+            by_setting.setdefault(setting_hash(run), []).append(run)
     found: dict[tuple[str, ...], StudyResults] = {}
     for group in by_setting.values():
         setting = setting_of(group[0])
@@ -233,6 +232,12 @@ def study_results(study: StudyConfig, records: Records) -> list[StudyResults]:
 def setting_of(run: Run) -> dict[str, Any]:
     """Settings of a run without those of its layer."""
     return {name: values for name, values in run.run.items() if name != "layer"}
+
+
+@functools.cache
+def setting_hash(run: Run) -> str:
+    """The same for runs with equal :func:`setting_of`."""
+    return hashed(setting_of(run))
 
 
 def options_of(run: Run) -> dict[str, Any]:

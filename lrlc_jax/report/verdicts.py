@@ -24,7 +24,7 @@ from lrlc_jax.experiments.statistics import holm
 from lrlc_jax.layers import RankedLayerConfig
 from lrlc_jax.report import paper
 from lrlc_jax.report.contrasts import limited, rank_frequencies
-from lrlc_jax.report.results import Cell, Row, labels, rows_of, sample, setting_of
+from lrlc_jax.report.results import Cell, Row, labels, rows_of, sample, setting_hash, setting_of
 from lrlc_jax.report.tables import Table
 
 PATH = pathlib.Path(__file__).with_name("claims.yaml")
@@ -198,7 +198,7 @@ def settings_in(records: Records) -> list[tuple[Mapping[str, Any], dict[str, Row
     for run in records.runs.values():
         if run.run["dataset"].get("control"):
             continue
-        groups.setdefault(hashed(setting_of(run)), []).append(run)
+        groups.setdefault(setting_hash(run), []).append(run)
     return [(setting_of(runs[0]), rows_in(runs)) for runs in groups.values()]
 
 

@@ -544,6 +544,23 @@ def test_the_same_records_give_the_same_bytes_and_a_bad_record_changes_nothing(t
     assert contents(tmp_path) == first | {last.relative_to(tmp_path): b"{"}
 
 
+def test_processes_that_share_the_figures_change_no_byte(tmp_path):
+    for folder in ("one", "shared"):
+        write(tmp_path / folder, records_of("essentials"))
+    here(tmp_path, "tables", "results_dir=one")
+    program = (
+        "import runpy, sys; from lrlc_jax.report import forks; forks.usable = lambda: 3; "
+        "sys.argv[1:] = ['results_dir=shared']; "
+        f"runpy.run_path({str(ROOT / 'scripts' / 'tables.py')!r}, run_name='__main__')"
+    )
+    subprocess.run(
+        [sys.executable, "-c", program], check=True, cwd=tmp_path, stdout=subprocess.DEVNULL
+    )
+    found = contents(tmp_path / "one")
+    assert len([path for path in found if path.suffix == ".png"]) > 1
+    assert contents(tmp_path / "shared") == found
+
+
 def test_a_registered_table_and_figure_that_a_study_names_are_written(tmp_path, monkeypatch):
     monkeypatch.setitem(TABLES, "sizes", None)  # removed again after the test
     monkeypatch.setitem(FIGURES, "empty_axes", None)
