@@ -104,6 +104,7 @@ def test_the_papers_network_and_protocol_are_the_papers():
         "seeds": 10,
         "first_seed": 0,
         "data_parallel": 1,
+        "validate_every": 1,
         "adam_epsilon": 1e-8,
         "weight_decay": 0.0,
     }

@@ -50,6 +50,7 @@ class Protocol(Section):
     """``run.protocol``, of which the lengths of the lists follow."""
 
     epochs: Count
+    validate_every: Count = 1  # older records have none
 
 
 class Run(Section):
@@ -141,7 +142,11 @@ class RecordFile(BaseModel):
     @model_validator(mode="after")
     def agree(self) -> Self:
         """Refuse fields that contradict each other."""
-        data, epochs = self.data, self.run.protocol.epochs
+        data, epochs, every = (
+            self.data,
+            self.run.protocol.epochs,
+            self.run.protocol.validate_every,
+        )
         require(len({*self.seeds}) == len(self.seeds), "seeds has a seed twice")
         require(
             self.failed.keys() <= {*map(str, self.seeds)}, "failed has a seed that is not in seeds"
@@ -170,6 +175,8 @@ class RecordFile(BaseModel):
             )
             for number, row in enumerate(rows, start=1):
                 healthy = [epoch is None or number < epoch for epoch in lost]
+                if name.startswith("validation_") and number % every and number != epochs:
+                    healthy = [False] * len(lost)  # not evaluated
                 require(
                     len(row) == len(lost)
                     and (name not in EPOCH_METRICS or None not in compress(row, healthy)),

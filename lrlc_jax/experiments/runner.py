@@ -137,7 +137,8 @@ class Runner:
             session.epoch_ended()
             first, *later = session.epoch_seconds[done:]
             self.to_first_epoch = max(self.to_first_epoch, first)
-            accuracy = f"validation {100 * metrics['validation_accuracy'].mean():.2f} %"
+            split = "validation" if protocol.validates(epoch) else "train"
+            accuracy = f"{split} {100 * metrics[f'{split}_accuracy'].mean():.2f} %"
             self.progress.advance(1, f"epoch {epoch}/{protocol.epochs}, {accuracy}")
             self.tracker.epoch(epoch, metrics)
             if epoch < protocol.epochs:

@@ -14,7 +14,7 @@ from lrlc_jax.report import paper
 from lrlc_jax.report.beside import nearest
 from lrlc_jax.report.figures import COLORS
 from lrlc_jax.report.results import setting_hash
-from lrlc_jax.report.tables import Table
+from lrlc_jax.report.tables import FIDELITY, Table
 from lrlc_jax.report.verdicts import (
     HOW,
     NOT_RUN,
@@ -57,6 +57,7 @@ def page(
         title=TITLE,
         how=HOW,
         axes=AXES,
+        fidelity=FIDELITY,
         overview=overview(records, verdicts),
         count=counted(sum(len(run.records) for run in records.runs.values()), "record"),
         claims=claim_sections(verdicts),

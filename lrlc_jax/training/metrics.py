@@ -87,7 +87,8 @@ class History:
 
     Attributes:
         seeds: in the order of every array.
-        epochs: ``train_NAME`` and ``validation_NAME`` of each epoch, until every seed has failed.
+        epochs: ``train_NAME`` and ``validation_NAME`` of each epoch, until every seed has failed;
+            NaN where validation data were not evaluated.
         test: metrics measured only after the last epoch: ``test_NAME``, and ``train_at_end_NAME``
             over the training images with the moving statistics.
         correct: whether each image is classified correctly after the last epoch, by split
@@ -116,12 +117,17 @@ class History:
 def finite(metrics: Mapping[str, Array]) -> Array:
     """Whether all losses of an epoch, or of the test, are finite, for each seed.
 
+    A split that was not evaluated has no accuracy either, which is always finite otherwise.
+
     >>> finite({"train_loss": np.array([0.1, np.nan]), "train_accuracy": np.array([1.0, 0.0])})
     array([ True, False])
     """
-    losses = [values for name, values in metrics.items() if name.rpartition("_")[2] == "loss"]
-    healthy: Array = np.isfinite(np.stack(losses)).all(axis=0)
-    return healthy
+    splits = [name.removesuffix("_loss") for name in metrics if name.endswith("_loss")]
+    healthy = [
+        np.isfinite(metrics[f"{split}_loss"]) | np.isnan(metrics[f"{split}_accuracy"])
+        for split in splits
+    ]
+    return np.logical_and.reduce(healthy)  # type: ignore[no-any-return]
 
 
 def first_failures(seeds: Sequence[int], epochs: Sequence[Mapping[str, Array]]) -> dict[int, int]:

@@ -44,7 +44,8 @@ class ProtocolConfig(Schema):
 
     ``name`` is a label. ``seeds`` and ``first_seed`` choose the seeds. ``data_parallel`` is the
     number of devices that share a batch; it changes rounding only. All other settings determine the
-    results of a seed. ``weight_decay`` is decoupled from the gradient (AdamW) and applies to all
+    results of a seed. Validation data are evaluated after every ``validate_every`` epochs and after
+    the last one. ``weight_decay`` is decoupled from the gradient (AdamW) and applies to all
     parameters.
     """
 
@@ -59,8 +60,13 @@ class ProtocolConfig(Schema):
     seeds: int = whole(10, high=2**16)
     first_seed: int = whole(0, low=0, high=SEED_LIMIT - 1)
     data_parallel: int = whole(1)
+    validate_every: int = whole(1)
     adam_epsilon: float = 1e-8
     weight_decay: float = 0.0
+
+    def validates(self, epoch: int) -> bool:
+        """Whether validation data are evaluated after an epoch (from 1)."""
+        return epoch % self.validate_every == 0 or epoch == self.epochs
 
     @property
     def seed_numbers(self) -> tuple[int, ...]:
@@ -134,9 +140,19 @@ class DeviceData:
         return cls(train, validation, test, (factor, offset), fresh)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
 def _init_seeds(build: Build, layout: Layout, seeds: jax.Array) -> TrainState:
-    return layout.run(jax.vmap(functools.partial(init, build)), seeds)  # type: ignore[no-any-return]
+    platform = layout.mesh.devices.flat[0].platform
+    return _init_program(platform)(build, layout, seeds)  # type: ignore[no-any-return]
+
+
+@functools.cache
+def _init_program(platform: str) -> Callable[..., Any]:
+    def program(build: Build, layout: Layout, seeds: jax.Array) -> Any:
+        return layout.run(jax.vmap(functools.partial(init, build)), seeds)
+
+    # It runs once: a CPU's compiler would optimise it for longer than small networks train.
+    options = {"xla_backend_optimization_level": 0} if platform == "cpu" else None
+    return jax.jit(program, static_argnums=(0, 1), compiler_options=options)
 
 
 # The states are not donated: after an interrupted epoch, the states before it are saved.
@@ -150,21 +166,39 @@ def _epoch(
     data: DeviceData,
     hyper: Hyperparameters,
     epoch: jax.Array,
+    validates: jax.Array | None = None,
 ) -> Any:
-    """One epoch of training and an evaluation on validation data, for all seeds."""
+    """One epoch of training and an evaluation on validation data, for all seeds.
+
+    If ``validates`` is false, the metrics of validation data are NaN.
+    """
     axis = layout.batch_axis
 
     def one_seed(
-        state: TrainState, data: DeviceData, hyper: Hyperparameters, epoch: jax.Array
+        state: TrainState,
+        data: DeviceData,
+        hyper: Hyperparameters,
+        epoch: jax.Array,
+        validates: jax.Array | None,
     ) -> Any:
         train, scaling, noise = data.train, data.scaling, data.noise
         state, metrics = train_one_epoch(
             graphdef, batch_size, state, train, scaling, hyper, epoch, noise, axis
         )
-        validated, correct = evaluate(graphdef, state, data.validation, scaling, axis)
+
+        def validate() -> Any:
+            return evaluate(graphdef, state, data.validation, scaling, axis)
+
+        def leave_out() -> Any:
+            metrics, correct = jax.eval_shape(validate)
+            missing = {name: jnp.full(m.shape, jnp.nan, m.dtype) for name, m in metrics.items()}
+            return missing, jnp.zeros(correct.shape, correct.dtype)
+
+        found = validate() if validates is None else jax.lax.cond(validates, validate, leave_out)
+        validated, correct = found
         return state, {"train": metrics, "validation": validated}, correct
 
-    return layout.over_seeds(one_seed, seeds_at_once, states, data, hyper, epoch)
+    return layout.over_seeds(one_seed, seeds_at_once, states, data, hyper, epoch, validates)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2), static_argnames="noise")
@@ -224,6 +258,12 @@ def hyperparameters(protocol: ProtocolConfig, steps: int) -> Hyperparameters:
         weight_decay=protocol.weight_decay,
     )
     return Hyperparameters(*map(jnp.float32, numbers))
+
+
+def of_epoch(protocol: ProtocolConfig, epoch: int) -> tuple[jax.Array, jax.Array | None]:
+    """The last arguments of :func:`_epoch`; None, for a program without a condition, if always."""
+    validates = None if protocol.validate_every == 1 else jnp.bool_(protocol.validates(epoch))
+    return jnp.int32(epoch - 1), validates
 
 
 def in_memory(
@@ -310,8 +350,8 @@ def train(
 
     # Number of seeds at once. A resumed run keeps it, for equal rounding.
     def arguments(at_once: int) -> tuple[Any, ...]:
-        static = graphdef, layout, at_once, protocol.batch_size
-        return *static, now.states, data, hyper, jnp.int32(len(now.epochs))
+        shared = data, hyper, *of_epoch(protocol, len(now.epochs) + 1)
+        return graphdef, layout, at_once, protocol.batch_size, now.states, *shared
 
     def needed(at_once: int) -> int:
         return memory_of(_epoch.lower(*arguments(at_once)).compile())  # the first epoch reuses it
@@ -351,8 +391,12 @@ def train(
             if checkpoints and epoch < protocol.epochs and checkpoints.due(epoch):
                 save()
         trained, tested = evaluated("train"), evaluated("test")
-        # Of the last epoch, unless an earlier process trained it.
-        validated = evaluated("validation")[1] if correct is None else layout.get(correct)
+        # Of the last epoch, unless an earlier process trained it, or it had no evaluation.
+        validated = (
+            evaluated("validation")[1]
+            if correct is None or not protocol.validates(len(now.epochs))
+            else layout.get(correct)
+        )
     except Stopped:
         save()
         raise

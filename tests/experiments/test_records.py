@@ -225,6 +225,27 @@ def test_a_record_with_a_wrong_value_is_refused_even_if_its_digest_fits(tmp_path
     assert len(str(caught.value)) < 400 + len(str(path))
 
 
+def test_epochs_lack_values_of_validation_where_the_protocol_has_none(tmp_path):
+    record = example(validate_every=7)
+    assert record.run["protocol"]["validate_every"] == 7
+    known = {number for number in range(1, 41) if number % 7 == 0} | {40}
+    rows = {
+        name: [
+            [None] * 3 if name.startswith("validation_") and number not in known else row
+            for number, row in enumerate(by_epoch, start=1)
+        ]
+        for name, by_epoch in record.epochs.items()
+    }
+    record = dataclasses.replace(record, epochs=rows)
+    path = records.write(record, tmp_path)
+    assert records.read(path) == record
+    for name, number in (("validation_loss", 7), ("validation_accuracy", 40), ("train_loss", 1)):
+        content = json.loads(records.dumps(record))
+        content["epochs"][name][number - 1] = [0.5, None, 0.5]
+        with pytest.raises(InputError, match=f"epochs.{name} lacks a value in epoch {number}"):
+            records.read(forged(tmp_path, content))
+
+
 def test_equal_seeds_are_one_and_different_ones_a_conflict_of_their_run(tmp_path):
     record, other = example(), dataclasses.replace(example(), parameters=1)
     again = dataclasses.replace(record, machine={"device": "other"})

@@ -1,6 +1,7 @@
 """Nothing that JAX takes from the environment changes results unnoticed."""
 
 import dataclasses
+import functools
 import json
 import os
 import subprocess
@@ -19,6 +20,7 @@ from lrlc_jax.layers import LRLCConfig
 from lrlc_jax.networks import NetworkConfig, NetworkFactory
 from lrlc_jax.signals import Stopped
 from lrlc_jax.training import train as loop
+from lrlc_jax.training.step import init
 from lrlc_jax.training.train import DeviceData, ProtocolConfig, train
 from tests.commands import TINY, command
 from tests.conftest import ROOT
@@ -56,11 +58,11 @@ def programs():
     """The texts of the programs that initialise and train a network; nothing is compiled."""
     jax.clear_caches()  # a cached program may be one of other settings
     texts = []
-    init, epoch = loop._init_seeds, loop._epoch
+    epoch = loop._epoch
 
     def initial(*arguments):
-        texts.append(init.lower(*arguments).as_text())
-        return jax.eval_shape(lambda seeds: init(*arguments[:-1], seeds), arguments[-1])
+        texts.append(loop._init_program("cpu").lower(*arguments).as_text())
+        return jax.eval_shape(jax.vmap(functools.partial(init, arguments[0])), arguments[-1])
 
     def first(*arguments):
         texts.append(epoch.lower(*arguments).as_text())

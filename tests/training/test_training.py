@@ -152,6 +152,35 @@ def test_another_initialiser_compiles_the_initialisation_only(dataset, data):
     assert clock.programs == 1
 
 
+def test_epochs_without_validation_change_nothing_else(dataset, data, tmp_path):
+    seeds, make = (0, 1), factory(dataset)
+    protocol = dataclasses.replace(PROTOCOL, epochs=5)
+    every = train(make, data, protocol, seeds=seeds, keep_weights=True)
+    protocol = dataclasses.replace(protocol, validate_every=3)
+    some = train(make, data, protocol, seeds=seeds, keep_weights=True)
+    jax.tree.map(np.testing.assert_array_equal, every.weights, some.weights)
+    for number, (one, other) in enumerate(zip(every.epochs, some.epochs, strict=True), start=1):
+        assert one.keys() == other.keys()
+        for name in one:
+            if name.startswith("validation_") and number not in (3, 5):
+                assert np.isnan(other[name]).all()
+            else:
+                np.testing.assert_array_equal(one[name], other[name])
+    assert not some.failed
+    np.testing.assert_array_equal(every.correct["validation"], some.correct["validation"])
+
+    def stop(epoch, _):
+        if epoch == 4:
+            raise Stopped
+
+    checkpoints = Checkpoints(tmp_path)
+    with pytest.raises(Stopped):
+        train(make, data, protocol, seeds=seeds, on_epoch=stop, checkpoints=checkpoints)
+    resumed = train(make, data, protocol, seeds=seeds, checkpoints=Checkpoints(tmp_path))
+    for one, other in zip(values(some), values(resumed), strict=True):
+        jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
 def test_it_learns(data, dataset):
     protocol = dataclasses.replace(PROTOCOL, epochs=30)
     history = train(factory(dataset), data, protocol, seeds=(0, 1))
@@ -245,10 +274,13 @@ def test_a_loss_that_is_not_finite_fails_its_seed_and_no_other(dataset, data):
     )
 
 
-def test_training_stops_when_every_seed_has_failed(dataset, data):
+@pytest.mark.parametrize("every", [1, 5])
+def test_training_stops_when_every_seed_has_failed(dataset, data, every):
     protocol = dataclasses.replace(PROTOCOL, epochs=10, warmup_epochs=0, learning_rate=1e38)
+    protocol = dataclasses.replace(protocol, validate_every=every)
     history = train(factory(dataset), data, protocol, seeds=(0, 1))
     assert set(history.failed) == {0, 1}
+    assert history.correct["validation"].shape == (2, len(dataset.validation))
     assert len(history.epochs) < 10
 
 
