@@ -1,6 +1,6 @@
 # Everything runs in .venv, which the first target that needs it creates.
 PYTHON ?= python3
-STUDY ?= quick
+STUDY ?= control quick
 DATASET ?= digits
 RESULTS ?= results
 RECORD ?=
@@ -21,7 +21,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help
 help: ## Show this help
-	@echo "Usage: make COMMAND [STUDY=quick] [DATASET=digits] [RESULTS=results] [RECORD=FILE] [TARGET=h100] [ARGS=\"name=value ...\"]"
+	@echo "Usage: make COMMAND [STUDY=\"control quick\"] [DATASET=digits] [RESULTS=results] [RECORD=FILE] [TARGET=h100] [ARGS=\"name=value ...\"]"
 	@echo "ARGS are settings of the command, such as ARGS=\"dataset=mnist protocol.seeds=3\"."
 	@echo
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)

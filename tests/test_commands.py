@@ -126,7 +126,7 @@ def test_make_passes_names_with_spaces_and_quotes_on(tmp_path):
     targets = ["run-sweep", "describe", "benchmark", "compile-for", "check-device", "reproduce"]
     make = ["make", "--no-print-directory", "-C", str(ROOT), *targets, *given]
     lines = subprocess.run(make, capture_output=True, text=True, check=True).stdout.splitlines()
-    assert lines.count('results_dir="it\'s a (2)"') == 5
+    assert lines.count('results_dir="it\'s a (2)"') == 6
     assert lines.count("it's b") == 1
 
 

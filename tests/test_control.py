@@ -94,12 +94,13 @@ def test_training_does_not_tell_a_convolution_the_place():
 
 
 @functools.cache
-def accuracy(task, name, epochs=20):
+def accuracy(task, name, epochs=12):
     """Test accuracy of a network of the study, for one seed."""
     dataset = digits(task)
     network = NetworkConfig(channels=32, padding="circular")
     factory = NetworkFactory(dataset.image_shape, dataset.num_classes, KINDS[name], network)
-    history = train(factory, DeviceData.put(dataset), ProtocolConfig(epochs=epochs), seeds=(0,))
+    protocol = ProtocolConfig(epochs=epochs, batch_size=20, validate_every=4)
+    history = train(factory, DeviceData.put(dataset), protocol, seeds=(0,))
     return history.test["test_accuracy"].item()
 
 
@@ -119,7 +120,7 @@ def test_only_layers_with_positions_apply_another_rule_at_another_place():
 
 @pytest.mark.slow
 def test_a_spatial_bias_finds_both_rules_in_a_longer_training():
-    assert accuracy("rule", "spatial_bias", epochs=100) > 0.75
+    assert accuracy("rule", "spatial_bias", epochs=60) > 0.75
 
 
 @pytest.mark.slow

@@ -31,7 +31,7 @@ from tests.experiments.examples import example
 
 CONFIGS = ROOT / "configs"
 MENU = {study.name: study for study in load_studies(CONFIGS)}
-OURS = ("quick", "layers", "essentials", "combining_weights", "fan_in")
+OURS = ("quick", "positions", "layers", "essentials", "combining_weights", "fan_in")
 PAPER = [name for name in MENU if name not in OURS and not name.startswith("control")]
 RANKS = [1, 2, 3, 4, 5, 6, 7, 10, 15, 20, 25, 30]
 BASE = Config(layer=LRLCConfig())
@@ -57,6 +57,7 @@ def test_how_many_runs_are_those_of_another_study_is_as_the_files_say():
     def identities(name):
         return {job.identity for job in runs_of(name)}
 
+    assert identities("quick") < identities("positions")
     for name in PAPER:
         head = (CONFIGS / "study" / f"{name}.yaml").read_text()
         for count, other in re.findall(r"(\d+) of them those of (\w+)", head):

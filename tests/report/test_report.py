@@ -770,7 +770,7 @@ def test_old_and_new_records_of_the_same_seeds_are_one_row(tmp_path):
     assert not found.conflicts
     twice = [run for run in found.runs.values() if len(run.records) == 2]
     assert len(twice) == len(list(old.iterdir()))
-    studies = [dataclasses.replace(MENU[name], figures=[]) for name in ("quick", "layers")]
+    studies = [dataclasses.replace(MENU[name], figures=[]) for name in ("positions", "layers")]
     one, other = (build(studies, str(folder)).tables for folder in (new, both))
     assert {name: table.rows for name, table in one.items()} == {
         name: table.rows for name, table in other.items()
