@@ -256,7 +256,7 @@ def relaxation_and_accuracy(group: Group) -> Figure | None:
             mean, error = flat[name]
             lower.axhspan(mean - error, mean + error, color=look["color"], alpha=0.08, lw=0)
     upper.set_yscale("symlog", linthresh=0.1)  # of LRLC and of locally connected layers
-    upper.set_ylim(bottom=-0.01)
+    upper.set_ylim(-0.01, 1.2 * upper.get_ylim()[1])
     ticks = [t for t in (0, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20) if t <= upper.get_ylim()[1]]
     upper.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
     upper.yaxis.set_minor_locator(NullLocator())
@@ -519,14 +519,18 @@ def weights_of_images(group: Group) -> Figure | None:
 # ---- pictures of the measures on images ----
 
 
-def widest(group: Group) -> list[Analysis]:
-    """Of each row of layers the network with the largest rank."""
-    found: dict[str, Analysis] = {}
-    for analysis in group.analyses:
-        row, old = analysis.layer.row, found.get(analysis.layer.row)
-        if old is None or getattr(analysis.layer, "rank", 0) > getattr(old.layer, "rank", 0):
-            found[row] = analysis
-    return [*found.values()][:MOST_ROWS]
+def widest(group: Group, measure: str, ending: str) -> list[tuple[Analysis, Mapping[str, Numbers]]]:
+    """Of each row of layers the network with the largest rank that was measured, and its arrays.
+
+    The arrays are those of :func:`layers_of`.
+    """
+    found: dict[str, tuple[Analysis, Mapping[str, Numbers]]] = {}
+    by_rank = sorted(group.analyses, key=lambda each: getattr(each.layer, "rank", 0))
+    for analysis in by_rank:
+        if arrays := layers_of(analysis, measure, ending):
+            found[analysis.layer.row] = analysis, arrays
+    rows = dict.fromkeys(analysis.layer.row for analysis in group.analyses)
+    return [found[row] for row in rows if row in found][:MOST_ROWS]
 
 
 def layers_of(analysis: Analysis, measure: str, ending: str) -> Mapping[str, Numbers]:
@@ -546,8 +550,7 @@ def receptive_fields(group: Group) -> Figure | None:
 
     Mean over seeds, after training; black to white is 0 to the largest value of each map.
     """
-    found = [(each, layers_of(each, "receptive_field", "_map")) for each in widest(group)]
-    found = [(analysis, maps) for analysis, maps in found if maps]
+    found = widest(group, "receptive_field", "_map")
     if not found:
         return None
     names = [*found[0][1]]
@@ -571,8 +574,7 @@ def equivariance_over_shifts(group: Group) -> Figure | None:
     Over all positions; means over the shifts of a distance, and over seeds with standard errors.
     Dotted: without the positions that a border reaches, the mean over all shifts.
     """
-    found = [(each, layers_of(each, "equivariance", "_by_shift")) for each in widest(group)]
-    found = [(analysis, maps) for analysis, maps in found if maps]
+    found = widest(group, "equivariance", "_by_shift")
     if not found:
         return None
     names = [*found[0][1]]
