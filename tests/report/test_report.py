@@ -315,7 +315,7 @@ def records_of(name, **options):
 
 def test_the_papers_records_fill_the_papers_tables_and_no_others():
     found = results_of(records_of("paper"), *MENU.values())
-    of_data = {"essentials", "table1", "table2", "table3", "figure3", "figure4", "figure5"}
+    of_data = {"essentials", "quick", "table1", "table2", "table3", "figure3", "figure4", "figure5"}
     of_data |= {f"supplement_{name}" for name in ("start", "sharing", "wide", "cost")}
     of_translated = {"supplement_translated", "table3", "figure5"}
     assert {(one.study.name, one.setting["dataset"].get("translate")) for one in found} == {
