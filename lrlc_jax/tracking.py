@@ -233,7 +233,7 @@ class WandbTracker(Tracker):
             return
         values: dict[str, float] = {"epoch": epoch}
         for name, by_seed in metrics.items():
-            if np.isnan(by_seed).all():  # validation data were not evaluated
+            if name.startswith("validation_") and np.isnan(by_seed).all():  # not evaluated
                 continue
             values[f"{name}/mean"] = float(by_seed.mean())
             for seed, value in zip(self.seeds, by_seed, strict=True):

@@ -171,7 +171,8 @@ def measure(job: Job, work: Work) -> Cost:
         train(
             network_of(part),
             DeviceData.put(part.dataset),
-            dataclasses.replace(protocol, epochs=epochs, warmup_epochs=0),
+            # Validation in each epoch: the estimate is rather too long.
+            dataclasses.replace(protocol, epochs=epochs, warmup_epochs=0, validate_every=1),
             seeds=part.seeds,
             seeds_at_once=part.config.seeds_at_once,
             on_epoch=lambda *_: times.append(time.perf_counter()),

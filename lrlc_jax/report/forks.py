@@ -1,5 +1,6 @@
 """Calls of a function, shared among forked processes."""
 
+import contextlib
 import gc
 import multiprocessing
 import os
@@ -13,11 +14,12 @@ from lrlc_jax.machine import cores
 
 T = TypeVar("T")
 NUMBER = 4  # bytes of the number of a call in the pipe
+MOST = 8  # processes
 
 
 def usable() -> int:
     """Number of processes to share work among; one where libraries may not bear a fork (macOS)."""
-    return cores() if sys.platform == "linux" else 1
+    return min(cores(), MOST) if sys.platform == "linux" else 1
 
 
 class Shared(Generic[T]):
@@ -33,41 +35,62 @@ class Shared(Generic[T]):
     """
 
     def __init__(self, function: Callable[[int], T], count: int, processes: int = 1) -> None:
-        self.function, self.count = function, count
+        self.function, self.count, self.owner = function, count, os.getpid()
         self.left, numbers = os.pipe()  # to take a number from a pipe is atomic
-        os.write(numbers, b"".join(number.to_bytes(NUMBER) for number in range(count)))
+        os.write(numbers, b"".join(number.to_bytes(NUMBER, "big") for number in range(count)))
         os.close(numbers)
         self.others: list[Connection] = []
-        if processes > 1:
+        others = min(processes, count) - 1
+        if others > 0:
             gc.freeze()  # the copies share what is not touched
-        for _ in range(min(processes, count) - 1):
+        for _ in range(others):
             receiver, sender = multiprocessing.Pipe(duplex=False)
-            context = multiprocessing.get_context("fork")
-            context.Process(target=self.send, args=(sender,), daemon=True).start()
-            sender.close()
             self.others.append(receiver)
+            context = multiprocessing.get_context("fork")
+            with contextlib.suppress(OSError), sender:  # without this process, others do its share
+                context.Process(target=self.send, args=(sender,), daemon=True).start()
 
     def share(self) -> Iterator[tuple[int, T]]:
         """The calls of this process, by number."""
         while number := os.read(self.left, NUMBER):
-            yield int.from_bytes(number), self.function(int.from_bytes(number))
+            yield int.from_bytes(number, "big"), self.function(int.from_bytes(number, "big"))
 
     def send(self, sender: Connection) -> None:
         """Work of another process. It sends at the end: a full pipe would stop it."""
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        sender.send([*self.share()])
+        for receiver in self.others:  # of copies, which would keep the pipes open
+            receiver.close()
+        found: dict[int, T] = {}
+        failure: Exception | None = None
+        try:
+            for number, result in self.share():
+                found[number] = result
+                if os.getppid() != self.owner:
+                    return
+        except Exception as error:  # the first process raises it
+            failure = error
+        with contextlib.suppress(BrokenPipeError):
+            sender.send(failure or found)
 
     def results(self) -> list[T | None]:
-        """All results in order, once; None for those of a process that was killed."""
-        found = dict(self.share())
-        os.close(self.left)
-        for receiver in self.others:
-            try:
-                found |= receiver.recv()
-            except EOFError:
-                continue
-            finally:
+        """All results in order, once; None for those of a process that was killed.
+
+        Raises:
+            Exception: of a call, in any of the processes.
+        """
+        try:
+            found = dict(self.share())
+            for receiver in self.others:
+                with contextlib.suppress(EOFError):
+                    received = receiver.recv()
+                    if isinstance(received, Exception):
+                        raise received
+                    found |= received
+        finally:
+            os.close(self.left)
+            for receiver in self.others:
                 receiver.close()
-        gc.unfreeze()
+            if self.others:
+                gc.unfreeze()
         return [found.get(number) for number in range(self.count)]

@@ -525,10 +525,10 @@ def widest(group: Group, measure: str, ending: str) -> list[tuple[Analysis, Mapp
     The arrays are those of :func:`layers_of`.
     """
     found: dict[str, tuple[Analysis, Mapping[str, Numbers]]] = {}
-    by_rank = sorted(group.analyses, key=lambda each: getattr(each.layer, "rank", 0))
+    by_rank = sorted(group.analyses, key=lambda each: -getattr(each.layer, "rank", 0))
     for analysis in by_rank:
         if arrays := layers_of(analysis, measure, ending):
-            found[analysis.layer.row] = analysis, arrays
+            found.setdefault(analysis.layer.row, (analysis, arrays))
     rows = dict.fromkeys(analysis.layer.row for analysis in group.analyses)
     return [found[row] for row in rows if row in found][:MOST_ROWS]
 

@@ -129,9 +129,9 @@ def curve(run: Run) -> dict[str, Any]:
 
     def points(values: Sequence[float | None]) -> str:
         left, step = AXES["left"], AXES["width"] / max(1, epochs - 1)
-        return " ".join(
-            f"{round(left + i * step, 1)},{y(v)}" for i, v in enumerate(values) if v is not None
-        )
+        given = [(i, value) for i, value in enumerate(values) if value is not None]
+        # A line of a single point is a dot.
+        return " ".join(f"{round(left + i * step, 1)},{y(v)}" for i, v in given[:1] + given)
 
     lines = zip(found.items(), COLORS, strict=False)
     return {

@@ -117,15 +117,16 @@ class History:
 def finite(metrics: Mapping[str, Array]) -> Array:
     """Whether all losses of an epoch, or of the test, are finite, for each seed.
 
-    A split that was not evaluated has no accuracy either, which is always finite otherwise.
+    Validation data that were not evaluated have no accuracy; otherwise all accuracies are finite.
 
     >>> finite({"train_loss": np.array([0.1, np.nan]), "train_accuracy": np.array([1.0, 0.0])})
     array([ True, False])
     """
-    splits = [name.removesuffix("_loss") for name in metrics if name.endswith("_loss")]
+    left_out = np.isnan(metrics.get("validation_accuracy", np.zeros(1))).all()
     healthy = [
-        np.isfinite(metrics[f"{split}_loss"]) | np.isnan(metrics[f"{split}_accuracy"])
-        for split in splits
+        np.isfinite(values)
+        for name, values in metrics.items()
+        if name.rpartition("_")[2] == "loss" and not (left_out and name.startswith("validation_"))
     ]
     return np.logical_and.reduce(healthy)  # type: ignore[no-any-return]
 

@@ -43,10 +43,10 @@ class ProtocolConfig(Schema):
     """Hyperparameters of training (section 4 of the paper).
 
     ``name`` is a label. ``seeds`` and ``first_seed`` choose the seeds. ``data_parallel`` is the
-    number of devices that share a batch; it changes rounding only. All other settings determine the
-    results of a seed. Validation data are evaluated after every ``validate_every`` epochs and after
-    the last one. ``weight_decay`` is decoupled from the gradient (AdamW) and applies to all
-    parameters.
+    number of devices that share a batch; it changes rounding only. Validation data are evaluated
+    after every ``validate_every`` epochs and after the last one, which changes no trained network.
+    All other settings determine the results of a seed. ``weight_decay`` is decoupled from the
+    gradient (AdamW) and applies to all parameters.
     """
 
     SECTION = "protocol"

@@ -45,6 +45,27 @@ def test_calls_are_shared_and_each_is_made_once():
 
 
 @forked
+def test_an_error_in_another_process_is_raised_here():
+    program = """
+        parent = os.getpid()
+
+        def call(number):
+            time.sleep(0.05)
+            if os.getpid() != parent:
+                raise OSError(number, "the disk is full")
+
+        shared = Shared(call, 8, processes=2)
+        time.sleep(0.3)
+        try:
+            shared.results()
+        except OSError as error:
+            print(error.strerror)
+    """
+    process = run(program)
+    assert process.communicate(timeout=60)[0] == "the disk is full\n"
+
+
+@forked
 def test_a_killed_process_leaves_the_results_of_the_others():
     program = """
         parent = os.getpid()
@@ -69,7 +90,11 @@ def test_a_killed_process_leaves_the_results_of_the_others():
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_no_process_is_left_after_the_first_one_ends(number):
     program = """
-        shared = Shared(lambda number: time.sleep(0.2), 20, processes=3)
+        def call(number):
+            time.sleep(0.2)
+            return "x" * 1_000_000  # more than a pipe holds
+
+        shared = Shared(call, 8, processes=3)
         print("started", flush=True)
         shared.results()
     """
