@@ -99,7 +99,7 @@ def accuracy(task, name, epochs=12):
     dataset = digits(task)
     network = NetworkConfig(channels=32, padding="circular")
     factory = NetworkFactory(dataset.image_shape, dataset.num_classes, KINDS[name], network)
-    protocol = ProtocolConfig(epochs=epochs, batch_size=20, validate_every=4)
+    protocol = ProtocolConfig(epochs=epochs, batch_size=20, validate_every=epochs)
     history = train(factory, DeviceData.put(dataset), protocol, seeds=(0,))
     return history.test["test_accuracy"].item()
 
