@@ -20,7 +20,7 @@ TEMPORARY = ".tmp"  # ending of unfinished files
 LARGEST_TEXT = 64 * 2**20  # bytes of a JSON or YAML file
 DEEPEST = 16  # levels of nested values in a JSON file of this package
 LONGEST_NUMBER = 18  # digits
-NUMBERS = {int, float, bool, type(None)}  # lists of these are long, and need no look
+NUMBERS = {int, float, bool, type(None)}  # long lists of these are not searched for text
 LOCK_ATTEMPTS = 100  # another process may remove the folder between two calls
 
 

@@ -171,7 +171,7 @@ def measure(job: Job, work: Work) -> Cost:
         train(
             network_of(part),
             DeviceData.put(part.dataset),
-            # Validation in each epoch: the estimate is rather too long.
+            # With validation in each epoch: an estimate may be too long, not too short.
             dataclasses.replace(protocol, epochs=epochs, warmup_epochs=0, validate_every=1),
             seeds=part.seeds,
             seeds_at_once=part.config.seeds_at_once,

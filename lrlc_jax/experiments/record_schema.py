@@ -142,11 +142,8 @@ class RecordFile(BaseModel):
     @model_validator(mode="after")
     def agree(self) -> Self:
         """Refuse fields that contradict each other."""
-        data, epochs, every = (
-            self.data,
-            self.run.protocol.epochs,
-            self.run.protocol.validate_every,
-        )
+        data, protocol = self.data, self.run.protocol
+        epochs, every = protocol.epochs, protocol.validate_every
         require(len({*self.seeds}) == len(self.seeds), "seeds has a seed twice")
         require(
             self.failed.keys() <= {*map(str, self.seeds)}, "failed has a seed that is not in seeds"

@@ -129,9 +129,8 @@ def build(
         for function in one.study.figures
     }
     wanted |= instrument_figures(analyses)
-    if FIGURES not in parts and PAGE not in parts:
-        wanted = {}
-    pictures = Shared(lambda i: drawn(*[*wanted.items()][i], root, parts), len(wanted), processes)
+    todo = [*wanted.items()] if FIGURES in parts or PAGE in parts else []
+    pictures = Shared(lambda i: drawn(*todo[i], root, parts), len(todo), processes)
     report.problems.extend(trained.problems(records.runs.values()))
 
     def write(path: str, content: str | bytes) -> None:
@@ -158,7 +157,7 @@ def build(
                 write(f"tables/{name}.{ending}", text)
 
     images: dict[str, bytes] = {}
-    for name, picture in zip(wanted, pictures.results(), strict=True):
+    for (name, _), picture in zip(todo, pictures.results(), strict=True):
         failure = picture.failure if picture else "its process was killed"
         if failure:
             report.failures.append(f"figure {name} could not be drawn ({failure})")

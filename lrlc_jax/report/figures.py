@@ -417,7 +417,7 @@ def saved(figure: Figure, form: str, metadata: Mapping[str, None], **options: An
 
 
 def png(figure: Figure) -> bytes:
-    """The figure as PNG."""
+    """The figure as PNG, 5 % larger than by default, and compressed in two thirds of the time."""
     return saved(figure, "png", {"Software": None}, pil_kwargs={"compress_level": 3})
 
 

@@ -121,6 +121,10 @@ def finite(metrics: Mapping[str, Array]) -> Array:
 
     >>> finite({"train_loss": np.array([0.1, np.nan]), "train_accuracy": np.array([1.0, 0.0])})
     array([ True, False])
+    >>> nothing = np.full(2, np.nan)
+    >>> left_out = {"validation_loss": nothing, "validation_accuracy": nothing}
+    >>> finite({"train_loss": np.zeros(2), "train_focal_loss": np.array([np.inf, 0]), **left_out})
+    array([False,  True])
     """
     left_out = np.isnan(metrics.get("validation_accuracy", np.zeros(1))).all()
     healthy = [

@@ -194,8 +194,9 @@ def _epoch(
             missing = {name: jnp.full(m.shape, jnp.nan, m.dtype) for name, m in metrics.items()}
             return missing, jnp.zeros(correct.shape, correct.dtype)
 
-        found = validate() if validates is None else jax.lax.cond(validates, validate, leave_out)
-        validated, correct = found
+        validated, correct = (
+            validate() if validates is None else jax.lax.cond(validates, validate, leave_out)
+        )
         return state, {"train": metrics, "validation": validated}, correct
 
     return layout.over_seeds(one_seed, seeds_at_once, states, data, hyper, epoch, validates)

@@ -19,6 +19,14 @@ def run(program: str, **options) -> subprocess.Popen:
     return subprocess.Popen(words, stdout=subprocess.PIPE, text=True, **options)
 
 
+def output(program: str) -> str:
+    """What a program prints, which ends without an error."""
+    process = run(program)
+    printed, _ = process.communicate(timeout=60)
+    assert process.returncode == 0
+    return printed
+
+
 def test_without_other_processes_all_calls_are_made_here_in_order():
     called = []
     shared = Shared(called.append, 3)
@@ -39,9 +47,7 @@ def test_calls_are_shared_and_each_is_made_once():
         assert [number for number, _, _ in found] == [*range(60)]
         print(len({pid for _, pid, _ in found}))
     """
-    process = run(program)
-    assert process.communicate(timeout=60)[0] == "3\n"
-    assert process.returncode == 0
+    assert output(program) == "3\n"
 
 
 @forked
@@ -61,8 +67,7 @@ def test_an_error_in_another_process_is_raised_here():
         except OSError as error:
             print(error.strerror)
     """
-    process = run(program)
-    assert process.communicate(timeout=60)[0] == "the disk is full\n"
+    assert output(program) == "the disk is full\n"
 
 
 @forked
@@ -80,10 +85,7 @@ def test_a_killed_process_leaves_the_results_of_the_others():
         time.sleep(0.5)
         print(shared.results())
     """
-    process = run(program)
-    found = process.communicate(timeout=60)[0].strip()
-    assert process.returncode == 0
-    assert found == "[None, 1, 2, 3, 4, 5, 6, 7]"
+    assert output(program) == "[None, 1, 2, 3, 4, 5, 6, 7]\n"
 
 
 @forked
