@@ -46,7 +46,8 @@ class Record:
         seeds: seeds, in the order of every list of metrics.
         failed: first epoch with a loss that was not finite, by seed.
         parameters: trainable parameters of the network.
-        epochs: metrics per epoch and seed, ``{name: [epoch][seed]}``; null where not finite.
+        epochs: metrics per epoch and seed, ``{name: [epoch][seed]}``; null where not finite, or
+            not evaluated.
         final: metrics at the end per seed, ``{name: [seed]}``; null for a failed seed.
         matched_parameters: for a wide convolution, parameters of the matching LRLC network.
         files: checksums of the files beside the record (:mod:`~.trained`), by their kind.
@@ -333,6 +334,17 @@ def values_of(record: Record, position: int, metrics: Iterable[str]) -> list[Any
     return [lost, final, [[row[position] for row in by_epoch] for by_epoch in rows]]
 
 
+def agree(one: list[Any], other: list[Any]) -> bool:
+    """Whether :func:`values_of` two records agree in the epochs that both evaluated."""
+    *same, rows = one
+    *others, other_rows = other
+    return same == others and all(
+        len(mine) == len(theirs)
+        and all(a == b or None in (a, b) for a, b in zip(mine, theirs, strict=True))
+        for mine, theirs in zip(rows, other_rows, strict=True)
+    )
+
+
 def disagreeing(
     files: Sequence[tuple[pathlib.Path, Record]],
 ) -> list[pathlib.Path]:
@@ -349,7 +361,8 @@ def disagreeing(
         for position, seed in enumerate(record.seeds):
             other_path, other, place = seen.setdefault(seed, (path, record, position))
             metrics = sorted(record.final.keys() & other.final.keys())
-            if values_of(record, position, metrics) != values_of(other, place, metrics):
+            mine, theirs = values_of(record, position, metrics), values_of(other, place, metrics)
+            if not agree(mine, theirs):
                 odd |= {other_path, path}
     return sorted(odd)
 

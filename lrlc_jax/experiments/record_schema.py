@@ -50,7 +50,6 @@ class Protocol(Section):
     """``run.protocol``, of which the lengths of the lists follow."""
 
     epochs: Count
-    validate_every: Count = 1  # older records have none
 
 
 class Run(Section):
@@ -71,6 +70,7 @@ class Labels(Section):
     seeds_at_once: Count | None = None
     devices: Count = 1
     data_parallel: Count = 1
+    validate_every: Count = 1
     product_way: str | list[str] | None = None
     earlier_sessions: list[dict[str, Any]] = []
 
@@ -142,8 +142,7 @@ class RecordFile(BaseModel):
     @model_validator(mode="after")
     def agree(self) -> Self:
         """Refuse fields that contradict each other."""
-        data, protocol = self.data, self.run.protocol
-        epochs, every = protocol.epochs, protocol.validate_every
+        data, epochs = self.data, self.run.protocol.epochs
         require(len({*self.seeds}) == len(self.seeds), "seeds has a seed twice")
         require(
             self.failed.keys() <= {*map(str, self.seeds)}, "failed has a seed that is not in seeds"
@@ -154,6 +153,7 @@ class RecordFile(BaseModel):
             f"data.train is {data.train}, of {data.train_available}; the run has {size}",
         )
         lost = [self.failed.get(str(seed)) for seed in self.seeds]
+        nothing = [None] * len(lost)
         # Training ends early if all seeds have failed.
         least = epochs if None in lost else max(self.failed.values())
         require(max(self.failed.values(), default=0) <= epochs, "failed is after the last epoch")
@@ -172,8 +172,8 @@ class RecordFile(BaseModel):
             )
             for number, row in enumerate(rows, start=1):
                 healthy = [epoch is None or number < epoch for epoch in lost]
-                if name.startswith("validation_") and number % every and number != epochs:
-                    healthy = [False] * len(lost)  # not evaluated
+                if name.startswith("validation_") and number < epochs and row == nothing:
+                    continue  # not evaluated
                 require(
                     len(row) == len(lost)
                     and (name not in EPOCH_METRICS or None not in compress(row, healthy)),

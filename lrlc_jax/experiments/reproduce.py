@@ -105,6 +105,7 @@ def settings_of(record: Record, device: str | None = None) -> dict[str, Any]:
             "name": others.get("protocol", "recorded"),
             "seeds": len(record.seeds),
             "first_seed": min(record.seeds),
+            "validate_every": others.get("validate_every", 1),
             **run["protocol"],
         },
         "product_way": others.get("product_way") if same_device else None,

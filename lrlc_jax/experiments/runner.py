@@ -282,7 +282,8 @@ class Session:
 def record_of(job: Job, factory: NetworkFactory, history: History, session: Session) -> Record:
     """The record of the seeds of a job, without its files."""
     config, dataset = job.config, job.dataset
-    shared, matched = config.protocol.data_parallel, factory.matched()
+    shared, every = config.protocol.data_parallel, config.protocol.validate_every
+    matched = factory.matched()
     way = list(factory.way) if isinstance(factory.way, tuple) else factory.way
     failed = dict(sorted(history.failed.items()))
     lost = np.array([seed in failed for seed in history.seeds])
@@ -298,6 +299,7 @@ def record_of(job: Job, factory: NetworkFactory, history: History, session: Sess
             "seeds_at_once": history.seeds_at_once,
             **({"devices": history.devices} if history.devices > 1 else {}),
             **({"data_parallel": shared} if shared > 1 else {}),
+            **({"validate_every": every} if every > 1 else {}),
             **({"product_way": way} if way else {}),
             # Earlier sessions, if other code or another machine trained one.
             **({"earlier_sessions": earlier} if moved else {}),

@@ -296,15 +296,10 @@ def protocol_sentences(setting: Mapping[str, Any], seeds: int) -> list[str]:
 
 def protocol_differences(setting: Mapping[str, Any], seeds: int) -> list[str]:
     """A phrase for each setting of the protocol that is not the paper's, and for fewer seeds."""
-    different = differences(trained_by(setting), PAPER_PROTOCOL.canonical())
+    different = differences(setting["protocol"], PAPER_PROTOCOL.canonical())
     if seeds < PAPER_PROTOCOL.seeds:
         different.append(f"{counted(seeds, 'seed')} instead of {PAPER_PROTOCOL.seeds}")
     return different
-
-
-def trained_by(setting: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of the protocol that change a trained network."""
-    return {name: v for name, v in setting["protocol"].items() if name != "validate_every"}
 
 
 def network_sentences(setting: Mapping[str, Any]) -> list[str]:
@@ -351,5 +346,5 @@ def labels(run: Run) -> list[str]:
     setting = setting_of(run)
     found = [f"SUBSET of {size} images"] if size != available else []
     found += run.notes
-    found += differences(trained_by(setting), PAPER_PROTOCOL.canonical())
+    found += differences(setting["protocol"], PAPER_PROTOCOL.canonical())
     return [*found, *network_differences(setting)]

@@ -44,13 +44,13 @@ class ProtocolConfig(Schema):
 
     ``name`` is a label. ``seeds`` and ``first_seed`` choose the seeds. ``data_parallel`` is the
     number of devices that share a batch; it changes rounding only. Validation data are evaluated
-    after every ``validate_every`` epochs and after the last one, which changes no trained network.
+    after every ``validate_every`` epochs and after the last one; the others lack their metrics.
     All other settings determine the results of a seed. ``weight_decay`` is decoupled from the
     gradient (AdamW) and applies to all parameters.
     """
 
     SECTION = "protocol"
-    NOT_IN_IDENTITY = ("name", "seeds", "first_seed", "data_parallel")
+    NOT_IN_IDENTITY = ("name", "seeds", "first_seed", "data_parallel", "validate_every")
 
     name: str = "quick"
     epochs: int = whole(40)

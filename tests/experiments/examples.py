@@ -9,7 +9,6 @@ from lrlc_jax.experiments.record import COMPARED, DIGEST_LENGTH, SCHEMA, Record,
 from lrlc_jax.experiments.record_schema import EPOCH_METRICS
 from lrlc_jax.layers import LAYERS, RankedLayerConfig, SpecialLayerConfig
 from lrlc_jax.networks import NetworkConfig
-from lrlc_jax.training.train import ProtocolConfig
 
 
 def example(
@@ -27,7 +26,6 @@ def example(
     notes=None,
     dataset=None,
     seeds=None,
-    validate_every=1,
     **layer,
 ):
     """A record with three seeds of a run, by default."""
@@ -41,7 +39,6 @@ def example(
         dataset=dataset or DatasetConfig(),
         layer=schema(**layer),
         network=network or NetworkConfig(),
-        protocol=ProtocolConfig(validate_every=validate_every),
     )
     run = canonical(config, fingerprint, train)
     rows = [[0.5] * len(test) for _ in range(config.protocol.epochs)]

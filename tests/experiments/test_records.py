@@ -225,18 +225,20 @@ def test_a_record_with_a_wrong_value_is_refused_even_if_its_digest_fits(tmp_path
     assert len(str(caught.value)) < 400 + len(str(path))
 
 
-def test_epochs_lack_values_of_validation_where_the_protocol_has_none(tmp_path):
-    record = example(validate_every=7)
-    assert record.run["protocol"]["validate_every"] == 7
-    known = {number for number in range(1, 41) if number % 7 == 0} | {40}
+def validated_in(record, epochs):
+    """The record with values of validation in these epochs only."""
     rows = {
         name: [
-            [None] * 3 if name.startswith("validation_") and number not in known else row
+            [None] * 3 if name.startswith("validation_") and number not in epochs else row
             for number, row in enumerate(by_epoch, start=1)
         ]
         for name, by_epoch in record.epochs.items()
     }
-    record = dataclasses.replace(record, epochs=rows)
+    return dataclasses.replace(record, epochs=rows)
+
+
+def test_validation_may_be_missing_in_all_epochs_but_the_last(tmp_path):
+    record = validated_in(example(), {7, 14, 40})
     path = records.write(record, tmp_path)
     assert records.read(path) == record
     for name, number in (("validation_loss", 7), ("validation_accuracy", 40), ("train_loss", 1)):
@@ -244,6 +246,26 @@ def test_epochs_lack_values_of_validation_where_the_protocol_has_none(tmp_path):
         content["epochs"][name][number - 1] = [0.5, None, 0.5]
         with pytest.raises(InputError, match=f"epochs.{name} lacks a value in epoch {number}"):
             records.read(forged(tmp_path, content))
+    with pytest.raises(InputError, match="validation_loss lacks a value in epoch 40"):
+        records.read(forged(tmp_path, json.loads(records.dumps(validated_in(record, {7})))))
+
+
+def test_records_of_a_run_may_have_validation_in_different_epochs(tmp_path):
+    every, some = example(), validated_in(example(), {20, 40})
+    for record in (every, some):
+        records.write(record, tmp_path)
+    (run,) = records.read_records(tmp_path).runs.values()
+    assert len(run.records) == 2
+    rows = [[0.5] * 3] * 19 + [[0.6] * 3] + [[0.5] * 3] * 20
+    other = dataclasses.replace(every, epochs=every.epochs | {"validation_loss": rows})
+    records.write(validated_in(other, {20, 40}), tmp_path)
+    assert records.read_records(tmp_path).conflicts
+
+
+def test_a_record_of_a_version_with_validate_every_in_its_run_is_of_the_same_run(tmp_path):
+    content = json.loads(records.dumps(example()))
+    content["run"]["protocol"]["validate_every"] = 4
+    assert records.read(forged(tmp_path, content)).identity == example().identity
 
 
 def test_equal_seeds_are_one_and_different_ones_a_conflict_of_their_run(tmp_path):

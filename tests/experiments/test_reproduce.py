@@ -65,7 +65,11 @@ def record_of(config, **data):
     base = example()
     data = base.data | data
     run = canonical(config, "f00d", data["train"])
-    how = base.config | {"protocol": config.protocol.name, "source": config.dataset.source}
+    how = base.config | {
+        "protocol": config.protocol.name,
+        "source": config.dataset.source,
+        "validate_every": config.protocol.validate_every,
+    }
     return dataclasses.replace(base, run=run, config=how, data=data)
 
 
@@ -73,7 +77,9 @@ def record_of(config, **data):
 def test_a_record_leads_to_the_settings_of_its_layer_and_protocol(name):
     layers = [LAYERS[name](), LAYERS[name](**VARIED[name])]
     for layer in layers:
-        config = Config(layer=layer, protocol=ProtocolConfig("mine", 7, 2, 20, 0.03, 3))
+        config = Config(
+            layer=layer, protocol=ProtocolConfig("mine", 7, 2, 20, 0.03, 3, validate_every=4)
+        )
         record = record_of(config)
         assert run_of(record) == record.run
         assert config_of(record).protocol == config.protocol
@@ -188,7 +194,7 @@ def test_a_run_is_repeated_from_its_record_and_compared(tmp_path, capsys):
         dataset=DatasetConfig(train_size=100),
         layer=LRLCConfig(rank=2, at=1),
         network=NetworkConfig(channels=4),
-        protocol=ProtocolConfig(epochs=2, seeds=2),
+        protocol=ProtocolConfig(epochs=3, seeds=2, validate_every=2),
         results_dir=str(tmp_path / "results"),
     )
     (run,) = execute([Loader().job(config)], Tracker()).done
