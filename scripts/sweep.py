@@ -76,7 +76,7 @@ def show(study: StudyConfig, entries: Sequence[Entry]) -> None:
     print("\n".join(overview(study, entries, outcome.runs)), flush=True)
     left = [dataclasses.replace(job, seeds=tuple(outcome.missing(job))) for job in outcome.pending]
     if left:
-        print(time_left(left))
+        print("\n".join(time_left(left)))
 
 
 if __name__ == "__main__":

@@ -51,19 +51,30 @@ class Cost(NamedTuple):
 Candidate: TypeAlias = tuple[Job, Work]
 
 
-def time_left(left: Sequence[Job]) -> str:
-    """Time to train the remaining runs, and the basis of the estimate, in a sentence."""
+def time_left(left: Sequence[Job]) -> list[str]:
+    """Lines with the time of the remaining runs by row, and a sentence on all of them."""
     seconds, measured = forecast(left)
     device = provenance.device_name(provenance.machine())
-    return (
-        f"About {duration(seconds)} for the remaining runs, one after another on this machine "
+    rows: dict[str, list[float]] = {}
+    for job, each in zip(left, seconds, strict=True):
+        rows.setdefault(f"{job.config.layer.row}, {job.dataset.title}", []).append(each)
+    width = max(map(len, rows))
+    return [
+        "",
+        "Time to train the remaining seeds:",
+        *(
+            f"  {name.ljust(width)}  {duration(sum(each))} ({counted(len(each), 'run')})"
+            for name, each in rows.items()
+        ),
+        "",
+        f"About {duration(sum(seconds))} for the remaining runs, one after another on this machine "
         f"({device}); estimated from training steps and validation of "
-        f"{counted(measured, 'network')}, measured now, one for each kind of layer and data set."
-    )
+        f"{counted(measured, 'network')}, measured now, one for each kind of layer and data set.",
+    ]
 
 
-def forecast(left: Sequence[Job]) -> tuple[float, int]:
-    """Seconds for all runs, one after another, with compilation; and number of measured networks.
+def forecast(left: Sequence[Job]) -> tuple[list[float], int]:
+    """Seconds for each run, with compilation, and the number of measured networks.
 
     Raises:
         InputError: for a precision that the device lacks, or images too small for the network.
@@ -84,7 +95,8 @@ def forecast(left: Sequence[Job]) -> tuple[float, int]:
             plain[data] = convolution, work_of(convolution)
             kinds[data, ConvConfig.name] = []
         kinds.setdefault((data, job.config.layer.name), []).append((job, work_of(job)))
-    seconds, conv_rates = 0.0, dict.fromkeys(plain, 0.0)
+    seconds: dict[int, float] = {}  # by the run's id
+    conv_rates = dict.fromkeys(plain, 0.0)
     with Progress(len(kinds), "network", "measuring") as progress:
         for (data, name), runs in kinds.items():
             job, work = representative(runs or [plain[data]])
@@ -97,8 +109,8 @@ def forecast(left: Sequence[Job]) -> tuple[float, int]:
             rate = max(0.0, cost.epoch - conv_rate * work.conv) / max(1, work.special)
             for job, work in runs:
                 epoch = conv_rate * work.conv + rate * work.special
-                seconds += cost.once + len(job.seeds) * job.config.protocol.epochs * epoch
-    return seconds, len(kinds)
+                seconds[id(job)] = cost.once + len(job.seeds) * job.config.protocol.epochs * epoch
+    return [seconds[id(job)] for job in left], len(kinds)
 
 
 def work_of(job: Job) -> Work:

@@ -1,16 +1,20 @@
-"""Tables in the layout of the paper, with our numbers beside its own."""
+"""Tables in the layout of the paper, and a figure, with our numbers beside its own."""
 
 import dataclasses
 from collections.abc import Container, Mapping, Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from lrlc_jax.experiments.differences import Difference, Sample, difference, grade
 from lrlc_jax.experiments.identity import hashed
 from lrlc_jax.experiments.record import Records, Run
 from lrlc_jax.report import paper
+from lrlc_jax.report.figures import COLORS, figure_style, is_reference
 from lrlc_jax.report.paper import PaperRow, PaperTable
 from lrlc_jax.report.results import Row, labels, precision, sample, setting_of
 from lrlc_jax.report.tables import Table, conditions
-from lrlc_jax.report.verdicts import settings_in, slug
+from lrlc_jax.report.verdicts import any_run, settings_in, slug
 
 NOT_RUN, OTHERWISE = "not run", "OTHERWISE"
 TITLES = {"mnist": "MNIST", "cifar10": "CIFAR-10", "celeba": "CelebA"}
@@ -173,3 +177,96 @@ def values(row: PaperRow, pair: Pair, command: str) -> dict[str, object]:
         "command": None if ours else command,
         **(conditions(pair.run) if pair.run else {}),
     }
+
+
+@dataclasses.dataclass(frozen=True)
+class Gain:
+    """Test accuracy of a row less that of the convolution, in points: the paper's and ours."""
+
+    row: str
+    paper: Difference
+    ours: Difference
+    seeds: int
+
+
+def gains(dataset: str, rows: Mapping[str, Row]) -> list[Gain]:
+    """The gains of our rows that the paper has, too, in its order."""
+    theirs = {row.layer.row: row.samples[dataset] for table in paper.tables() for row in table.rows}
+    ours = {
+        name: sample(row.chosen.run)
+        for name, row in rows.items()
+        if name in theirs and row.chosen and row.chosen.run and not row.chosen.run.failed
+    }
+    reference = next((name for name in ours if is_reference(rows[name])), None)
+    if reference is None:
+        return []
+    return [
+        Gain(
+            name,
+            difference(theirs[name], theirs[reference]),
+            difference(ours[name], ours[reference]),
+            min(ours[name].seeds, ours[reference].seeds),
+        )
+        for name in theirs
+        if name in ours and name != reference
+    ]
+
+
+@figure_style()
+def gains_figure(records: Records) -> Figure | None:
+    """Test accuracy less that of the convolution: the paper's and ours, a panel for each data set.
+
+    Bars are 95 % intervals (Welch's t-test). None without a run beside a convolution.
+    """
+    panels = [
+        (name, any_run(rows), found)
+        for name, rows in nearest(records).items()
+        if name in paper.columns() and (found := gains(name, rows))
+    ]
+    if not panels:
+        return None
+    order = {name: number for number, name in enumerate(paper.columns())}
+    panels.sort(key=lambda panel: order[panel[0]])
+    drawn = {gain.row for *_, found in panels for gain in found}
+    every = dict.fromkeys(row.layer.row for table in paper.tables() for row in table.rows)
+    names = [name for name in every if name in drawn]
+    size = (2.4 + 2.3 * len(panels), 1.9 + 0.3 * len(names))
+    figure = Figure(figsize=size, dpi=200, layout="constrained")
+    every_axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    for axes, (dataset, run, found) in zip(every_axes, panels, strict=True):
+        draw_gains(axes, names, found)
+        seeds = {gain.seeds for gain in found}
+        number = "-".join(map(str, sorted({min(seeds), max(seeds)})))
+        lines = [f"{TITLES[dataset]} (ours: n = {number})", *labels(run)]
+        axes.set_title("\n".join(lines), fontsize=7, parse_math=False)
+    every_axes[0].set_yticks(range(len(names)), names)
+    every_axes[0].invert_yaxis()
+    figure.supxlabel("test accuracy less that of the convolution, points", fontsize="medium")
+    handles = every_axes[0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside upper center", ncols=2, frameon=False)
+    return figure
+
+
+def draw_gains(axes: Axes, names: Sequence[str], found: Sequence[Gain]) -> None:
+    """Draw the gains of a data set at the places of their names."""
+    looks = {
+        "paper (10 seeds)": ("paper", "D", "0.55", -0.14),
+        "ours (hollow: one seed, no interval)": ("ours", "o", COLORS[0], 0.14),
+    }
+    axes.axvline(0, color="black", lw=0.8, ls=":")
+    for label, (which, marker, color, shift) in looks.items():
+        for number, gain in enumerate(found):
+            one: Difference = getattr(gain, which)
+            half = one.half_width if which == "paper" or gain.seeds > 1 else None
+            axes.errorbar(
+                one.value,
+                names.index(gain.row) + shift,
+                xerr=half,
+                fmt=marker,
+                color=color,
+                mfc=color if half is not None else "white",
+                ms=5,
+                capsize=2,
+                lw=1.2,
+                label=None if number else label,
+            )

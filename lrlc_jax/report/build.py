@@ -17,7 +17,8 @@ from lrlc_jax.experiments.study import Entry
 from lrlc_jax.files import write_atomically
 from lrlc_jax.progress import counted, one_line
 from lrlc_jax.report import contrasts, figures, tables  # noqa: F401 (contrasts registers a table)
-from lrlc_jax.report.beside import tables_beside
+from lrlc_jax.report.beside import gains_figure, tables_beside
+from lrlc_jax.report.coverage import coverage_table
 from lrlc_jax.report.effects import effects_of, effects_table, left_to
 from lrlc_jax.report.forks import Shared
 from lrlc_jax.report.instruments import LOCAL, instrument_figures, instrument_tables
@@ -128,6 +129,7 @@ def build(
         for one in kept
         for function in one.study.figures
     }
+    wanted["paper-gains"] = functools.partial(gains_figure, records)
     wanted |= instrument_figures(analyses)
     todo = [*wanted.items()] if FIGURES in parts or PAGE in parts else []
     pictures = Shared(lambda i: drawn(*todo[i], root, parts), len(todo), processes)
@@ -141,8 +143,9 @@ def build(
     if TABLES in parts or PAGE in parts:  # all are made before the first is written
         judged = verdicts(records, elsewhere)
         report.beside.update(tables_beside(records), claims=claims_table(judged))
-        effects = effects_table(records)
+        effects, covered = effects_table(records), coverage_table(studies, records)
         report.beside.update({"effects": effects} if effects.rows else {})
+        report.beside.update({"paper-coverage": covered} if covered else {})
         found = {
             f"{one.name}-{function}": tables.TABLES[function](one)
             for one in kept

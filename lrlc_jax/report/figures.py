@@ -10,6 +10,7 @@ import io
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 from cycler import cycler
@@ -27,7 +28,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullLocator
 
 from lrlc_jax.analysis.cost import Cost, abstract, layer_cost, total
-from lrlc_jax.experiments.statistics import Mean, mean_over_seeds
+from lrlc_jax.experiments.statistics import Mean, known, mean_over_seeds
 from lrlc_jax.experiments.trained import factory_of
 from lrlc_jax.layers import ConvConfig, LayerConfig, LocallyConnectedConfig, LRLCConfig
 from lrlc_jax.networks import NetworkFactory
@@ -52,6 +53,11 @@ STYLE: dict[Any, Any] = {
 }
 MARKERS = "osD^v<>P"
 WIDTH = 5.6  # inches
+# Metrics of learning curves and their quantities, by the name of the axis.
+CURVES: dict[str, tuple[str, Callable[[float], float]]] = {
+    "training loss": ("train_loss", lambda loss: loss),
+    "validation error, %": ("validation_accuracy", lambda accuracy: 100 * (1 - accuracy)),
+}
 LONGEST = 80  # characters of a line of a title
 # Of the convolution, locally connected, LRLC by Algorithm 1, and LRLC converted: equal lines stay
 # visible, one on the other.
@@ -120,6 +126,37 @@ def accuracy_against_parameters(results: StudyResults) -> Figure | None:
     axes.set_xscale("log")
     number_axis(axes.xaxis)
     axes.set_xlabel("trainable parameters (black: rank chosen on validation data)")
+    return figure
+
+
+@study_figure
+@figure_style()
+def learning_curves(results: StudyResults) -> Figure | None:
+    """Training loss and validation error by epoch: a curve for each row, at its chosen rank.
+
+    A curve is the mean over the seeds. Epochs without validation have no point.
+    """
+    rows = [(row, row.chosen.run) for row in results.rows if row.chosen and row.chosen.run]
+    if not rows:
+        return None
+    titles = title(results, "means over seeds; ranks chosen on validation data")
+    columns = max(1, int(WIDTH / (0.55 + 0.062 * max(len(row.name) for row, _ in rows))))
+    height = 2.6 + 0.2 * -(-len(rows) // columns) + 0.15 * len(titles)
+    figure = Figure(figsize=(WIDTH, height), dpi=200, layout="constrained")
+    panels = figure.subplots(1, 2)
+    for number, (row, run) in enumerate(rows):
+        color = "black" if is_reference(row) else COLORS[number % len(COLORS)]
+        for axes, (metric, sign) in zip(panels, CURVES.values(), strict=True):
+            means = [fmean(known(by_seed) or [math.nan]) for by_seed in run.epochs[metric]]
+            points = [(i, sign(m)) for i, m in enumerate(means, start=1) if not math.isnan(m)]
+            axes.plot(*zip(*points, strict=True), color=color, lw=1.2, label=row.name)
+    for axes, name in zip(panels, CURVES, strict=True):
+        axes.set_yscale("log")
+        axes.set_xlabel("epoch")
+        axes.set_ylabel(name)
+    figure.suptitle("\n".join(titles), fontsize=8, parse_math=False)
+    handles = figure.axes[0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside lower center", ncols=columns, frameon=False)
     return figure
 
 
@@ -246,7 +283,9 @@ def accuracy_figure(
     kept, others = bars_of(together), bars_of(row for row in baselines if row not in together)
     if not bars_of(curves):
         return None
-    titles = title(results, bars=any(low < high for low, high in (*kept, *others)))
+    bars = any(low < high for low, high in (*kept, *others))
+    about_bars = "± 1 standard error over seeds" if bars else "none: no run has two seeds"
+    titles = title(results, f"bars: {about_bars}")
     longest = max(len(row.name) for row in (*curves, *baselines))
     columns = max(1, int(WIDTH / (0.55 + 0.062 * longest)))  # inches of a marker and of a character
     height = 2.8 + 0.2 * -(-len([*curves, *baselines]) // columns) + 0.15 * len(titles)
@@ -335,8 +374,8 @@ def axes_in_parts(figure: Figure, ends: Sequence[tuple[float, float]]) -> list[A
     return [upper, lower]
 
 
-def title(results: StudyResults, *, bars: bool) -> list[str]:
-    """Lines on the data, the protocol, the error bars, differences from the paper, missing runs."""
+def title(results: StudyResults, note: str) -> list[str]:
+    """Lines on the data, the protocol, differences from the paper, ``note``, and missing runs."""
     data, protocol = results.records[0].data, results.setting["protocol"]
     subset = f" (SUBSET of {data['train_available']:,})"
     seeds = min(len(run.seeds) for run in results.known.values())
@@ -350,8 +389,7 @@ def title(results: StudyResults, *, bars: bool) -> list[str]:
         f"{subset if data['train'] != data['train_available'] else ''} training images, "
         f"{counted(protocol['epochs'], 'epoch')}, n = {results.seeds}",
         *(line for what, phrases in unlike.items() for line in in_lines(what, phrases)),
-        f"{precision(results.setting)}; "
-        + ("bars: ± 1 standard error over seeds" if bars else "no bars: no run has two seeds"),
+        f"{precision(results.setting)}; {note}",
         *([results.incomplete] if results.problems else []),
     ]
 

@@ -9,9 +9,10 @@ import dataclasses
 import io
 import re
 from collections.abc import Callable, Mapping, Sequence
+from statistics import median
 
 from lrlc_jax.experiments.provenance import device_name
-from lrlc_jax.experiments.record import Records, Run
+from lrlc_jax.experiments.record import Record, Records, Run
 from lrlc_jax.experiments.statistics import mean_over_seeds
 from lrlc_jax.progress import one_line
 from lrlc_jax.report.results import (
@@ -93,6 +94,49 @@ def accuracy(results: StudyResults) -> Table:
         values=[run_values(row, cell) for row in results.rows for cell in row.cells],
         alignment="lrrrrrrrl",
     )
+
+
+@study_table
+def times(results: StudyResults) -> Table:
+    """Time of each run on each kind of device, with compilation, validation and test."""
+    rows, values = [], []
+    for run in results.known.values():
+        by_device: dict[str, list[Record]] = {}
+        for record in run.records:
+            by_device.setdefault(device_name(record.machine), []).append(record)
+        for device, records in by_device.items():
+            seconds = [r.time["wall_seconds"] / len(r.seeds) for r in records]
+            epochs = [r.time["median_epoch_seconds"] / len(r.seeds) for r in records]
+            seeds = sum(len(record.seeds) for record in records)
+            rows.append([run.label, device, str(seeds), spread(epochs), spread(seconds)])
+            values += [
+                {"run": run.label, "device": device, "seeds": len(record.seeds)}
+                | {"epoch_seconds": epoch, "seconds": second}
+                for record, epoch, second in zip(records, epochs, seconds, strict=True)
+            ]
+    return Table(
+        title=f"{results.study.title or results.study.name}: time, {results.data_title}",
+        caption=[
+            *caption(results),
+            "Time: wall time of a seed, with compilation, evaluation and checkpoints; median over "
+            "the records of a run, with their range. Epoch: median over the epochs, per seed. "
+            "Other work on a machine makes them longer.",
+        ],
+        header=("Run", "Device", "Seeds", "Epoch, s", "Time, s"),
+        rows=rows,
+        values=values,
+        alignment="llrrr",
+    )
+
+
+def spread(values: Sequence[float]) -> str:
+    """The median, and the range of several values.
+
+    >>> spread([5.0]), spread([5.0, 9.0, 6.04])
+    ('5.0', '6.0 (5.0 to 9.0)')
+    """
+    middle = f"{median(values):.1f}"
+    return f"{middle} ({min(values):.1f} to {max(values):.1f})" if len(values) > 1 else middle
 
 
 def most_seeds(results: StudyResults) -> int:

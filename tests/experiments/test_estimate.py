@@ -15,6 +15,7 @@ from lrlc_jax.experiments.estimate import (
     part_to_measure,
     representative,
     rough_step,
+    time_left,
     work_of,
 )
 from lrlc_jax.experiments.study import Loader
@@ -123,7 +124,7 @@ def test_a_forecast_measures_each_kind_once_and_scales_the_others(monkeypatch):
     assert measured == [*((name, None) for name in rates), ("conv", 12)]
     assert count == len(measured)
     costs = [cost(*run) for run in runs(jobs)]
-    assert seconds == pytest.approx(sum(c.once + 7 * 3 * c.epoch for c in costs))
+    assert seconds == pytest.approx([c.once + 7 * 3 * c.epoch for c in costs])
 
 
 def test_a_forecast_counts_the_seeds_that_each_run_lacks(monkeypatch):
@@ -136,4 +137,15 @@ def test_a_forecast_counts_the_seeds_that_each_run_lacks(monkeypatch):
     monkeypatch.setattr(estimate, "measure", lambda _, work: Cost(0, 1e-6 * sum(work)))
     monkeypatch.setattr(estimate, "enable_cache", lambda **_: None)
     seconds, _ = forecast(lacking)
-    assert seconds == pytest.approx(7 * (each[0] + 3 * each[1] + 2 * each[2]))
+    assert seconds == pytest.approx([7 * each[0], 7 * 3 * each[1], 7 * 2 * each[2]])
+
+
+def test_the_time_left_is_named_by_row_and_for_all(monkeypatch):
+    jobs = make_jobs(ConvConfig(), LRLCConfig(rank=2, at=3), LRLCConfig(rank=4, at=3))
+    monkeypatch.setattr(estimate, "forecast", lambda _: ([60.0, 120.0, 180.0], 2))
+    lines = time_left(jobs)
+    (conv,) = (line for line in lines if line.startswith("  Convolution"))
+    assert conv.endswith("1 min 0 s (1 run)")
+    (lrlc,) = (line for line in lines if line.startswith("  LRLC (third layer)"))
+    assert lrlc.endswith("5 min 0 s (2 runs)")
+    assert lines[-1].startswith("About 6 min 0 s for the remaining runs")

@@ -34,10 +34,20 @@ from lrlc_jax.report.figures import (
     accuracy_against_parameters,
     accuracy_against_rank,
     cost_against_rank,
+    learning_curves,
     study_figure,
 )
 from lrlc_jax.report.results import Cell, shown, study_results
-from lrlc_jax.report.tables import TABLES, Table, accuracy, all_runs, formats, markdown, study_table
+from lrlc_jax.report.tables import (
+    TABLES,
+    Table,
+    accuracy,
+    all_runs,
+    formats,
+    markdown,
+    study_table,
+    times,
+)
 from tests.commands import here
 from tests.conftest import ROOT
 from tests.experiments.examples import example, pool
@@ -494,6 +504,39 @@ def test_accuracy_is_against_the_parameters_on_record():
     axes = accuracy_against_parameters(only(complete())).axes[0]
     curve = next(c for c in axes.containers if c.get_label() == "LRLC (third layer)")
     assert [*curve.lines[0].get_xdata()] == [record.parameters for record in complete()[1:]]
+
+
+def test_learning_curves_have_a_point_for_each_epoch_with_a_value():
+    found = complete()
+    rows = [[0.8, 0.9, None] if i % 10 == 0 else [None] * 3 for i in range(1, 41)]
+    epochs = found[0].epochs | {"validation_accuracy": rows, "train_loss": [[0.5, 0.3, 0.1]] * 40}
+    found[0] = dataclasses.replace(found[0], epochs=epochs)
+    loss, error = learning_curves(only(found)).axes
+    curves = {line.get_label(): line for line in error.lines}
+    assert [*curves] == [
+        "Convolution",
+        "Convolution + spatial bias (third layer)",
+        "LRLC (third layer)",
+    ]
+    assert [*curves["Convolution"].get_xdata()] == [10, 20, 30, 40]
+    assert [*curves["Convolution"].get_ydata()] == pytest.approx([15] * 4)
+    assert [*loss.lines[0].get_ydata()] == pytest.approx([0.3] * 40)
+
+
+def test_times_are_those_of_a_seed_by_device():
+    def recorded(seeds, seconds, device):
+        accuracies = [0.9] * len(seeds)
+        record = example("conv", seeds=seeds, validation=accuracies, test=accuracies)
+        time = record.time | {"wall_seconds": seconds}
+        return dataclasses.replace(record, time=time, machine={"device": device})
+
+    one, two = recorded([0, 1], 30.0, "cpu"), recorded([2], 1.0, "cpu")
+    other = recorded([3], 1.0, "gpu")
+    table = times(only([one, two, other]))
+    assert [row[1:3] for row in table.rows] == [["cpu", "3"], ["gpu", "1"]]
+    assert table.rows[0][4] == "8.0 (1.0 to 15.0)"
+    assert table.rows[1][4] == "1.0"
+    assert [line["seconds"] for line in table.values] == [15.0, 1.0, 1.0]
 
 
 def test_the_cost_of_four_layers_needs_one_record_and_no_result():
