@@ -14,6 +14,7 @@ from lrlc_jax.data.control import PLACES, on_torus
 from lrlc_jax.layers import LAYERS
 from lrlc_jax.networks import NetworkConfig, NetworkFactory, apply, split
 from lrlc_jax.training.train import DeviceData, ProtocolConfig, train
+from tests.layers.examples import exhaustive, slow
 
 pytestmark = pytest.mark.usefixtures("optax_types")
 
@@ -104,18 +105,29 @@ def accuracy(task, name, epochs=12):
     return history.test["test_accuracy"].item()
 
 
-@pytest.mark.slow
-def test_only_layers_with_positions_know_the_place():
-    assert 0.19 < accuracy("place", "conv") < 0.31  # 4 standard errors of 900 images
-    for name in KINDS.keys() - {"conv"}:
-        assert accuracy("place", name) > 0.95, name
+# A network of each kind trains for 5 to 30 s.
+OFTEN = {"lrlc"}
+WITH_POSITIONS = [
+    slow(n) if n in OFTEN else exhaustive(n) for n in ("coord_conv", "lrlc", "locally_connected")
+]
 
 
 @pytest.mark.slow
-def test_only_layers_with_positions_apply_another_rule_at_another_place():
-    assert 0.42 < accuracy("rule", "conv") < 0.58
-    for name in ("coord_conv", "lrlc", "locally_connected"):
-        assert accuracy("rule", name) > 0.85, name
+@pytest.mark.parametrize(("task", "low", "high"), [("place", 0.19, 0.31), ("rule", 0.42, 0.58)])
+def test_a_convolution_guesses(task, low, high):
+    assert low < accuracy(task, "conv") < high  # 4 standard errors of 900 images
+
+
+@pytest.mark.parametrize(
+    "name", [slow(n) if n in OFTEN else exhaustive(n) for n in KINDS if n != "conv"]
+)
+def test_layers_with_positions_know_the_place(name):
+    assert accuracy("place", name) > 0.95
+
+
+@pytest.mark.parametrize("name", WITH_POSITIONS)
+def test_layers_with_positions_apply_another_rule_at_another_place(name):
+    assert accuracy("rule", name) > 0.85
 
 
 @pytest.mark.slow
@@ -123,9 +135,8 @@ def test_a_spatial_bias_finds_both_rules_in_a_longer_training():
     assert accuracy("rule", "spatial_bias", epochs=60) > 0.75
 
 
-@pytest.mark.slow
-def test_positions_do_not_help_where_the_label_does_not_depend_on_them():
+@pytest.mark.parametrize("name", WITH_POSITIONS)
+def test_positions_do_not_help_where_the_label_does_not_depend_on_them(name):
     invariant = accuracy("invariant", "conv")
     assert invariant > 0.9
-    for name in ("coord_conv", "lrlc", "locally_connected"):
-        assert accuracy("invariant", name) < invariant + 0.02, name
+    assert accuracy("invariant", name) < invariant + 0.02

@@ -67,9 +67,7 @@ def ended(process):
     return process.returncode, said, errors.splitlines()
 
 
-@pytest.mark.parametrize(
-    "name", ["basic", "joblib", pytest.param("submitit_local", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("name", ["basic", "joblib", slow("submitit_local")])
 def test_all_jobs_run_and_each_error_and_output_is_shown_once(configs, name):
     jobs = ["job=bad,succeeds,fails,faulty", "worker=1,2"]
     status, said, errors = ended(launched(configs, launcher(name), GPUS, *jobs))
@@ -89,7 +87,7 @@ def test_all_jobs_run_and_each_error_and_output_is_shown_once(configs, name):
     assert gpus == ["2", "3"]  # numbers of the jobs
 
 
-@pytest.mark.parametrize("name", ["joblib", slow("submitit_local")])
+@pytest.mark.parametrize("name", ["joblib", exhaustive("submitit_local")])
 def test_a_dead_worker_gets_one_sentence(configs, name):
     status, _, errors = ended(launched(configs, launcher(name), "job=dies,succeeds"))
     assert status == 1

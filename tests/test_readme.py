@@ -3,17 +3,44 @@
 import json
 import re
 
+import pytest
+
 from lrlc_jax.data.sources import SOURCES
+from lrlc_jax.experiments.record import read_records
+from lrlc_jax.report.beside import TITLES, gains, nearest
 from tests.conftest import ROOT
 
 DATA = (ROOT / "docs" / "data.md").read_text()
 README = (ROOT / "README.md").read_text()
+REPLICATION = (ROOT / "docs" / "replication.md").read_text()
 
 
-def test_the_table_is_the_published_one():
-    path, shown = re.search(r"<!-- (\S+) -->\n(.*?)<!-- end -->", README, re.DOTALL).groups()
-    _title, _, table = (ROOT / path).read_text().partition("\n")
-    assert shown.strip() == table.strip()
+@pytest.mark.parametrize("page", [README, REPLICATION], ids=["README", "replication"])
+def test_the_tables_are_the_published_ones(page):
+    shown = re.findall(r"<!-- (\S+) -->\n(.*?)<!-- end -->", page, re.DOTALL)
+    assert shown
+    for path, text in shown:
+        _title, _, table = (ROOT / path).read_text().partition("\n")
+        assert text.strip() == table.strip()
+
+
+@pytest.mark.parametrize("page", [README, REPLICATION], ids=["README", "replication"])
+def test_the_gains_are_those_on_record(page):
+    number = r"[+-]\d+\.\d\d"
+    sentence = (
+        rf"({number}(?: \[{number}, {number}\])?) points on (\S+) \(paper: ({number}); n = (\d+)\)"
+    )
+    said = re.findall(sentence, " ".join(page.split()))
+    assert len(said) == page.count("; n = ") >= 3
+    rows = nearest(read_records(ROOT / "results" / "published"))
+    for ours, title, theirs, seeds in said:
+        (name,) = (name for name in TITLES if TITLES[name] == title)
+        assert any(
+            ours == (gain.ours.text() if gain.seeds > 1 else f"{gain.ours.value:+.2f}")
+            and theirs == f"{gain.paper.value:+.2f}"
+            and int(seeds) == gain.seeds
+            for gain in gains(name, rows[name])
+        ), (ours, title)
 
 
 def test_every_file_that_it_names_exists():

@@ -251,12 +251,12 @@ def shown(
     requested: Mapping[str, Set[str]] | None = None,
     elsewhere: Callable[[Set[str]], Set[str]] = lambda _: frozenset(),
 ) -> list[StudyResults]:
-    """The results to show: an incomplete table is hidden if fuller tables contain all of its runs.
+    """The results to show: an incomplete table is hidden if other tables contain all of its runs.
 
-    Studies share runs, so the records of one study also fill parts of other tables. At equal
-    fullness, tables with default options take precedence. A command's own tables are always shown;
-    ``requested`` has the identities of its runs by study. ``elsewhere`` says which
-    runs of an incomplete table are in that of effects.
+    Studies share runs, so the records of one study also fill parts of other tables. Tables with
+    all of its runs and more count, and fuller ones; at equal fullness, those with default options.
+    A command's own tables are always shown; ``requested`` has the identities of its runs by study.
+    ``elsewhere`` says which runs of an incomplete table are in that of effects.
     """
 
     def gaps(one: StudyResults) -> tuple[int, bool]:
@@ -266,7 +266,9 @@ def shown(
     for one in results:
         only_here = {*one.known} - (elsewhere({*one.known}) if one.problems else set())
         for other in results:
-            if gaps(other) < gaps(one):
+            has_more = other.known.keys() > one.known.keys()
+            has_less = other.known.keys() < one.known.keys()
+            if (one.problems and has_more) or (gaps(other) < gaps(one) and not has_less):
                 only_here -= other.cell_of_run.keys()
         if only_here or one.cell_of_run.keys() == (requested or {}).get(one.study.name):
             kept.append(one)

@@ -365,7 +365,7 @@ def test_an_incomplete_table_is_hidden_if_fuller_tables_contain_all_of_its_runs(
     found = results_of([*complete(), example(at=1, rank=2)], larger, STUDY)
     assert [(one.study.name, one.problems) for one in found] == [("larger", []), ("small", [])]
     part = results_of([*complete()[:3], example(at=1, rank=2)], larger, STUDY)
-    assert [(one.study.name, len(one.problems)) for one in part] == [("larger", 1), ("small", 1)]
+    assert [(one.study.name, len(one.problems)) for one in part] == [("larger", 1)]
     conv = [example("conv"), example("spatial_bias")]
     norm = [example(rank=rank, normalization="norm") for rank in (1, 2, 4)]
     assert only([*conv, *norm]).options == {"normalization": "norm"}
@@ -380,6 +380,17 @@ POOL = [
     *(example(rank=rank, normalization="norm") for rank in (1, 2, 4)),
     *(example("conv", train=100), example(rank=2, train=100)),
 ]
+
+
+def test_an_incomplete_table_is_hidden_if_another_has_all_of_its_runs_and_more():
+    few = StudyConfig(name="few", runs=[{"layer": "conv"}, {"layer": "coord_conv"}])
+    many = [{"layer": "locally_connected", "at": at} for at in (1, 2, 3)]
+    large = StudyConfig(name="large", runs=[{"layer": "conv"}, {"layer": "lrlc", "rank": 4}, *many])
+    conv, lrlc = example("conv"), example(rank=4)
+    (shown,) = results_of([conv, lrlc], few, large)  # with three gaps, beside one
+    assert shown.study.name == "large"
+    both = results_of([conv, lrlc, example("coord_conv")], few, large)
+    assert {one.study.name for one in both} == {"few", "large"}
 
 
 @settings(max_examples=40, deadline=None)
@@ -811,8 +822,9 @@ def test_old_and_new_records_of_the_same_seeds_are_one_row(tmp_path):
     shutil.copytree(old, both / "records", dirs_exist_ok=True)
     found = read_records(both)
     assert not found.conflicts
-    twice = [run for run in found.runs.values() if len(run.records) == 2]
-    assert len(twice) == len(list(old.iterdir()))
+    twice = [found.runs[record_files.read(path).identity] for path in old.iterdir()]
+    assert twice
+    assert {len(run.records) for run in twice} == {2}
     studies = [dataclasses.replace(MENU[name], figures=[]) for name in ("positions", "layers")]
     one, other = (build(studies, str(folder)).tables for folder in (new, both))
     assert {name: table.rows for name, table in one.items()} == {

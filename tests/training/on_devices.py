@@ -29,9 +29,12 @@ from lrlc_jax.training.train import DeviceData, ProtocolConfig, train
 
 CASES = {
     "9 seeds": {"seeds": 9},
-    "3 seeds in fresh places": {"seeds": 3, "fresh": True},
-    "5 seeds, shared batches": {"seeds": 5, "seeds_at_once": 2, "data_parallel": 2},
-    "1 seed, shared batches in fresh places": {"seeds": 1, "data_parallel": 8, "fresh": True},
+    "5 seeds, shared batches in fresh places": {
+        "seeds": 5,
+        "seeds_at_once": 2,
+        "data_parallel": 2,
+        "fresh": True,
+    },
 }
 
 

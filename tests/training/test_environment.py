@@ -118,6 +118,7 @@ def test_what_may_change_rounding_is_named_in_the_record_and_in_a_comparison(set
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_run_has_the_same_metrics_with_these_variables_in_its_environment(tmp_path):
     records = []
     for folder, variables in (

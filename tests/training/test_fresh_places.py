@@ -82,7 +82,8 @@ def test_only_fresh_places_change_training_and_they_are_the_same_each_time():
     for kind in ("fixed", "fresh", "fresh again"):
         config = DatasetConfig(train_size=120, translate=12, translate_train=kind.split()[0])
         dataset = load(config)
-        factory = NetworkFactory(dataset.image_shape, dataset.num_classes, ConvConfig())
+        network = NetworkConfig(channels=8)
+        factory = NetworkFactory(dataset.image_shape, dataset.num_classes, ConvConfig(), network)
         history = train(factory, DeviceData.put(dataset), PROTOCOL, seeds=(0, 1))
         losses[kind] = [metrics["train_loss"] for metrics in history.epochs]
     assert not np.allclose(losses["fixed"], losses["fresh"], rtol=1e-6)
