@@ -143,7 +143,7 @@ def learning_curves(results: StudyResults) -> Figure | None:
     columns = max(1, int(WIDTH / (0.55 + 0.062 * max(len(row.name) for row, _ in rows))))
     height = 2.6 + 0.2 * -(-len(rows) // columns) + 0.15 * len(titles)
     figure = Figure(figsize=(WIDTH, height), dpi=200, layout="constrained")
-    panels = figure.subplots(1, 2)
+    panels = figure.subplots(1, 2, sharex=True)
     for number, (row, run) in enumerate(rows):
         color = "black" if is_reference(row) else COLORS[number % len(COLORS)]
         for axes, (metric, sign) in zip(panels, CURVES.values(), strict=True):
@@ -152,6 +152,9 @@ def learning_curves(results: StudyResults) -> Figure | None:
             axes.plot(*zip(*points, strict=True), color=color, lw=1.2, label=row.name)
     for axes, name in zip(panels, CURVES, strict=True):
         axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_locator(NullLocator())
         axes.set_xlabel("epoch")
         axes.set_ylabel(name)
     figure.suptitle("\n".join(titles), fontsize=8, parse_math=False)

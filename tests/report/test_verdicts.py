@@ -69,6 +69,12 @@ def test_the_papers_numbers_are_as_it_claims():
                     assert rows[pair[0]].mean >= rows[pair[1]].mean, (dataset, claim.name)
 
 
+@pytest.mark.parametrize(("count", "verdict"), [(1, UNDECIDED), (3, HOLDS)])
+def test_a_row_of_one_seed_decides_nothing(count, verdict):
+    found = judged(({"name": "lrlc"}, 0.995, 10), ({"name": "coord_conv"}, 0.98, count))
+    assert found["coord_conv"].verdict == verdict
+
+
 @pytest.mark.parametrize(("effect", "verdict"), [(0.005, HOLDS), (-0.005, FAILS), (0.0, UNDECIDED)])
 def test_a_planted_effect_decides_a_claim(effect, verdict):
     found = judged(({"name": "lrlc"}, 0.99 + effect, 10), ({"name": "coord_conv"}, 0.99, 10))
