@@ -36,7 +36,7 @@ def test_the_gains_are_those_on_record(page):
     for ours, title, theirs, seeds in said:
         (name,) = (name for name in TITLES if TITLES[name] == title)
         assert any(
-            ours == (gain.ours.text() if gain.seeds > 1 else f"{gain.ours.value:+.2f}")
+            ours == gain.ours.text()
             and theirs == f"{gain.paper.value:+.2f}"
             and int(seeds) == gain.seeds
             for gain in gains(name, rows[name])

@@ -79,12 +79,15 @@ def interval_text(low: float, high: float) -> str:
     return f"[{low:+.2f}, {high:+.2f}]"
 
 
-def difference(one: Sample, other: Sample, confidence: float = CONFIDENCE) -> Difference:
+def difference(
+    one: Sample, other: Sample, confidence: float = CONFIDENCE, *, lend: bool = False
+) -> Difference:
     """Difference ``one - other``, by Welch's t-test.
 
     The interval of few seeds is somewhat short: with 3 beside 10 it covers 94 %, with 2 beside 10
-    90 % (simulated). A sample of one seed gets the standard deviation of the other. Rounded means
-    add the variance ``rounding**2 / 12`` of a uniform distribution.
+    90 % (simulated). A sample of one seed has no interval; with ``lend`` it gets the standard
+    deviation of the other. Rounded means add the variance ``rounding**2 / 12`` of a uniform
+    distribution.
 
     >>> found = difference(Sample(82.70, 0.08, 10, 0.01), Sample(82.40, 0.10, 10, 0.01))
     >>> round(found.low, 2), round(found.value, 2), round(found.high, 2), round(found.p, 3)
@@ -92,7 +95,7 @@ def difference(one: Sample, other: Sample, confidence: float = CONFIDENCE) -> Di
     """
     value = one.mean - other.mean
     spread = [sample.deviation for sample in (one, other) if sample.deviation is not None]
-    if not spread:
+    if not spread or (len(spread) == 1 and not lend):
         return Difference(value)
     variances, freedoms = [], []
     for sample in (one, other):

@@ -14,7 +14,7 @@ from lrlc_jax.report.figures import COLORS, figure_style, is_reference
 from lrlc_jax.report.paper import PaperRow, PaperTable
 from lrlc_jax.report.results import Row, labels, precision, sample, setting_of
 from lrlc_jax.report.tables import Table, conditions
-from lrlc_jax.report.verdicts import any_run, settings_in, slug
+from lrlc_jax.report.verdicts import any_run, paper_rows, settings_in, slug
 
 NOT_RUN, OTHERWISE = "not run", "OTHERWISE"
 TITLES = {"mnist": "MNIST", "cifar10": "CIFAR-10", "celeba": "CelebA"}
@@ -44,7 +44,7 @@ class Pair:
     @property
     def difference(self) -> Difference | None:
         """Ours less the paper's."""
-        return difference(self.ours, self.paper) if self.ours else None
+        return difference(self.ours, self.paper, lend=True) if self.ours else None
 
     @property
     def grade(self) -> str:
@@ -191,7 +191,7 @@ class Gain:
 
 def gains(dataset: str, rows: Mapping[str, Row]) -> list[Gain]:
     """The gains of our rows that the paper has, too, in its order."""
-    theirs = {row.layer.row: row.samples[dataset] for table in paper.tables() for row in table.rows}
+    theirs = paper_rows(dataset)
     ours = {
         name: sample(row.chosen.run)
         for name, row in rows.items()
@@ -257,7 +257,7 @@ def draw_gains(axes: Axes, names: Sequence[str], found: Sequence[Gain]) -> None:
     for label, (which, marker, color, shift) in looks.items():
         for number, gain in enumerate(found):
             one: Difference = getattr(gain, which)
-            half = one.half_width if which == "paper" or gain.seeds > 1 else None
+            half = one.half_width
             axes.errorbar(
                 one.value,
                 names.index(gain.row) + shift,

@@ -40,7 +40,9 @@ def coverage_table(studies: Sequence[StudyConfig], records: Records) -> Table | 
     every = members(known[PAPER], studies)
     groups = {name: [known[name]] for name in (MAIN,) if name in known}
     groups |= {study.name: [study] for study in every} | {PAPER: every}
-    results = {study.name: study_results(study, records) for study in (*groups[MAIN], *every)}
+    results = {
+        study.name: study_results(study, records) for group in groups.values() for study in group
+    }
     rows, values = [], []
     for name, group in groups.items():
         found = {
@@ -61,8 +63,8 @@ def coverage_table(studies: Sequence[StudyConfig], records: Records) -> Table | 
         caption=[
             f"Paper: seeds on record, of {MOST} for each run, with all images, the paper's "
             "protocol and its network. Other: runs on record with other data or protocol or "
-            "network, in the fullest table; they are no runs of the paper. Studies share runs: "
-            f"{PAPER} has each once.",
+            "network, with the settings that have most; they are not the paper's. Studies share "
+            f"runs: {PAPER} has each once.",
             f"Command: {command(next(iter(groups)), paper.columns()[0])}",
         ],
         header=(

@@ -134,7 +134,7 @@ def accuracy_against_parameters(results: StudyResults) -> Figure | None:
 def learning_curves(results: StudyResults) -> Figure | None:
     """Training loss and validation error by epoch: a curve for each row, at its chosen rank.
 
-    A curve is the mean over the seeds. Epochs without validation have no point.
+    A curve is the mean over the seeds. Epochs in which some seeds have no value have no point.
     """
     rows = [(row, row.chosen.run) for row in results.rows if row.chosen and row.chosen.run]
     if not rows:
@@ -146,9 +146,10 @@ def learning_curves(results: StudyResults) -> Figure | None:
     panels = figure.subplots(1, 2, sharex=True)
     for number, (row, run) in enumerate(rows):
         color = "black" if is_reference(row) else COLORS[number % len(COLORS)]
-        for axes, (metric, sign) in zip(panels, CURVES.values(), strict=True):
-            means = [fmean(known(by_seed) or [math.nan]) for by_seed in run.epochs[metric]]
-            points = [(i, sign(m)) for i, m in enumerate(means, start=1) if not math.isnan(m)]
+        for axes, (metric, convert) in zip(panels, CURVES.values(), strict=True):
+            values = [known(by_seed) for by_seed in run.epochs[metric]]
+            most = max(map(len, values))  # a mean over fewer seeds would be another curve
+            points = [(i, convert(fmean(v))) for i, v in enumerate(values, 1) if len(v) == most]
             axes.plot(*zip(*points, strict=True), color=color, lw=1.2, label=row.name)
     for axes, name in zip(panels, CURVES, strict=True):
         axes.set_yscale("log")

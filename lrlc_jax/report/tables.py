@@ -117,7 +117,7 @@ def times(results: StudyResults) -> Table:
     return Table(
         title=f"{results.study.title or results.study.name}: time, {results.data_title}",
         caption=[
-            *caption(results),
+            *(line for line in caption(results) if not line.startswith("Accuracy:")),
             "Time: wall time of a seed, with compilation, evaluation and checkpoints; median over "
             "the records of a run, with their range. Epoch: median over the epochs, per seed. "
             "Other work on a machine makes them longer.",

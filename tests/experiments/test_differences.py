@@ -50,16 +50,17 @@ def test_an_interval_of_rounded_numbers_is_no_shorter_than_that_of_the_exact_one
     assert rounded.high - rounded.low > exact.high - exact.low
 
 
-def test_one_seed_gets_the_spread_of_the_other_sample_and_two_single_seeds_get_none():
+def test_one_seed_has_an_interval_only_if_the_other_sample_lends_its_spread():
     rng = np.random.default_rng(1)
     held = 0
     for _ in range(SIMULATIONS):
-        found = difference(samples(rng, 80, 0.3, 1), samples(rng, 80, 0.3, 10))
+        found = difference(samples(rng, 80, 0.3, 1), samples(rng, 80, 0.3, 10), lend=True)
         held += found.holds_zero
     assert 0.93 <= held / SIMULATIONS <= 0.97
-    unknown = difference(Sample(80, None, 1), Sample(90, None, 1))
-    assert (unknown.value, unknown.low, unknown.p) == (-10, None, None)
-    assert unknown.holds_zero
+    one, other = Sample(80, None, 1), Sample(90, None, 1)
+    for unknown in (difference(one, other, lend=True), difference(one, Sample(90, 0.1, 10))):
+        assert (unknown.value, unknown.low, unknown.p) == (-10, None, None)
+        assert unknown.holds_zero
 
 
 def test_verdicts_err_at_the_nominal_rate_and_find_planted_effects():
