@@ -325,24 +325,28 @@ def upgraded(record: Record) -> dict[str, Any]:
     return record.run | {"protocol": protocol}
 
 
-def values_of(record: Record, position: int, metrics: Iterable[str]) -> list[Any]:
-    """What records of the same seed must agree in: its failure and these metrics."""
-    lost = record.failed.get(str(record.seeds[position]))
-    # A failed seed runs on until all seeds of its record have failed: later epochs may differ.
-    rows = [record.epochs.get(name, [])[: lost or None] for name in metrics]
-    final = [record.final[name][position] for name in metrics]
-    return [lost, final, [[row[position] for row in by_epoch] for by_epoch in rows]]
+def agree(one: Record, i: int, other: Record, j: int) -> bool:
+    """Whether seed number ``i`` of a record has the failure and metrics of ``j`` of another.
 
-
-def agree(one: list[Any], other: list[Any]) -> bool:
-    """Whether :func:`values_of` two records agree in the epochs that both evaluated."""
-    *same, rows = one
-    *others, other_rows = other
-    return same == others and all(
-        len(mine) == len(theirs)
-        and all(a == b or None in (a, b) for a, b in zip(mine, theirs, strict=True))
-        for mine, theirs in zip(rows, other_rows, strict=True)
-    )
+    Only metrics of both count. One record may lack those of validation in some epochs.
+    """
+    lost = one.failed.get(str(one.seeds[i]))
+    if lost != other.failed.get(str(other.seeds[j])):
+        return False
+    for name in one.final.keys() & other.final.keys():
+        # A failed seed runs on until all seeds of its record have failed: later epochs may differ.
+        mine, theirs = (
+            [row[k] for row in record.epochs.get(name, [])[: lost or None]]
+            for record, k in ((one, i), (other, j))
+        )
+        if one.final[name][i] != other.final[name][j] or len(mine) != len(theirs):
+            return False
+        left_out = name.startswith("validation_")
+        if any(
+            a != b and not (left_out and None in (a, b)) for a, b in zip(mine, theirs, strict=True)
+        ):
+            return False
+    return True
 
 
 def disagreeing(
@@ -360,9 +364,7 @@ def disagreeing(
             odd |= {first_path, path}
         for position, seed in enumerate(record.seeds):
             other_path, other, place = seen.setdefault(seed, (path, record, position))
-            metrics = sorted(record.final.keys() & other.final.keys())
-            mine, theirs = values_of(record, position, metrics), values_of(other, place, metrics)
-            if not agree(mine, theirs):
+            if not agree(record, position, other, place):
                 odd |= {other_path, path}
     return sorted(odd)
 

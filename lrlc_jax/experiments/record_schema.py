@@ -50,6 +50,7 @@ class Protocol(Section):
     """``run.protocol``, of which the lengths of the lists follow."""
 
     epochs: Count
+    validate_every: Count = 1  # of records before it went to `config`
 
 
 class Run(Section):
@@ -110,6 +111,7 @@ class Times(Section):
     wall_seconds: Seconds
     compile_seconds: Seconds
     median_epoch_seconds: Seconds
+    sessions: Count = 1
 
 
 class File(Section):
@@ -143,6 +145,8 @@ class RecordFile(BaseModel):
     def agree(self) -> Self:
         """Refuse fields that contradict each other."""
         data, epochs = self.data, self.run.protocol.epochs
+        every = max(self.config.validate_every, self.run.protocol.validate_every)
+        resumed = self.time.sessions > 1  # an earlier session may have had another interval
         require(len({*self.seeds}) == len(self.seeds), "seeds has a seed twice")
         require(
             self.failed.keys() <= {*map(str, self.seeds)}, "failed has a seed that is not in seeds"
@@ -172,7 +176,8 @@ class RecordFile(BaseModel):
             )
             for number, row in enumerate(rows, start=1):
                 healthy = [epoch is None or number < epoch for epoch in lost]
-                if name.startswith("validation_") and number < epochs and row == nothing:
+                may_lack = number < epochs and (number % every or resumed)
+                if name.startswith("validation_") and may_lack and row == nothing:
                     continue  # not evaluated
                 require(
                     len(row) == len(lost)

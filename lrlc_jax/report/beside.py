@@ -218,15 +218,14 @@ def gains_figure(records: Records) -> Figure | None:
 
     Bars are 95 % intervals (Welch's t-test). None without a run beside a convolution.
     """
+    ours = nearest(records)
     panels = [
-        (name, any_run(rows), found)
-        for name, rows in nearest(records).items()
-        if name in paper.columns() and (found := gains(name, rows))
+        (name, any_run(ours[name]), found)
+        for name in paper.columns()
+        if name in ours and (found := gains(name, ours[name]))
     ]
     if not panels:
         return None
-    order = {name: number for number, name in enumerate(paper.columns())}
-    panels.sort(key=lambda panel: order[panel[0]])
     drawn = {gain.row for *_, found in panels for gain in found}
     every = dict.fromkeys(row.layer.row for table in paper.tables() for row in table.rows)
     names = [name for name in every if name in drawn]
@@ -257,14 +256,13 @@ def draw_gains(axes: Axes, names: Sequence[str], found: Sequence[Gain]) -> None:
     for label, (which, marker, color, shift) in looks.items():
         for number, gain in enumerate(found):
             one: Difference = getattr(gain, which)
-            half = one.half_width
             axes.errorbar(
                 one.value,
                 names.index(gain.row) + shift,
-                xerr=half,
+                xerr=one.half_width,
                 fmt=marker,
                 color=color,
-                mfc=color if half is not None else "white",
+                mfc="white" if one.half_width is None else color,
                 ms=5,
                 capsize=2,
                 lw=1.2,

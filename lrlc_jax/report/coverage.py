@@ -24,7 +24,7 @@ class Coverage:
     Attributes:
         runs: number of runs of the study.
         seeds: seeds on record with the paper's data, protocol and network, at most 10 of each run.
-        otherwise: runs on record in the fullest table with other settings.
+        otherwise: runs on record with other settings, of those with most runs.
     """
 
     runs: int

@@ -140,7 +140,7 @@ def learning_curves(results: StudyResults) -> Figure | None:
     if not rows:
         return None
     titles = title(results, "means over seeds; ranks chosen on validation data")
-    columns = max(1, int(WIDTH / (0.55 + 0.062 * max(len(row.name) for row, _ in rows))))
+    columns = legend_columns([row for row, _ in rows])
     height = 2.6 + 0.2 * -(-len(rows) // columns) + 0.15 * len(titles)
     figure = Figure(figsize=(WIDTH, height), dpi=200, layout="constrained")
     panels = figure.subplots(1, 2, sharex=True)
@@ -290,8 +290,7 @@ def accuracy_figure(
     bars = any(low < high for low, high in (*kept, *others))
     about_bars = "± 1 standard error over seeds" if bars else "none: no run has two seeds"
     titles = title(results, f"bars: {about_bars}")
-    longest = max(len(row.name) for row in (*curves, *baselines))
-    columns = max(1, int(WIDTH / (0.55 + 0.062 * longest)))  # inches of a marker and of a character
+    columns = legend_columns([*curves, *baselines])
     height = 2.8 + 0.2 * -(-len([*curves, *baselines]) // columns) + 0.15 * len(titles)
     figure = Figure(figsize=(WIDTH, height), dpi=200, layout="constrained")
     for axes in axes_in_parts(figure, parts(kept, others)):
@@ -307,6 +306,12 @@ def accuracy_figure(
     handles = figure.axes[0].get_legend_handles_labels()
     figure.legend(*handles, loc="outside lower center", ncols=columns, frameon=False)
     return figure
+
+
+def legend_columns(rows: Sequence[Row]) -> int:
+    """Number of columns of a legend with the names of rows."""
+    longest = max(len(row.name) for row in rows)
+    return max(1, int(WIDTH / (0.55 + 0.062 * longest)))  # inches of a marker and of a character
 
 
 def measured(cell: Cell) -> Mean | None:

@@ -47,6 +47,12 @@ ACCURACIES = {
     "Test, %": "test_accuracy",
 }
 
+ABOUT_ACCURACY = (
+    "Accuracy: mean over seeds ± standard error, after the last epoch, with the moving statistics "
+    "of batch normalisation. Running: mean over the last epoch's training batches, with their own "
+    "statistics. Ranks are chosen by validation accuracy."
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class Table:
@@ -116,12 +122,12 @@ def times(results: StudyResults) -> Table:
             ]
     return Table(
         title=f"{results.study.title or results.study.name}: time, {results.data_title}",
-        caption=[
-            *(line for line in caption(results) if not line.startswith("Accuracy:")),
+        caption=caption(
+            results,
             "Time: wall time of a seed, with compilation, evaluation and checkpoints; median over "
             "the records of a run, with their range. Epoch: median over the epochs, per seed. "
             "Other work on a machine makes them longer.",
-        ],
+        ),
         header=("Run", "Device", "Seeds", "Epoch, s", "Time, s"),
         rows=rows,
         values=values,
@@ -222,8 +228,11 @@ def all_runs(records: Records) -> Table:
     return Table("All runs on record", conflicts, (*settings, *ACCURACIES, "Identity"), rows)
 
 
-def caption(results: StudyResults) -> list[str]:
-    """Sentences on the data, the protocol, missing runs, and differences from the paper."""
+def caption(results: StudyResults, numbers: str = ABOUT_ACCURACY) -> list[str]:
+    """Sentences on the data, the protocol, missing runs, and differences from the paper.
+
+    ``numbers`` says what the numbers of the table are.
+    """
     run = next(iter(results.known.values()))
     data = run.data
     size, available = data["train"], data["train_available"]
@@ -239,10 +248,7 @@ def caption(results: StudyResults) -> list[str]:
     devices = sorted({device_name(one.machine) for one in results.records})
     lines += [
         *protocol_sentences(results.setting, min(len(run.seeds) for run in results.known.values())),
-        "Accuracy: mean over seeds ± standard error, after the last epoch, with the moving "
-        "statistics of batch normalisation. Running: mean over the last epoch's training batches, "
-        "with their own statistics. Ranks are chosen by validation accuracy. "
-        f"Trained on: {', '.join(devices)}.",
+        f"{numbers} Trained on: {', '.join(devices)}.",
         f"Command: {results.command}",
     ]
     if results.seeds_differ:

@@ -225,8 +225,8 @@ def test_a_record_with_a_wrong_value_is_refused_even_if_its_digest_fits(tmp_path
     assert len(str(caught.value)) < 400 + len(str(path))
 
 
-def validated_in(record, epochs):
-    """The record with values of validation in these epochs only."""
+def validated_in(record, epochs, every=1):
+    """The record with values of validation in these epochs only, as with ``validate_every``."""
     rows = {
         name: [
             [None] * 3 if name.startswith("validation_") and number not in epochs else row
@@ -234,11 +234,12 @@ def validated_in(record, epochs):
         ]
         for name, by_epoch in record.epochs.items()
     }
-    return dataclasses.replace(record, epochs=rows)
+    config = record.config | {"validate_every": every}
+    return dataclasses.replace(record, epochs=rows, config=config)
 
 
-def test_validation_may_be_missing_in_all_epochs_but_the_last(tmp_path):
-    record = validated_in(example(), {7, 14, 40})
+def test_epochs_lack_values_of_validation_where_the_protocol_has_none(tmp_path):
+    record = validated_in(example(), {7, 14, 21, 28, 35, 40}, every=7)
     path = records.write(record, tmp_path)
     assert records.read(path) == record
     for name, number in (("validation_loss", 7), ("validation_accuracy", 40), ("train_loss", 1)):
@@ -246,24 +247,28 @@ def test_validation_may_be_missing_in_all_epochs_but_the_last(tmp_path):
         content["epochs"][name][number - 1] = [0.5, None, 0.5]
         with pytest.raises(InputError, match=f"epochs.{name} lacks a value in epoch {number}"):
             records.read(forged(tmp_path, content))
-    with pytest.raises(InputError, match="validation_loss lacks a value in epoch 40"):
-        records.read(forged(tmp_path, json.loads(records.dumps(validated_in(record, {7})))))
+    for epochs, number in ((range(1, 40), 40), ({14, 21, 28, 35, 40}, 7)):
+        forgery = json.loads(records.dumps(validated_in(example(), {*epochs}, every=7)))
+        with pytest.raises(InputError, match=f"validation_loss lacks a value in epoch {number}"):
+            records.read(forged(tmp_path, forgery))
+    forgery["time"]["sessions"] = 2  # of which the first had another interval
+    assert records.read(forged(tmp_path, forgery)).epochs == forgery["epochs"]
 
 
 def test_records_of_a_run_may_have_validation_in_different_epochs(tmp_path):
-    every, some = example(), validated_in(example(), {20, 40})
+    every, some = example(), validated_in(example(), {20, 40}, every=20)
     for record in (every, some):
         records.write(record, tmp_path)
     (run,) = records.read_records(tmp_path).runs.values()
     assert len(run.records) == 2
     rows = [[0.5] * 3] * 19 + [[0.6] * 3] + [[0.5] * 3] * 20
     other = dataclasses.replace(every, epochs=every.epochs | {"validation_loss": rows})
-    records.write(validated_in(other, {20, 40}), tmp_path)
+    records.write(validated_in(other, {20, 40}, every=20), tmp_path)
     assert records.read_records(tmp_path).conflicts
 
 
 def test_a_record_of_a_version_with_validate_every_in_its_run_is_of_the_same_run(tmp_path):
-    content = json.loads(records.dumps(example()))
+    content = json.loads(records.dumps(validated_in(example(), {*range(0, 41, 4)})))
     content["run"]["protocol"]["validate_every"] = 4
     assert records.read(forged(tmp_path, content)).identity == example().identity
 

@@ -1,12 +1,13 @@
 """Trains on 8 devices of one process, and on one of them; prints the results as JSON.
 
-XLA_FLAGS=--xla_force_host_platform_device_count=8 python -m tests.training.on_devices
+XLA_FLAGS=--xla_force_host_platform_device_count=8 python -m tests.training.on_devices [CASE ...]
 """
 
 import contextlib
 import functools
 import json
 import pathlib
+import sys
 import tempfile
 
 import jax
@@ -29,13 +30,11 @@ from lrlc_jax.training.train import DeviceData, ProtocolConfig, train
 
 CASES = {
     "9 seeds": {"seeds": 9},
-    "5 seeds, shared batches in fresh places": {
-        "seeds": 5,
-        "seeds_at_once": 2,
-        "data_parallel": 2,
-        "fresh": True,
-    },
+    "3 seeds in fresh places": {"seeds": 3, "fresh": True},
+    "5 seeds, shared batches": {"seeds": 5, "seeds_at_once": 2, "data_parallel": 2},
+    "1 seed, shared batches in fresh places": {"seeds": 1, "data_parallel": 8, "fresh": True},
 }
+OFTEN = ("9 seeds", "5 seeds, shared batches")
 
 
 @functools.cache
@@ -172,7 +171,10 @@ def programs():
 
 
 def main():
-    found = {name: histories(name) for name in CASES}
+    if names := sys.argv[1:]:
+        print(json.dumps({name: histories(name) for name in names}))
+        return
+    found = {name: histories(name) for name in OFTEN}
     found |= {"moved": moved(), "layouts": layouts(), "programs": programs()}
     for name, group in ("first steps", None), ("first steps in groups", 5):
         found[name] = [first_step(parts, group) for parts in (1, 4)]

@@ -13,7 +13,7 @@ import pytest
 from lrlc_jax.errors import InputError
 from lrlc_jax.training.devices import lay_out
 from tests.conftest import ROOT
-from tests.training.on_devices import CASES
+from tests.training.on_devices import CASES, OFTEN
 
 pytestmark = pytest.mark.usefixtures("optax_types")
 
@@ -28,11 +28,10 @@ def with_devices(count):
     }
 
 
-@pytest.fixture(scope="module")
-def found():
-    """The results of all cases, in a process with 8 devices."""
+def on_devices(*cases):
+    """The results of these cases, by default of the usual ones, in a process with 8 devices."""
     answer = subprocess.run(
-        [sys.executable, "-m", "tests.training.on_devices"],
+        [sys.executable, "-m", "tests.training.on_devices", *cases],
         stdout=subprocess.PIPE,
         check=True,
         text=True,
@@ -42,11 +41,25 @@ def found():
     return json.loads(answer.stdout)
 
 
-@pytest.mark.slow
-def test_seeds_spread_over_devices_have_the_values_of_one_device(found):
-    several, one = found["9 seeds"]
-    assert (several["devices"], one["devices"]) == (5, 1)
-    assert len(several["metrics"][-1]["test_loss"]) == CASES["9 seeds"]["seeds"]
+@pytest.fixture(scope="module")
+def found():
+    """The results of the usual cases."""
+    return on_devices()
+
+
+def often_or_not(case, devices):
+    """A case as a parameter; the others than the usual ones are exhaustive."""
+    marks = [pytest.mark.slow] + ([] if case in OFTEN else [pytest.mark.exhaustive])
+    return pytest.param(case, devices, marks=marks)
+
+
+@pytest.mark.parametrize(
+    ("case", "devices"), [often_or_not("9 seeds", 5), often_or_not("3 seeds in fresh places", 3)]
+)
+def test_seeds_spread_over_devices_have_the_values_of_one_device(found, case, devices):
+    several, one = found[case] if case in OFTEN else on_devices(case)[case]
+    assert (several["devices"], one["devices"]) == (devices, 1)
+    assert len(several["metrics"][-1]["test_loss"]) == CASES[case]["seeds"]
     assert several["metrics"] == one["metrics"]
 
 
@@ -57,10 +70,16 @@ def test_a_run_goes_on_on_other_devices_to_the_same_values(found):
     assert moved["metrics"] == found["9 seeds"][1]["metrics"]
 
 
-@pytest.mark.slow
-def test_devices_that_share_a_batch_have_the_values_of_one_within_rounding(found):
-    several, one = found["5 seeds, shared batches in fresh places"]
-    assert several["devices"] == 6
+@pytest.mark.parametrize(
+    ("case", "devices"),
+    [
+        often_or_not("5 seeds, shared batches", 6),
+        often_or_not("1 seed, shared batches in fresh places", 8),
+    ],
+)
+def test_devices_that_share_a_batch_have_the_values_of_one_within_rounding(found, case, devices):
+    several, one = found[case] if case in OFTEN else on_devices(case)[case]
+    assert several["devices"] == devices
     for ours, theirs in zip(several["metrics"], one["metrics"], strict=True):
         for name, values in theirs.items():
             np.testing.assert_allclose(ours[name], values, rtol=1e-4, err_msg=name)
