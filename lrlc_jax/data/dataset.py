@@ -114,8 +114,13 @@ class Dataset:
 
     @property
     def title(self) -> str:
-        """The name with the control task, the translation and the notes."""
-        return data_title(self.name, self.canvas, self.control, fresh=self.fresh, notes=self.notes)
+        """The short title with the notes."""
+        return "; ".join([self.short_title, *self.notes])
+
+    @property
+    def short_title(self) -> str:
+        """The name with the control task and the translation."""
+        return data_title(self.name, self.canvas, self.control, fresh=self.fresh)
 
     @property
     def description(self) -> str:

@@ -22,7 +22,7 @@ from lrlc_jax.layers import ConvConfig
 from lrlc_jax.networks import check_precision, multiply_adds
 from lrlc_jax.progress import Progress, counted, duration
 from lrlc_jax.training.devices import default_seeds_at_once, enable_cache, reported_failure
-from lrlc_jax.training.train import DeviceData, train
+from lrlc_jax.training.train import DeviceData, ProtocolConfig, train
 
 # Rough multiply-adds per second. Rough times only decide which network is measured, and on which
 # share of the images. Times are in seconds.
@@ -30,7 +30,7 @@ CPU, ACCELERATOR = 1e11, 1e13
 LONG_STEP = 2.5  # a network with a longer step is measured only if its kind has no other
 LONG_EPOCH, SHORT_EPOCH = 2.0, 0.5  # a longer epoch is replaced by the steps of a short one
 ALL_EPOCHS = 3.0  # of one measurement
-FEWEST_EPOCHS, MOST_EPOCHS = 3, 8
+FEWEST_EPOCHS, MOST_EPOCHS = 4, 8  # the first one compiles
 FEWEST_STEPS = 2  # a loop of one step compiles to a different program
 
 
@@ -57,7 +57,7 @@ def time_left(left: Sequence[Job]) -> list[str]:
     device = provenance.device_name(provenance.machine())
     rows: dict[str, list[float]] = {}
     for job, each in zip(left, seconds, strict=True):
-        rows.setdefault(f"{job.config.layer.row}, {job.dataset.title}", []).append(each)
+        rows.setdefault(f"{job.config.layer.row}, {job.dataset.short_title}", []).append(each)
     width = max(map(len, rows))
     return [
         "",
@@ -178,18 +178,32 @@ def measure(job: Job, work: Work) -> Cost:
     steps = len(part.dataset.train) // protocol.batch_size
     rough_epoch = len(part.seeds) * steps * rough_step(job, work)
     epochs = max(FEWEST_EPOCHS, min(MOST_EPOCHS, int(ALL_EPOCHS / rough_epoch)))
+    # As many epochs with validation as without, if not every epoch of the run has it.
+    measured = dataclasses.replace(
+        protocol,
+        epochs=epochs,
+        warmup_epochs=0,
+        validate_every=min(2, protocol.validate_every),
+    )
     times = [time.perf_counter()]
     with reported_failure(f"{job.config.layer.label} could not be measured"):
         train(
             network_of(part),
             DeviceData.put(part.dataset),
-            # With validation in each epoch: an estimate may be too long, not too short.
-            dataclasses.replace(protocol, epochs=epochs, warmup_epochs=0, validate_every=1),
+            measured,
             seeds=part.seeds,
             seeds_at_once=part.config.seeds_at_once,
             on_epoch=lambda *_: times.append(time.perf_counter()),
         )
-    first, *later = np.diff(times)
-    epoch = float(np.median(later or [first]))
-    once = time.perf_counter() - times[0] - (len(times) - 1) * epoch
-    return Cost(max(0.0, once), epoch / len(part.seeds) / share)
+    elapsed = time.perf_counter() - times[0]
+    later: dict[bool, list[float]] = {False: [], True: []}  # seconds by whether they validate
+    for epoch, seconds in enumerate(np.diff(times)[1:], start=2):
+        later[measured.validates(epoch)].append(seconds)
+
+    def total(of: ProtocolConfig) -> float:
+        validated = sum(of.validates(epoch) for epoch in range(1, of.epochs + 1))
+        counts = {False: of.epochs - validated, True: validated}
+        return sum(count * float(np.median(later[kind])) for kind, count in counts.items() if count)
+
+    epoch_of_seed = total(protocol) / protocol.epochs / len(part.seeds) / share
+    return Cost(max(0.0, elapsed - total(measured)), epoch_of_seed)

@@ -208,7 +208,7 @@ def overview(study: StudyConfig, entries: Sequence[Entry], runs: Mapping[str, Ru
     """
     lines = [f"{study.name}: {study.title}" if study.title else study.name]
     config, seeds = entries[0].job.config, entries[0].job.seeds
-    lines += protocol_sentences(canonical(config, "", 0), len(seeds))
+    lines += protocol_sentences(canonical(config, "", 0), [len(seeds)])
     of_run: dict[str, str] = {}
     for dataset in {id(entry.job.dataset): entry.job.dataset for entry in entries}.values():
         cells = [

@@ -387,10 +387,9 @@ def title(results: StudyResults, note: str) -> list[str]:
     """Lines on the data, the protocol, differences from the paper, ``note``, and missing runs."""
     data, protocol = results.records[0].data, results.setting["protocol"]
     subset = f" (SUBSET of {data['train_available']:,})"
-    seeds = min(len(run.seeds) for run in results.known.values())
     unlike = {
         "NOT THE PUBLISHED DATA SET": results.records[0].notes,
-        "NOT THE PAPER'S PROTOCOL": protocol_differences(results.setting, seeds),
+        "NOT THE PAPER'S PROTOCOL": protocol_differences(results.setting, results.seed_counts),
         network_label(results.setting): network_differences(results.setting),
     }
     return [

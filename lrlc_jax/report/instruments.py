@@ -82,7 +82,7 @@ class Group:
         unlike = {
             "NOT THE PUBLISHED DATA SET": self.first.data.get("notes", []),
             "NOT THE PAPER'S PROTOCOL": protocol_differences(
-                run, min(len(analysis.seeds) for analysis in self.analyses)
+                run, [len(analysis.seeds) for analysis in self.analyses]
             ),
             network_label(run): network_differences(run),
         }

@@ -74,17 +74,18 @@ def page(
 def overview(records: Records, verdicts: Sequence[Verdict]) -> dict[str, Any]:
     """The verdicts by claim and data set: those of the paper, and others with a verdict.
 
-    Of several runs with the same data, those nearest to the paper's count. A verdict is empty where
-    the claim is not about the data set.
+    Of several runs with the same data, those nearest to the paper's count. A verdict comes with the
+    numbers of its comparisons; it is empty where the claim is not about the data set.
     """
-    found = {(one.claim.name, setting_hash(one.run)): one.verdict for one in verdicts}
+    found = {(one.claim.name, setting_hash(one.run)): one for one in verdicts}
     judged = {setting for _, setting in found}
     runs: dict[str, Run | None] = dict.fromkeys(paper.columns())
     runs |= {name: any_run(rows) for name, rows in nearest(records, judged).items()}
 
-    def verdict(claim: Claim, name: str, run: Run | None) -> str:
-        known = found.get((claim.name, setting_hash(run))) if run else None
-        return known or (NOT_RUN if name in (claim.datasets or (name,)) else "")
+    def verdict(claim: Claim, name: str, run: Run | None) -> tuple[str, str]:
+        if run and (known := found.get((claim.name, setting_hash(run)))):
+            return known.verdict, known.counts
+        return NOT_RUN if name in (claim.datasets or (name,)) else "", ""
 
     return {
         "columns": [condition(run) if run else f"{name}; no runs" for name, run in runs.items()],

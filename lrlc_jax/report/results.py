@@ -132,7 +132,7 @@ class StudyResults:
         data = {n: v for n, v in sections["dataset"].items() if n not in ("name", "fingerprint")}
         if run.data["train"] == run.data["train_available"]:
             del data["train_size"]
-        seeds = min(len(one.seeds) for one in self.known.values())
+        seeds = max(self.seed_counts)
         protocol = sections["protocol"] | (
             {"seeds": seeds} if seeds != PAPER_PROTOCOL.seeds else {}
         )
@@ -173,6 +173,11 @@ class StudyResults:
         return {name: cell.run for name, cell in self.cell_of_run.items() if cell.run}
 
     @property
+    def seed_counts(self) -> list[int]:
+        """Number of seeds of each run with records."""
+        return [len(run.seeds) for run in self.known.values()]
+
+    @property
     def seeds_differ(self) -> bool:
         """Whether runs have different seeds."""
         return len({tuple(run.seeds) for run in self.known.values()}) > 1
@@ -180,7 +185,7 @@ class StudyResults:
     @property
     def seeds(self) -> str:
         """Number of seeds of a run; in capitals if runs have different seeds."""
-        counts = [len(run.seeds) for run in self.known.values()]
+        counts = self.seed_counts
         if not self.seeds_differ:
             return counted(counts[0], "seed")
         if min(counts) < max(counts):
@@ -280,10 +285,10 @@ def sample(run: Run, metric: str = "test_accuracy") -> Sample:
     return sample_of(known(run.final[metric]), scale=100)
 
 
-def protocol_sentences(setting: Mapping[str, Any], seeds: int) -> list[str]:
-    """The protocol of a run, and its differences from the protocol and network of the paper.
+def protocol_sentences(setting: Mapping[str, Any], seeds: Sequence[int]) -> list[str]:
+    """The protocol of runs, and its differences from the protocol and network of the paper.
 
-    ``seeds`` is the smallest number of seeds of a run.
+    ``seeds`` has the number of seeds of each run.
     """
     values = setting["protocol"]
     named = {*SHOWN, *changed({"protocol": values})["protocol"]}
@@ -296,11 +301,16 @@ def protocol_sentences(setting: Mapping[str, Any], seeds: int) -> list[str]:
     return lines
 
 
-def protocol_differences(setting: Mapping[str, Any], seeds: int) -> list[str]:
-    """A phrase for each setting of the protocol that is not the paper's, and for fewer seeds."""
+def protocol_differences(setting: Mapping[str, Any], seeds: Sequence[int]) -> list[str]:
+    """A phrase for each setting of the protocol that is not the paper's, and for fewer seeds.
+
+    ``seeds`` has the number of seeds of each run.
+    """
     different = differences(setting["protocol"], PAPER_PROTOCOL.canonical())
-    if seeds < PAPER_PROTOCOL.seeds:
-        different.append(f"{counted(seeds, 'seed')} instead of {PAPER_PROTOCOL.seeds}")
+    fewest, most = min(seeds), max(seeds)
+    if fewest < PAPER_PROTOCOL.seeds:
+        count = counted(most, "seed") if fewest == most else f"{fewest} to {most} seeds"
+        different.append(f"{count} instead of {PAPER_PROTOCOL.seeds}")
     return different
 
 

@@ -247,7 +247,7 @@ def caption(results: StudyResults, numbers: str = ABOUT_ACCURACY) -> list[str]:
         lines.append(f"SUBSET: trained on {size} of the {available} training images.")
     devices = sorted({device_name(one.machine) for one in results.records})
     lines += [
-        *protocol_sentences(results.setting, min(len(run.seeds) for run in results.known.values())),
+        *protocol_sentences(results.setting, results.seed_counts),
         f"{numbers} Trained on: {', '.join(devices)}.",
         f"Command: {results.command}",
     ]

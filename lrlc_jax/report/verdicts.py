@@ -1,5 +1,6 @@
 """Verdicts on the claims of ``claims.yaml``, from the records of a results folder."""
 
+import collections
 import dataclasses
 import functools
 import pathlib
@@ -29,7 +30,7 @@ from lrlc_jax.report.tables import Table
 
 PATH = pathlib.Path(__file__).with_name("claims.yaml")
 KINDS = MORE, EQUAL, LITTLE, LOWER, HIGH = ("more", "equal", "little", "lower", "high")
-HOLDS, FAILS, UNDECIDED, NOT_RUN = "holds", "does not hold", "undecided", "not run"
+VERDICTS = HOLDS, FAILS, UNDECIDED, NOT_RUN = ("holds", "does not hold", "undecided", "not run")
 LEVEL = 1 - CONFIDENCE
 HIGH_ACCURACY = 95.0  # percent of the training images
 HEADER = ("Claim", "Place", "Data", "Verdict", "Comparisons")
@@ -123,6 +124,13 @@ class Verdict:
         if found == {NOT_RUN}:
             return NOT_RUN
         return HOLDS if found == {HOLDS} else UNDECIDED
+
+    @property
+    def counts(self) -> str:
+        """Number of comparisons with each verdict; empty if all have the same."""
+        counts = collections.Counter(part.verdict for part in self.parts)
+        words = [f"{counts[verdict]} {verdict}" for verdict in VERDICTS if counts[verdict]]
+        return ", ".join(words) if len(words) > 1 else ""
 
 
 @functools.cache

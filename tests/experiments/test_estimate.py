@@ -70,22 +70,29 @@ def test_a_short_epoch_is_measured_whole_and_a_few_steps_of_a_long_one():
     assert part_to_measure(together, Work(10**10, 0))[0].seeds == (0, 1)
 
 
-def test_a_measured_part_stands_for_all_steps_and_seeds(monkeypatch):
-    """Two of eight steps and one of three seeds: an epoch costs twelve times that of the part."""
+@pytest.mark.parametrize(
+    ("protocol", "validated"), [({}, 1), ({"validate_every": 5, "epochs": 32}, 7 / 32)]
+)
+def test_a_measured_part_stands_for_all_steps_and_seeds(monkeypatch, protocol, validated):
+    """Two of eight steps and one of three seeds: an epoch costs twelve times that of the part.
+
+    An epoch takes 2 s, and 3 s more with validation.
+    """
     clock = [0.0]
 
     def train(_build, _data, protocol, *, on_epoch, **_):
         clock[0] += 5  # compilation
-        for epoch in range(protocol.epochs):
-            clock[0] += 2
-            on_epoch(epoch + 1, {})
+        for epoch in range(1, protocol.epochs + 1):
+            clock[0] += 5 if protocol.validates(epoch) else 2
+            on_epoch(epoch, {})
         clock[0] += 1  # test
 
     monkeypatch.setattr(estimate, "train", train)
     monkeypatch.setattr(estimate.time, "perf_counter", lambda: clock[0])
-    (job,) = make_jobs(ConvConfig())
-    assert measure(job, Work(1000, 0)) == Cost(6, pytest.approx(2 / 3))
-    assert measure(job, Work(10**10, 0)) == Cost(6, pytest.approx(2 * 4))
+    (job,) = make_jobs(ConvConfig(), **protocol)
+    epoch = 2 + 3 * validated
+    assert measure(job, Work(1000, 0)) == Cost(6, pytest.approx(epoch / 3))
+    assert measure(job, Work(10**10, 0)) == Cost(6, pytest.approx(epoch * 4))
 
 
 def test_a_measurement_trains_and_leaves_nothing_on_disk(tmp_path, monkeypatch):
@@ -142,9 +149,14 @@ def test_a_forecast_counts_the_seeds_that_each_run_lacks(monkeypatch):
 
 def test_the_time_left_is_named_by_row_and_for_all(monkeypatch):
     jobs = make_jobs(ConvConfig(), LRLCConfig(rank=2, at=3), LRLCConfig(rank=4, at=3))
+    jobs = [
+        dataclasses.replace(job, dataset=dataclasses.replace(job.dataset, notes=("PARTIAL",)))
+        for job in jobs
+    ]
     monkeypatch.setattr(estimate, "forecast", lambda _: ([60.0, 120.0, 180.0], 2))
     lines = time_left(jobs)
     (conv,) = (line for line in lines if line.startswith("  Convolution"))
+    assert conv.startswith("  Convolution, digits  ")
     assert conv.endswith("1 min 0 s (1 run)")
     (lrlc,) = (line for line in lines if line.startswith("  LRLC (third layer)"))
     assert lrlc.endswith("5 min 0 s (2 runs)")

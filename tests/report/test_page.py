@@ -14,7 +14,7 @@ from lrlc_jax.experiments.study import load_studies
 from lrlc_jax.report.build import build
 from lrlc_jax.report.page import overview, page
 from lrlc_jax.report.tables import Table
-from lrlc_jax.report.verdicts import claims, not_run, verdicts
+from lrlc_jax.report.verdicts import VERDICTS, claims, not_run, verdicts
 from tests.conftest import ROOT
 from tests.experiments.examples import example
 
@@ -114,11 +114,15 @@ def test_the_overview_has_the_verdicts_of_the_data_sets_on_record():
     judged = verdicts(records)
     found = overview(records, judged)
     assert len(found["columns"]) == 3
-    assert {text for _, (_, *others) in found["rows"] for text in others} == {"", "not run"}
+    assert {text for _, (_, *others) in found["rows"] for text, _ in others} == {"", "not run"}
     by_claim = {text: mnist for text, (mnist, *_) in found["rows"]}
     for one in judged:
-        assert by_claim.pop(one.claim.text) == one.verdict
-    assert {*by_claim.values()} == {"", "not run"}
+        word, counts = by_claim.pop(one.claim.text)
+        assert word == one.verdict
+        parts = [part.verdict for part in one.parts]
+        words = [f"{parts.count(each)} {each}" for each in VERDICTS if each in parts]
+        assert counts == (", ".join(words) if len(words) > 1 else "")
+    assert {*by_claim.values()} == {("", ""), ("not run", "")}
 
 
 @pytest.mark.slow

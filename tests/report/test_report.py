@@ -281,7 +281,7 @@ def test_rows_with_different_seeds_say_so_loudly_in_every_form():
     assert {row["seeds"] for row in csv_lines(results)} == {"2", "3"}
     for ending in ("md", "tex"):
         text = formats(accuracy(results))[ending]
-        for words in ("2 OF 3 SEEDS", "2 TO 3 SEEDS", "2 seeds instead of 10"):
+        for words in ("2 OF 3 SEEDS", "2 TO 3 SEEDS", "2 to 3 seeds instead of 10"):
             assert words in text
     assert "2 TO 3 SEEDS" in accuracy_against_rank(results).get_suptitle()
     assert "SEEDS" not in markdown(accuracy(only(complete())))
