@@ -1,6 +1,7 @@
 """Tables in the layout of the paper, and a figure, with our numbers beside its own."""
 
 import dataclasses
+import textwrap
 from collections.abc import Container, Mapping, Sequence
 
 from matplotlib.axes import Axes
@@ -18,6 +19,7 @@ from lrlc_jax.report.verdicts import any_run, paper_rows, settings_in, slug
 
 NOT_RUN, OTHERWISE = "not run", "OTHERWISE"
 TITLES = {"mnist": "MNIST", "cifar10": "CIFAR-10", "celeba": "CelebA"}
+TITLE_WIDTH = 40  # characters of a panel's title in a line
 
 
 @dataclasses.dataclass(frozen=True)
@@ -237,7 +239,8 @@ def gains_figure(records: Records) -> Figure | None:
         seeds = {gain.seeds for gain in found}
         number = "-".join(map(str, sorted({min(seeds), max(seeds)})))
         lines = [f"{TITLES[dataset]} (ours: n = {number})", *labels(run)]
-        axes.set_title("\n".join(lines), fontsize=7, parse_math=False)
+        wrapped = [part for line in lines for part in textwrap.wrap(line, TITLE_WIDTH)]
+        axes.set_title("\n".join(wrapped), fontsize=7, parse_math=False)
     every_axes[0].set_yticks(range(len(names)), names)
     every_axes[0].invert_yaxis()
     figure.supxlabel("test accuracy less that of the convolution, points", fontsize="medium")
