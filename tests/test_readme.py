@@ -30,8 +30,9 @@ def test_the_gains_are_those_on_record(page):
     sentence = (
         rf"({number}(?: \[{number}, {number}\])?) points on (\S+) \(paper: ({number}); n = (\d+)\)"
     )
-    said = re.findall(sentence, " ".join(page.split()))
-    assert len(said) == page.count("; n = ") >= 3
+    text = " ".join(page.split())
+    said = re.findall(sentence, text)
+    assert len(said) == text.count("; n = ") >= 3
     rows = nearest(read_records(ROOT / "results" / "published"))
     for ours, title, theirs, seeds in said:
         (name,) = (name for name in TITLES if TITLES[name] == title)

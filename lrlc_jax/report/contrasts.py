@@ -20,7 +20,7 @@ from lrlc_jax.experiments.record import Run
 from lrlc_jax.experiments.statistics import holm
 from lrlc_jax.layers import ConvConfig, SpatialBiasConfig
 from lrlc_jax.report.bootstrap import REPLICATES, Candidate, Replicates, bootstrap, interval
-from lrlc_jax.report.results import Cell, Row, StudyResults, sample
+from lrlc_jax.report.results import Row, StudyResults, sample
 from lrlc_jax.report.tables import EMPTY, Table, caption, conditions, study_table
 from lrlc_jax.training.metrics import Array
 
@@ -139,7 +139,7 @@ def replicates_of(rows: Sequence[Row], *, seeds: bool = True) -> dict[str, Repli
 def candidates_of(row: Row) -> list[Candidate]:
     """The runs of a row with their predictions; empty if some are missing, or of one seed."""
     try:
-        found = [candidate(cell.run) for cell in by_size(row) if cell.run]
+        found = [candidate(cell.run) for cell in row.candidates if cell.run]
     except InputError:
         return []
     return found if all(len(one.test) > 1 for one in found) else []
@@ -149,12 +149,6 @@ def candidates_of(row: Row) -> list[Candidate]:
 def candidate(run: Run) -> Candidate:
     """The predictions of a run."""
     return Candidate(**predicted(run))
-
-
-def by_size(row: Row) -> list[Cell]:
-    """The cells of a row with a run without failed seeds, the smallest network first."""
-    known = [(cell.run.parameters, cell) for cell in row.cells if cell.run and not cell.run.failed]
-    return [cell for _, cell in sorted(known, key=lambda pair: pair[0])]
 
 
 def predicted(run: Run) -> dict[str, Array]:
@@ -173,7 +167,7 @@ def predicted(run: Run) -> dict[str, Array]:
 
 def frequencies(row: Row, replicates: Replicates) -> tuple[tuple[float, int | None], ...]:
     """How often each rank of a row is chosen in the bootstrap, the most frequent first."""
-    cells = by_size(row)
+    cells = row.candidates
     shares = zip(replicates.frequencies(len(cells)), cells, strict=True)
     found = [(share, cell.rank) for share, cell in shares if share and cell.rank]
     return tuple(sorted(found, key=lambda pair: -pair[0]))

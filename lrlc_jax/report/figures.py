@@ -153,7 +153,8 @@ def learning_curves(results: StudyResults) -> Figure | None:
             axes.plot(*zip(*points, strict=True), color=color, lw=1.2, label=row.name)
     for axes, name in zip(panels, CURVES, strict=True):
         axes.set_yscale("log")
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
+        low, high = axes.get_ylim()
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5) if high < 100 * low else (1,)))
         axes.yaxis.set_major_formatter("{x:g}")
         axes.yaxis.set_minor_locator(NullLocator())
         axes.set_xlabel("epoch")

@@ -62,9 +62,21 @@ class Row:
     cells: tuple[Cell, ...]
 
     @functools.cached_property
+    def candidates(self) -> tuple[Cell, ...]:
+        """The cells from which the rank is chosen, the smallest network first.
+
+        They have a run without failed seeds, and the most seeds: a sweep adds a seed to one rank
+        after the other, and meanwhile a mean over fewer seeds must not decide.
+        """
+        known = [(cell, cell.run) for cell in self.cells if cell.run and not cell.run.failed]
+        most = max((len(run.seeds) for _, run in known), default=0)
+        full = [(run.parameters, cell) for cell, run in known if len(run.seeds) == most]
+        return tuple(cell for _, cell in sorted(full, key=lambda pair: pair[0]))
+
+    @functools.cached_property
     def chosen(self) -> Cell | None:
-        """The cell of the best rank by validation accuracy, or the only cell."""
-        run = best(cell.run for cell in self.cells if cell.run)
+        """The candidate of the best validation accuracy, or the only cell with a run."""
+        run = best(cell.run for cell in self.candidates if cell.run)
         return next((cell for cell in self.cells if run and cell.run is run), None)
 
     @property

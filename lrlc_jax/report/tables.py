@@ -50,7 +50,7 @@ ACCURACIES = {
 ABOUT_ACCURACY = (
     "Accuracy: mean over seeds ± standard error, after the last epoch, with the moving statistics "
     "of batch normalisation. Running: mean over the last epoch's training batches, with their own "
-    "statistics. Ranks are chosen by validation accuracy."
+    "statistics. Ranks are chosen by validation accuracy, among those with the most seeds."
 )
 
 

@@ -20,9 +20,9 @@ from lrlc_jax.experiments.differences import (
     seeds_needed,
 )
 from lrlc_jax.experiments.identity import hashed, layer_of
-from lrlc_jax.experiments.record import Records, Run, slug_of
+from lrlc_jax.experiments.record import Records, Run, slug_of, title_of
 from lrlc_jax.experiments.statistics import holm
-from lrlc_jax.layers import RankedLayerConfig
+from lrlc_jax.layers import ConvConfig, RankedLayerConfig
 from lrlc_jax.report import paper
 from lrlc_jax.report.contrasts import limited, rank_frequencies
 from lrlc_jax.report.results import Cell, Row, labels, rows_of, sample, setting_hash, setting_of
@@ -223,7 +223,8 @@ def slug(setting: Mapping[str, Any]) -> str:
 def rows_in(runs: Iterable[Run]) -> dict[str, Row]:
     """Rows of runs with the same setting, by name.
 
-    LRLC of rank 1 is a simpler layer, whose run also stands in the row of LRLC.
+    LRLC of rank 1 is a simpler layer, whose run also stands in the row of LRLC. A wide convolution
+    of rank 1 is the convolution itself, with which it would be compared.
     """
     cells = [Cell(layer_of(run.run["layer"]), run.identity, run) for run in runs]
     by_layer = {hashed(cell.layer.canonical()): cell for cell in cells}
@@ -231,7 +232,7 @@ def rows_in(runs: Iterable[Run]) -> dict[str, Row]:
     for layer in ranked.values():
         first = dataclasses.replace(layer, rank=1)
         simpler = by_layer.get(hashed(first.simplest().canonical()))
-        if simpler and not simpler.rank:
+        if simpler and not simpler.rank and not isinstance(simpler.layer, ConvConfig):
             cells.append(dataclasses.replace(simpler, layer=first))
     return {row.name: row for row in rows_of(cells)}
 
@@ -390,7 +391,8 @@ def decided(part: Part, kind: str, margin: float) -> tuple[bool, bool]:
 
 def condition(run: Run) -> str:
     """The data of a run, its precision, and everything in which it is not the paper's."""
-    return "; ".join([run.data_title, run.run["network"]["precision"], *labels(run)])
+    title = title_of(run.run["dataset"])  # its notes are among the labels
+    return "; ".join([title, run.run["network"]["precision"], *labels(run)])
 
 
 def part_text(claim: Claim, part: Part, dataset: str) -> str:

@@ -22,6 +22,7 @@ from tests.experiments.examples import example
 PUBLISHED = ROOT / "results" / "published"
 STUDY = StudyConfig(
     name="few",
+    dataset={"name": "digits"},
     runs=[
         {"layer": "conv"},
         {"layer": "spatial_bias", "at": 3},

@@ -289,6 +289,18 @@ def test_rows_with_different_seeds_say_so_loudly_in_every_form():
     assert "NOT THE SAME" in markdown(accuracy(only(found)))
 
 
+def test_the_rank_is_chosen_among_those_with_the_most_seeds():
+    """One seed of a rank with a higher validation accuracy does not replace two of another."""
+    two = example("lrlc", rank=2, validation=(0.8, 0.8), test=(0.7, 0.7), seeds=[0, 1])
+    for seeds, rank in (([0], 2), ([0, 1], 4)):
+        accuracy = (0.9,) * len(seeds)
+        four = example("lrlc", rank=4, validation=accuracy, test=accuracy, seeds=seeds)
+        study = StudyConfig(runs=[{"layer": "lrlc", "at": 3, "rank": [2, 4]}])
+        (row,) = only([two, four], study).rows
+        assert row.chosen.rank == rank
+        assert {cell.rank for cell in row.candidates} == ({2} if rank == 2 else {2, 4})
+
+
 def test_seeds_of_several_records_are_one_row_and_one_line_of_the_csv():
     parts = [
         example("conv", validation=(0.9,), test=(value,), seeds=[seed])
