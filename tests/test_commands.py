@@ -217,6 +217,7 @@ def test_a_closed_pipe_ends_a_command_quietly(copy, words):
     assert not answer.stderr
 
 
+@pytest.mark.slow
 def test_closed_streams_are_no_hindrance_and_no_file_gets_their_place(copy):
     folder, path = copy
     before = read(path)
@@ -247,6 +248,7 @@ def test_a_user_without_a_home_folder_can_train(copy, monkeypatch):
     assert "XDG_CACHE_HOME" in answer.stderr
 
 
+@pytest.mark.slow
 def test_a_study_completes_the_runs_of_a_multirun_and_is_trained_once(tmp_path):
     here(tmp_path, "train", "-m", "layer=lrlc", "layer.at=1,3", "layer.rank=2", *TINY)
     results = tmp_path / "results"

@@ -23,7 +23,7 @@ from lrlc_jax.experiments.trained import load_weights, predictions
 from lrlc_jax.progress import counted
 from tests.commands import TINY, call, command, here, snapshot
 
-KILLS = int(os.environ.get("LRLC_JAX_KILLS", "6"))
+KILLS = int(os.environ.get("LRLC_JAX_KILLS", "4"))
 RUNS = 3
 WRITTEN = ["figures", "records", "report.html", "tables"]
 SMALL = [
@@ -94,6 +94,7 @@ def assert_equal(results, expected, *, weights=True):
             assert (expected / "records" / path.name).exists()
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_from_its_checkpoint_to_the_same_metrics(tmp_path, monkeypatch):
     monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")  # as in this process
     run = ["layer=conv", "network.channels=4", *TINY, "protocol.epochs=150"]
@@ -167,7 +168,7 @@ def test_seeds_added_by_killed_workers_are_those_of_one_undisturbed_run(tmp_path
         folder.mkdir()
     call(whole, "train", *run, "protocol.seeds=10")
     call(grown, "train", *run, "protocol.seeds=4")
-    chance, rounds = random.Random(4), max(1, KILLS // 6)
+    chance, rounds = random.Random(4), max(1, KILLS // 4)
     for number in range(rounds + 1):
         more = [*run, "protocol.seeds=10", "seeds_per_visit=1"]
         workers = [start(grown, "train", *more) for _ in range(3)]

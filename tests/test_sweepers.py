@@ -120,6 +120,7 @@ def test_a_failed_job_ends_the_search_with_its_error(tmp_path, search):
     assert best(tmp_path) is None
 
 
+@pytest.mark.slow
 def test_a_search_may_go_on_after_failed_jobs_which_have_no_value(tmp_path, search):
     tolerant = "hydra.sweeper.max_failure_rate=1"
     random = ["hydra/sweeper/sampler=random", "hydra.sweeper.sampler.seed=0", tolerant]
@@ -175,6 +176,7 @@ def test_a_search_of_runs_maximises_the_mean_validation_accuracy(tmp_path):
     assert best(tmp_path) == found
 
 
+@pytest.mark.slow
 def test_a_search_stops_at_its_time_limit_and_exits_as_a_single_run(tmp_path):
     answer = call(tmp_path, "train", "-m", *GRID, "layer.rank=1,2", "budget_minutes=0.001", *TINY)
     assert answer.stdout.count("budget_minutes") == 1

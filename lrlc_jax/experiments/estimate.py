@@ -178,7 +178,7 @@ def measure(job: Job, work: Work) -> Cost:
     steps = len(part.dataset.train) // protocol.batch_size
     rough_epoch = len(part.seeds) * steps * rough_step(job, work)
     epochs = max(FEWEST_EPOCHS, min(MOST_EPOCHS, int(ALL_EPOCHS / rough_epoch)))
-    # As many epochs with validation as without, if not every epoch of the run has it.
+    # Epochs with and without validation alternate, unless each epoch of the run has it.
     measured = dataclasses.replace(
         protocol,
         epochs=epochs,
@@ -200,9 +200,9 @@ def measure(job: Job, work: Work) -> Cost:
     for epoch, seconds in enumerate(np.diff(times)[1:], start=2):
         later[measured.validates(epoch)].append(seconds)
 
-    def total(of: ProtocolConfig) -> float:
-        validated = sum(of.validates(epoch) for epoch in range(1, of.epochs + 1))
-        counts = {False: of.epochs - validated, True: validated}
+    def total(timed: ProtocolConfig) -> float:
+        validated = sum(timed.validates(epoch) for epoch in range(1, timed.epochs + 1))
+        counts = {False: timed.epochs - validated, True: validated}
         return sum(count * float(np.median(later[kind])) for kind, count in counts.items() if count)
 
     epoch_of_seed = total(protocol) / protocol.epochs / len(part.seeds) / share

@@ -75,9 +75,9 @@ class Row:
 
     @functools.cached_property
     def chosen(self) -> Cell | None:
-        """The candidate of the best validation accuracy, or the only cell with a run."""
+        """The candidate with the best validation accuracy; None without candidates."""
         run = best(cell.run for cell in self.candidates if cell.run)
-        return next((cell for cell in self.cells if run and cell.run is run), None)
+        return next((cell for cell in self.candidates if cell.run is run), None)
 
     @property
     def ranked(self) -> bool:

@@ -96,7 +96,7 @@ def accuracy(results: StudyResults) -> Table:
         title=f"{results.study.title or results.study.name}: {results.data_title}",
         caption=caption(results),
         header=("Layer", "Rank", "Parameters", "Seeds", *ACCURACIES, "Note"),
-        rows=[row_text(row, most_seeds(results)) for row in results.rows],
+        rows=[row_text(row, max(results.seed_counts)) for row in results.rows],
         values=[run_values(row, cell) for row in results.rows for cell in row.cells],
         alignment="lrrrrrrrl",
     )
@@ -143,11 +143,6 @@ def spread(values: Sequence[float]) -> str:
     """
     middle = f"{median(values):.1f}"
     return f"{middle} ({min(values):.1f} to {max(values):.1f})" if len(values) > 1 else middle
-
-
-def most_seeds(results: StudyResults) -> int:
-    """The largest number of seeds of a run."""
-    return max(len(run.seeds) for run in results.known.values())
 
 
 def row_text(row: Row, most: int) -> list[str]:

@@ -223,8 +223,8 @@ def slug(setting: Mapping[str, Any]) -> str:
 def rows_in(runs: Iterable[Run]) -> dict[str, Row]:
     """Rows of runs with the same setting, by name.
 
-    LRLC of rank 1 is a simpler layer, whose run also stands in the row of LRLC. A wide convolution
-    of rank 1 is the convolution itself, with which it would be compared.
+    The run of a simpler layer is also rank 1 of LRLC. The convolution is the reference of all rows
+    and belongs to no other, although it is the wide convolution of rank 1.
     """
     cells = [Cell(layer_of(run.run["layer"]), run.identity, run) for run in runs]
     by_layer = {hashed(cell.layer.canonical()): cell for cell in cells}

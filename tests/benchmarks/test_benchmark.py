@@ -119,6 +119,7 @@ def measured():
         return these, measure(group, these, {}, {})
 
 
+@pytest.mark.slow
 def test_a_case_that_fails_or_dies_leaves_the_others(measured):
     _, (conv, wrong, killed) = measured
     assert "normalization" in wrong.problem
@@ -131,6 +132,7 @@ def test_a_case_that_fails_or_dies_leaves_the_others(measured):
     assert (killed.ratios, wrong.ratios) == ([], [])
 
 
+@pytest.mark.slow
 def test_json_and_tables_after_each_group_survive_an_interruption(measured, tmp_path, monkeypatch):
     these, results = measured
     found = iter([results])

@@ -270,6 +270,7 @@ def test_a_bad_zip_is_named(tmp_path):
         prepared(tmp_path / "none")
 
 
+@pytest.mark.slow
 def test_the_published_lists_have_the_known_counts(monkeypatch, tmp_path):
     monkeypatch.undo()
     folder = shared("data", "celeba")

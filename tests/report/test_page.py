@@ -72,6 +72,7 @@ def published(tmp_path_factory):
     return folder / "report.html"
 
 
+@pytest.mark.slow
 def test_the_page_needs_no_other_file_and_is_small(published):
     html = published.read_text()
     assert len(html) < 4 * 2**20
@@ -79,6 +80,7 @@ def test_the_page_needs_no_other_file_and_is_small(published):
     assert "http://" not in re.sub(r"base64,[^\"]*", "", html)
 
 
+@pytest.mark.slow
 def test_the_page_has_every_claim_on_record_and_every_table(published):
     html = published.read_text()
     records = read_records(published.parent)

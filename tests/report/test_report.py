@@ -610,6 +610,7 @@ def test_the_same_records_give_the_same_bytes_and_a_bad_record_changes_nothing(t
     assert contents(tmp_path) == first | {last.relative_to(tmp_path): b"{"}
 
 
+@pytest.mark.slow
 def test_processes_that_share_the_figures_change_no_byte(tmp_path):
     for folder in ("one", "shared"):
         write(tmp_path / folder, records_of("essentials"))
@@ -797,6 +798,7 @@ def test_a_run_with_conflicting_records_has_no_value(tmp_path):
     assert "CONFLICT" in (tmp_path / "tables" / "all-runs.md").read_text()
 
 
+@pytest.mark.slow
 def test_published_tables_are_those_of_the_published_records(tmp_path):
     published = ROOT / "results" / "published"
     for name in ("records", "analysis"):

@@ -23,13 +23,15 @@ from lrlc_jax.report.verdicts import (
     Part,
     claims,
     claims_table,
+    condition,
     judge,
     not_run,
     paper_rows,
+    rows_in,
     verdicts,
 )
 from tests.conftest import ROOT
-from tests.experiments.examples import example
+from tests.experiments.examples import example, pool
 
 MNIST = DatasetConfig(name="mnist", source="files")
 DEVIATION = 0.0005  # of accuracies over seeds, about that of the paper on MNIST
@@ -111,6 +113,19 @@ def test_rank_1_is_the_run_of_the_simpler_layer():
     runs = [accurate, ({"name": "lrlc", "rank": 2}, 0.98, 10), ({"name": "conv"}, 0.97, 10)]
     parts = {part.rows[0]: part for part in judged(*runs)["lrlc"].parts}
     assert parts["LRLC (third layer)"].ranks == (1, None)
+
+
+def test_the_convolution_is_no_rank_of_the_wide_convolution():
+    """It would be compared with itself, and enlarge the family of comparisons."""
+    rows = rows_in(pool(example(name)) for name in ("conv", "wide_conv"))
+    assert len(rows) == 2
+    assert all(len(row.cells) == 1 for row in rows.values())
+
+
+def test_the_condition_of_a_run_has_each_of_its_notes_once():
+    notes = ["PARTIAL: 13 of 202 images", "split by person"]
+    text = condition(pool(example(dataset=DatasetConfig("celeba"), notes=notes)))
+    assert all(text.count(note) == 1 for note in notes)
 
 
 def test_another_data_set_is_compared_where_all_else_is_the_same():
