@@ -23,7 +23,7 @@ from lrlc_jax.experiments.trained import load_weights, predictions
 from lrlc_jax.progress import counted
 from tests.commands import TINY, call, command, here, snapshot
 
-KILLS = int(os.environ.get("LRLC_JAX_KILLS", "4"))
+KILLS = int(os.environ.get("LRLC_JAX_KILLS", "6"))
 RUNS = 3
 WRITTEN = ["figures", "records", "report.html", "tables"]
 SMALL = [
@@ -168,7 +168,7 @@ def test_seeds_added_by_killed_workers_are_those_of_one_undisturbed_run(tmp_path
         folder.mkdir()
     call(whole, "train", *run, "protocol.seeds=10")
     call(grown, "train", *run, "protocol.seeds=4")
-    chance, rounds = random.Random(4), max(1, KILLS // 4)
+    chance, rounds = random.Random(4), max(1, KILLS // 6)
     for number in range(rounds + 1):
         more = [*run, "protocol.seeds=10", "seeds_per_visit=1"]
         workers = [start(grown, "train", *more) for _ in range(3)]

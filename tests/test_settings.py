@@ -16,7 +16,7 @@ from lrlc_jax.cli import run_command
 from lrlc_jax.experiments.config import parse
 from tests.conftest import ROOT
 
-EXAMPLES = int(os.environ.get("LRLC_JAX_EXAMPLES", "150"))
+EXAMPLES = int(os.environ.get("LRLC_JAX_EXAMPLES", "300"))
 NAMES = [
     *("layer", "layer.rank", "layer.at", "layer.sharing", "layer.kernel_sizes", "layer.name"),
     *("protocol", "protocol.epochs", "protocol.seeds", "protocol.learning_rate", "protocol.name"),

@@ -194,15 +194,13 @@ class Gain:
 def gains(dataset: str, rows: Mapping[str, Row]) -> list[Gain]:
     """The gains of our rows that the paper has, too, in its order."""
     theirs = paper_rows(dataset)
-    reference = next((name for name in rows if is_reference(rows[name])), None)
-    if reference is None:
-        return []
     ours = {
         name: sample(row.chosen.run)
         for name, row in rows.items()
         if name in theirs and row.chosen and row.chosen.run
     }
-    if reference not in ours:
+    reference = next((name for name in ours if is_reference(rows[name])), None)
+    if reference is None:
         return []
     return [
         Gain(

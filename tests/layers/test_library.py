@@ -183,7 +183,7 @@ def test_a_converted_layer_costs_the_multiply_adds_of_a_convolution():
 def test_kept_products_with_all_bases_are_limited(
     monkeypatch,
 ):
-    size, features, batch = (10, 10), 16, 256
+    size, features, batch = (18, 18), 16, 256
 
     def temporary(rank):
         layer = LRLC(
@@ -195,7 +195,7 @@ def test_kept_products_with_all_bases_are_limited(
         memory = jax.jit(gradient).lower(params, x).compile().memory_analysis()
         return memory.temp_size_in_bytes
 
-    one_map = batch * 8 * 8 * features * 4
+    one_map = batch * 16 * 16 * features * 4
     assert temporary(24) - temporary(4) > 15 * one_map
     monkeypatch.setattr(product, "MOST_KEPT", 0)
     assert temporary(24) - temporary(4) < 2 * one_map
