@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from lrlc_jax.experiments.analyze import AFTER, BEFORE, IMAGES, Analysis, in_a_cell, is_private
 from lrlc_jax.experiments.identity import changed, hashed
-from lrlc_jax.experiments.record import slug_of
+from lrlc_jax.experiments.record import slug_of, title_of
 from lrlc_jax.experiments.statistics import mean_over_seeds
 from lrlc_jax.layers import (
     DEPTH,
@@ -44,6 +44,7 @@ InstrumentFigure: TypeAlias = Callable[["Group"], Figure | None]
 FIGURES: dict[str, InstrumentFigure] = {}
 MOST_ROWS = 12  # networks in a picture
 NEAR = 1.3  # ratio of ranks whose labels would touch
+LINE = 0.15  # inches of a line of a title
 LOCAL = ".local"  # in the name of a figure with images that must not be passed on
 
 
@@ -88,7 +89,7 @@ class Group:
         }
         seeds = sorted({named_seeds(analysis.seeds) for analysis in self.analyses})
         lines = [
-            f"{self.first.data_title}: {data['train']:,}"
+            f"{title_of(run['dataset'])}: {data['train']:,}"
             f"{subset if data['train'] != data['train_available'] else ''} training images, "
             f"{counted(run['protocol']['epochs'], 'epoch')}, {' or '.join(seeds)}",
             *(line for what, phrases in unlike.items() for line in in_lines(what, phrases)),
@@ -116,6 +117,15 @@ def instrument_figure(function: InstrumentFigure) -> InstrumentFigure:
     """Register a figure under its name."""
     FIGURES[function.__name__] = function
     return function
+
+
+def titled(group: Group, width: float, height: float, *rest: str) -> Figure:
+    """An empty figure, ``height`` inches below the title of a group and ``rest``."""
+    title = group.title(*rest)
+    size = (width, height + LINE * len(title.split("\n")))
+    figure = Figure(figsize=size, dpi=200, layout="constrained")
+    figure.suptitle(title, fontsize=9, parse_math=False)
+    return figure
 
 
 def instrument_figures(analyses: Sequence[Analysis]) -> dict[str, Callable[[], Figure | None]]:
@@ -240,7 +250,7 @@ def relaxation_and_accuracy(group: Group) -> Figure | None:
     if not any(len(points) > 1 for points in after.values()):
         return None
     names = [*after, *(name for name in others if name not in after)]
-    figure = Figure(figsize=(WIDTH, 5.6 + 0.2 * -(-len(names) // 2)), dpi=200, layout="constrained")
+    figure = titled(group, WIDTH, 5.0 + 0.2 * -(-len(names) // 2))
     upper, lower = figure.subplots(2, 1, sharex=True)
     accuracies, flat = curves(group, accuracy_of)
     for number, name in enumerate(names):
@@ -263,7 +273,6 @@ def relaxation_and_accuracy(group: Group) -> Figure | None:
     upper.set_ylabel("relaxation, linear to 0.1, then log\n(dotted: before training)")
     lower.set_ylabel(f"{group.first.settings['split']} accuracy, %")
     rank_axis(lower, {rank for points in after.values() for rank in points}, NEAR)
-    figure.suptitle(group.title(), fontsize=9)
     figure.legend(loc="outside lower center", ncols=2, frameon=False)
     return figure
 
@@ -293,7 +302,7 @@ def effective_ranks(group: Group) -> Figure | None:
                 row.append((nominal, entropy, stable))
     if len({point[0] for points in names.values() for point in points}) < 2:
         return None
-    figure = Figure(figsize=(WIDTH, 4.2 + 0.2 * -(-len(names) // 2)), dpi=200, layout="constrained")
+    figure = titled(group, WIDTH, 3.6 + 0.2 * -(-len(names) // 2))
     axes = figure.add_subplot()
     for number, (name, points) in enumerate(names.items()):
         of_rank, entropies, stables = zip(*points, strict=True)
@@ -314,7 +323,6 @@ def effective_ranks(group: Group) -> Figure | None:
     axes.yaxis.set_minor_locator(NullLocator())
     axes.set_xlabel("nominal rank")
     axes.set_ylabel("effective rank (filled: entropy, open: stable)")
-    axes.set_title(group.title(), fontsize=9)
     figure.legend(loc="outside lower center", ncols=2, frameon=False)
     return figure
 
@@ -331,8 +339,7 @@ def compression(group: Group) -> Figure | None:
     if not locals_:
         return None
     trained, _ = curves(group, accuracy_of)
-    size = (WIDTH, 2.7 * len(locals_) + 0.9)
-    figure = Figure(figsize=size, dpi=200, layout="constrained")
+    figure = titled(group, WIDTH, 2.7 * len(locals_) + 0.3)
     panels = figure.subplots(len(locals_), 1, squeeze=False)
     for axes, analysis in zip(panels.flat, locals_, strict=True):
         ranks = [round(rank) for rank in in_rows(analysis, "ranks")[0]]
@@ -352,7 +359,6 @@ def compression(group: Group) -> Figure | None:
         rank_axis(axes, ranks, NEAR)
         axes.set_ylabel(f"{analysis.settings['split']} accuracy, %")
         axes.set_title(analysis.layer.row, fontsize=9, loc="left")
-    figure.suptitle(group.title(), fontsize=9)
     handles, labels = panels[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
     return figure
@@ -410,8 +416,9 @@ def combining_weights(group: Group) -> Figure | None:
     if not rows:
         return None
     columns = max(array.shape[-1] for _, _, array in rows)
-    size = (max(WIDTH, 1.8 + 0.75 * columns), 0.95 * len(rows) + 0.9)
-    figure = Figure(figsize=size, dpi=200, layout="constrained")
+    width = max(WIDTH, 1.8 + 0.75 * columns)
+    line = f"combining weights, black to white; seed {group.first.seeds[0]}"
+    figure = titled(group, width, 0.95 * len(rows) + 0.3, line)
     grid = pictures(figure, len(rows), columns)
     for axes, (analysis, name, array) in zip(grid, rows, strict=True):
         low, high = float(array.min()), float(array.max())
@@ -422,8 +429,6 @@ def combining_weights(group: Group) -> Figure | None:
         name_row(axes[0], short(analysis), f"{where}{low:.2f} to {high:.2f}")
     for k, axes in enumerate(grid[0]):
         axes.set_title(f"basis {k + 1}", fontsize=7)
-    line = f"combining weights, black to white; seed {group.first.seeds[0]}"
-    figure.suptitle(group.title(line), fontsize=9)
     return figure
 
 
@@ -441,16 +446,14 @@ def filters_of_positions(group: Group) -> Figure | None:
         return None
     columns = min(3, len(found))
     rows = -(-len(found) // columns)
-    size = (max(WIDTH, 2.3 * columns), 2.4 * rows + 0.8)
-    figure = Figure(figsize=size, dpi=200, layout="constrained")
+    line = f"filters of the positions, ± the largest value; seed {group.first.seeds[0]}"
+    figure = titled(group, max(WIDTH, 2.3 * columns), 2.4 * rows + 0.2, line)
     grid = pictures(figure, rows, columns)
     for axes, (analysis, name, array) in zip(grid.flat, found, strict=False):
         largest = float(np.abs(array).max()) or 1.0
         axes.imshow(mosaic(array), cmap="RdBu_r", vmin=-largest, vmax=largest)
         place = f", {name}" if len(analysis.layer.positions) > 1 else ""
         axes.set_title(f"{short(analysis)}{place}", fontsize=7)
-    line = f"filters of the positions, ± the largest value; seed {group.first.seeds[0]}"
-    figure.suptitle(group.title(line), fontsize=9)
     return figure
 
 
@@ -490,8 +493,8 @@ def weights_of_images(group: Group) -> Figure | None:
     images = analysis.array("combining_weights", IMAGES)
     columns = len(maps)
     names = [IMAGES] * (images is not None) + ["maps"] + ["fixed"] * bool(same)
-    size = (max(WIDTH, 1.8 + 0.8 * columns), 0.9 * len(names) + 0.8)
-    figure = Figure(figsize=size, dpi=200, layout="constrained")
+    width = max(WIDTH, 1.8 + 0.8 * columns)
+    figure = titled(group, width, 0.9 * len(names) + 0.2, f"seed {analysis.seeds[0]}")
     grid = dict(zip(names, pictures(figure, len(names), columns), strict=True))
     everything = np.concatenate([maps.ravel(), *(each.ravel() for _, each in same[:1])])
     scale = {"vmin": everything.min(), "vmax": everything.max(), "cmap": "viridis"}
@@ -512,7 +515,6 @@ def weights_of_images(group: Group) -> Figure | None:
         grid["fixed"][0].imshow(same[0][1], **scale)
         name_row(grid["fixed"][0], short(same[0][0]))
     figure.colorbar(shown_maps[0], ax=[*figure.axes], shrink=0.8, label="weight of basis 1")
-    figure.suptitle(group.title(f"seed {analysis.seeds[0]}"), fontsize=9)
     return figure
 
 
@@ -554,15 +556,15 @@ def receptive_fields(group: Group) -> Figure | None:
     if not found:
         return None
     names = [*found[0][1]]
-    size = (max(WIDTH, 2 + 1.1 * len(names)), 1.05 * len(found) + 0.9)
-    figure = Figure(figsize=size, dpi=200, layout="constrained")
+    width = max(WIDTH, 2 + 1.1 * len(names))
+    line = "effective receptive field, mean over seeds"
+    figure = titled(group, width, 1.05 * len(found) + 0.3, line)
     for axes, (analysis, maps) in zip(pictures(figure, len(found), len(names)), found, strict=True):
         for place, array in zip(axes, maps.values(), strict=True):
             place.imshow(array.mean(axis=0), cmap="gray", vmin=0)
         name_row(axes[0], short(analysis))
     for axes, name in zip(figure.axes, names, strict=False):
         axes.set_title(name.replace("layer", "layer "), fontsize=7)
-    figure.suptitle(group.title("effective receptive field, mean over seeds"), fontsize=9)
     return figure
 
 
@@ -578,8 +580,8 @@ def equivariance_over_shifts(group: Group) -> Figure | None:
     if not found:
         return None
     names = [*found[0][1]]
-    size = (max(WIDTH, 2.2 * len(names)), 3.4 + 0.2 * -(-len(found) // 2))
-    figure = Figure(figsize=size, dpi=200, layout="constrained")
+    line = f"border: {group.first.settings['border']}; dotted: interior, mean over shifts"
+    figure = titled(group, max(WIDTH, 2.2 * len(names)), 2.8 + 0.2 * -(-len(found) // 2), line)
     panels = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
     for number, (analysis, maps) in enumerate(found):
         color = COLORS[number % len(COLORS)]
@@ -597,9 +599,6 @@ def equivariance_over_shifts(group: Group) -> Figure | None:
         axes.set_title(name.replace("layer", "layer "), fontsize=9)
         axes.set_xlabel("shift, pixels")
     panels[0].set_ylabel("equivariance error")
-    border = group.first.settings["border"]
-    line = f"border: {border}; dotted: interior, mean over shifts"
-    figure.suptitle(group.title(line), fontsize=9)
     figure.legend(loc="outside lower center", ncols=2, frameon=False)
     return figure
 

@@ -102,10 +102,28 @@ def test_all_figures_are_drawn_and_say_what_was_measured(tmp_path):
     for figure in drawn.values():
         figure.set_dpi(30)
         assert png(figure)
-        texts = [figure.get_suptitle(), *(axes.get_title() for axes in figure.axes)]
-        (title,) = (text for text in texts if "training images" in text)
         for words in ("digits", "200", "SUBSET of 400", "40 epochs", "seeds 0-2", "900 test"):
-            assert words in title
+            assert words in figure.get_suptitle()
+
+
+def test_a_long_title_fits_has_each_note_once_and_leaves_the_panels_their_height(tmp_path):
+    notes = ["PARTIAL: 13,723 of 202,599 images", "split by $person$, " + 50 * "x", 60 * "y"]
+    everything(tmp_path / "plain")
+    everything(tmp_path / "noted", notes=notes)
+
+    def heights(figure):
+        figure.draw_without_rendering()
+        extent = figure._suptitle.get_window_extent()
+        assert extent.x0 >= 0
+        assert extent.x1 <= figure.bbox.width
+        return [axes.get_position().height * figure.get_figheight() for axes in figure.axes]
+
+    plain, noted = (figures_of(tmp_path / name) for name in ("plain", "noted"))
+    by_kind = {name.split("-")[-1]: figure for name, figure in plain.items()}
+    for name, figure in noted.items():
+        assert all(figure.get_suptitle().count(note) == 1 for note in notes)
+        expected = heights(by_kind[name.split("-")[-1]])
+        np.testing.assert_allclose(heights(figure), expected, rtol=0.12)
 
 
 def test_curves_have_means_and_errors_by_rank(tmp_path):
