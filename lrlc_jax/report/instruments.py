@@ -170,7 +170,7 @@ def filter_banks(group: Group) -> Table:
             row = {name: column[i] if column else None for name, column in measured.items()}
             values.append({"Layer": one.layer.label, "Seed": seed, **row})
     return Table(
-        title=f"Filter banks: {group.first.data_title}",
+        title=f"Filter banks: {title_of(group.first.run['dataset'])}",
         caption=group.title("Mean ± standard error over seeds.").split("\n"),
         header=("Layer", *columns),
         rows=rows,

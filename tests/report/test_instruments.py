@@ -107,7 +107,8 @@ def test_all_figures_are_drawn_and_say_what_was_measured(tmp_path):
 
 
 def test_a_long_title_fits_has_each_note_once_and_leaves_the_panels_their_height(tmp_path):
-    notes = ["PARTIAL: 13,723 of 202,599 images", "split by $person$, " + 50 * "x", 60 * "y"]
+    notes = ["PARTIAL: 13,723 of 202,599 images", "split by $person$, " + 50 * "x"]
+    notes += [60 * letter for letter in "abcdef"]
     everything(tmp_path / "plain")
     everything(tmp_path / "noted", notes=notes)
 
@@ -124,6 +125,9 @@ def test_a_long_title_fits_has_each_note_once_and_leaves_the_panels_their_height
         assert all(figure.get_suptitle().count(note) == 1 for note in notes)
         expected = heights(by_kind[name.split("-")[-1]])
         np.testing.assert_allclose(heights(figure), expected, rtol=0.12)
+    for table in instrument_tables(read_analyses(tmp_path / "noted")).values():
+        text = " ".join([table.title, *table.caption])
+        assert all(text.count(note) == 1 for note in notes)
 
 
 def test_curves_have_means_and_errors_by_rank(tmp_path):
