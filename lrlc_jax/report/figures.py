@@ -28,6 +28,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullLocator
 
 from lrlc_jax.analysis.cost import Cost, abstract, layer_cost, total
+from lrlc_jax.experiments.record import title_of
 from lrlc_jax.experiments.statistics import Mean, known, mean_over_seeds
 from lrlc_jax.experiments.trained import factory_of
 from lrlc_jax.layers import ConvConfig, LayerConfig, LocallyConnectedConfig, LRLCConfig
@@ -59,6 +60,7 @@ CURVES: dict[str, tuple[str, Callable[[float], float]]] = {
     "validation error, %": ("validation_accuracy", lambda accuracy: 100 * (1 - accuracy)),
 }
 LONGEST = 80  # characters of a line of a title
+LINE = 0.15  # inches of a line of a title
 # Of the convolution, locally connected, LRLC by Algorithm 1, and LRLC converted: equal lines stay
 # visible, one on the other.
 COST_LOOKS: list[dict[str, Any]] = [
@@ -141,8 +143,8 @@ def learning_curves(results: StudyResults) -> Figure | None:
         return None
     titles = title(results, "means over seeds; ranks chosen on validation data")
     columns = legend_columns([row for row, _ in rows])
-    height = 2.6 + 0.2 * -(-len(rows) // columns) + 0.15 * len(titles)
-    figure = Figure(figsize=(WIDTH, height), dpi=200, layout="constrained")
+    height = 2.6 + 0.2 * -(-len(rows) // columns)
+    figure = titled(titles, height)
     panels = figure.subplots(1, 2, sharex=True)
     for number, (row, run) in enumerate(rows):
         color = "black" if is_reference(row) else COLORS[number % len(COLORS)]
@@ -159,7 +161,6 @@ def learning_curves(results: StudyResults) -> Figure | None:
         axes.yaxis.set_minor_locator(NullLocator())
         axes.set_xlabel("epoch")
         axes.set_ylabel(name)
-    figure.suptitle("\n".join(titles), fontsize=8, parse_math=False)
     handles = figure.axes[0].get_legend_handles_labels()
     figure.legend(*handles, loc="outside lower center", ncols=columns, frameon=False)
     return figure
@@ -179,7 +180,11 @@ def cost_against_rank(results: StudyResults) -> Figure | None:
     if not rows:
         return None
     factory = factory_of(results.records[0])
-    figure = Figure(figsize=(WIDTH, 0.7 + 2.6 * len(rows)), dpi=200, layout="constrained")
+    image = "x".join(map(str, factory.image_shape))
+    about = "parameters of the layer, its multiply-adds for an image, by closed forms"
+    lines = [f"{results.data_title}, {image}:", about]
+    lines += in_lines(network_label(results.setting), network_differences(results.setting))
+    figure = titled(lines, 0.4 + 2.6 * len(rows))
     for row, panels in zip(rows, figure.subplots(len(rows), 2, squeeze=False), strict=True):
         ranks = [cell.rank for cell in row.cells if cell.rank]
         for axes, quantity in zip(panels, ("parameters", "multiply_adds"), strict=True):
@@ -192,11 +197,6 @@ def cost_against_rank(results: StudyResults) -> Figure | None:
             axes.tick_params(axis="x", labelsize=6.5)
             axes.set_ylabel(quantity.replace("_a", "-a"))
             axes.set_title(row.name, fontsize=8, parse_math=False)
-    image = "x".join(map(str, factory.image_shape))
-    about = "parameters of the layer, its multiply-adds for an image, by closed forms"
-    lines = [f"{results.data_title}, {image}:", about]
-    lines += in_lines(network_label(results.setting), network_differences(results.setting))
-    figure.suptitle("\n".join(lines), fontsize=8, parse_math=False)
     handles = figure.axes[0].get_legend_handles_labels()
     figure.legend(*handles, loc="outside lower center", ncols=2, frameon=False)
     return figure
@@ -292,8 +292,8 @@ def accuracy_figure(
     about_bars = "± 1 standard error over seeds" if bars else "none: no run has two seeds"
     titles = title(results, f"bars: {about_bars}")
     columns = legend_columns([*curves, *baselines])
-    height = 2.8 + 0.2 * -(-len([*curves, *baselines]) // columns) + 0.15 * len(titles)
-    figure = Figure(figsize=(WIDTH, height), dpi=200, layout="constrained")
+    height = 2.8 + 0.2 * -(-len([*curves, *baselines]) // columns)
+    figure = titled(titles, height)
     for axes in axes_in_parts(figure, parts(kept, others)):
         for number, row in enumerate(curves):
             shift = 2 ** (0.05 * (number - (len(curves) - 1) / 2)) if shifted else 1
@@ -302,7 +302,6 @@ def accuracy_figure(
             if mean := measured(row.cells[0]):
                 color = "black" if is_reference(row) else COLORS[number % len(COLORS)]
                 draw_baseline(axes, row, place(row.cells[0]), mean, color)
-    figure.suptitle("\n".join(titles), fontsize=8, parse_math=False)
     figure.supylabel("test accuracy, %", fontsize="medium")
     handles = figure.axes[0].get_legend_handles_labels()
     figure.legend(*handles, loc="outside lower center", ncols=columns, frameon=False)
@@ -384,22 +383,53 @@ def axes_in_parts(figure: Figure, ends: Sequence[tuple[float, float]]) -> list[A
     return [upper, lower]
 
 
+def titled(lines: Sequence[str], height: float, width: float = WIDTH) -> Figure:
+    """An empty figure with a title of these lines, and ``height`` inches below the title."""
+    size = width, height + LINE * len(lines)
+    figure = Figure(figsize=size, dpi=200, layout="constrained")
+    figure.suptitle("\n".join(lines), fontsize=8, parse_math=False)
+    return figure
+
+
 def title(results: StudyResults, note: str) -> list[str]:
-    """Lines on the data, the protocol, differences from the paper, ``note``, and missing runs."""
-    data, protocol = results.records[0].data, results.setting["protocol"]
+    """The lines of :func:`title_lines` for a study, and its missing runs."""
+    record, seeds = results.records[0], f"n = {results.seeds}"
+    lines = title_lines(
+        results.setting, record.data, record.notes, seeds, results.seed_counts, note
+    )
+    return [*lines, *([results.incomplete] if results.problems else [])]
+
+
+def title_lines(
+    setting: Mapping[str, Any],
+    data: Mapping[str, Any],
+    notes: Sequence[str],
+    seeds: str,
+    counts: Sequence[int],
+    note: str,
+) -> list[str]:
+    """Lines on the data, the protocol, differences from the paper, and ``note``.
+
+    Args:
+        setting: settings as in ``Record.run``.
+        data: facts about the data, as in ``Record.data``.
+        notes: differences from the published data set.
+        seeds: the seeds in words.
+        counts: number of seeds of each run.
+        note: what the figure shows.
+    """
     subset = f" (SUBSET of {data['train_available']:,})"
     unlike = {
-        "NOT THE PUBLISHED DATA SET": results.records[0].notes,
-        "NOT THE PAPER'S PROTOCOL": protocol_differences(results.setting, results.seed_counts),
-        network_label(results.setting): network_differences(results.setting),
+        "NOT THE PUBLISHED DATA SET": notes,
+        "NOT THE PAPER'S PROTOCOL": protocol_differences(setting, counts),
+        network_label(setting): network_differences(setting),
     }
     return [
-        f"{results.data_title}: {data['train']:,}"
+        f"{title_of(setting['dataset'])}: {data['train']:,}"
         f"{subset if data['train'] != data['train_available'] else ''} training images, "
-        f"{counted(protocol['epochs'], 'epoch')}, n = {results.seeds}",
+        f"{counted(setting['protocol']['epochs'], 'epoch')}, {seeds}",
         *(line for what, phrases in unlike.items() for line in in_lines(what, phrases)),
-        f"{precision(results.setting)}; {note}",
-        *([results.incomplete] if results.problems else []),
+        f"{precision(setting)}; {note}",
     ]
 
 

@@ -26,15 +26,17 @@ from lrlc_jax.layers import (
     RankedLayerConfig,
     SpatialBiasConfig,
 )
-from lrlc_jax.progress import counted, named_seeds
-from lrlc_jax.report.figures import COLORS, MARKERS, WIDTH, figure_style, in_lines, rank_axis
-from lrlc_jax.report.images import show
-from lrlc_jax.report.results import (
-    network_differences,
-    network_label,
-    precision,
-    protocol_differences,
+from lrlc_jax.progress import named_seeds
+from lrlc_jax.report.figures import (
+    COLORS,
+    MARKERS,
+    WIDTH,
+    figure_style,
+    rank_axis,
+    title_lines,
+    titled,
 )
+from lrlc_jax.report.images import show
 from lrlc_jax.report.tables import EMPTY, Table
 
 Numbers: TypeAlias = NDArray[np.floating[Any]]
@@ -44,7 +46,6 @@ InstrumentFigure: TypeAlias = Callable[["Group"], Figure | None]
 FIGURES: dict[str, InstrumentFigure] = {}
 MOST_ROWS = 12  # networks in a picture
 NEAR = 1.3  # ratio of ranks whose labels would touch
-LINE = 0.15  # inches of a line of a title
 LOCAL = ".local"  # in the name of a figure with images that must not be passed on
 
 
@@ -76,27 +77,13 @@ class Group:
                 if key.startswith(prefix):
                     yield analysis, key.removeprefix(prefix), analysis.loaded[key]
 
-    def title(self, *rest: str) -> str:
+    def title(self, *rest: str) -> list[str]:
         """Lines on the data, the protocol, differences from the paper, and the measurement."""
         run, data, settings = self.first.run, self.first.data, self.first.settings
-        subset = f" (SUBSET of {data['train_available']:,})"
-        unlike = {
-            "NOT THE PUBLISHED DATA SET": self.first.data.get("notes", []),
-            "NOT THE PAPER'S PROTOCOL": protocol_differences(
-                run, [len(analysis.seeds) for analysis in self.analyses]
-            ),
-            network_label(run): network_differences(run),
-        }
-        seeds = sorted({named_seeds(analysis.seeds) for analysis in self.analyses})
-        lines = [
-            f"{title_of(run['dataset'])}: {data['train']:,}"
-            f"{subset if data['train'] != data['train_available'] else ''} training images, "
-            f"{counted(run['protocol']['epochs'], 'epoch')}, {' or '.join(seeds)}",
-            *(line for what, phrases in unlike.items() for line in in_lines(what, phrases)),
-            f"{precision(run)}; measured on {settings['images']:,} {settings['split']} images",
-            *rest,
-        ]
-        return "\n".join(lines)
+        seeds = " or ".join(sorted({named_seeds(analysis.seeds) for analysis in self.analyses}))
+        counts = [len(analysis.seeds) for analysis in self.analyses]
+        note = f"measured on {settings['images']:,} {settings['split']} images"
+        return [*title_lines(run, data, data.get("notes", []), seeds, counts, note), *rest]
 
 
 def common(analysis: Analysis) -> dict[str, Any]:
@@ -117,15 +104,6 @@ def instrument_figure(function: InstrumentFigure) -> InstrumentFigure:
     """Register a figure under its name."""
     FIGURES[function.__name__] = function
     return function
-
-
-def titled(group: Group, width: float, height: float, *rest: str) -> Figure:
-    """An empty figure, ``height`` inches below the title of a group and ``rest``."""
-    title = group.title(*rest)
-    size = (width, height + LINE * len(title.split("\n")))
-    figure = Figure(figsize=size, dpi=200, layout="constrained")
-    figure.suptitle(title, fontsize=9, parse_math=False)
-    return figure
 
 
 def instrument_figures(analyses: Sequence[Analysis]) -> dict[str, Callable[[], Figure | None]]:
@@ -171,7 +149,7 @@ def filter_banks(group: Group) -> Table:
             values.append({"Layer": one.layer.label, "Seed": seed, **row})
     return Table(
         title=f"Filter banks: {title_of(group.first.run['dataset'])}",
-        caption=group.title("Mean ± standard error over seeds.").split("\n"),
+        caption=group.title("Mean ± standard error over seeds."),
         header=("Layer", *columns),
         rows=rows,
         values=values,
@@ -250,7 +228,7 @@ def relaxation_and_accuracy(group: Group) -> Figure | None:
     if not any(len(points) > 1 for points in after.values()):
         return None
     names = [*after, *(name for name in others if name not in after)]
-    figure = titled(group, WIDTH, 5.0 + 0.2 * -(-len(names) // 2))
+    figure = titled(group.title(), 5.0 + 0.2 * -(-len(names) // 2))
     upper, lower = figure.subplots(2, 1, sharex=True)
     accuracies, flat = curves(group, accuracy_of)
     for number, name in enumerate(names):
@@ -302,7 +280,7 @@ def effective_ranks(group: Group) -> Figure | None:
                 row.append((nominal, entropy, stable))
     if len({point[0] for points in names.values() for point in points}) < 2:
         return None
-    figure = titled(group, WIDTH, 3.6 + 0.2 * -(-len(names) // 2))
+    figure = titled(group.title(), 3.6 + 0.2 * -(-len(names) // 2))
     axes = figure.add_subplot()
     for number, (name, points) in enumerate(names.items()):
         of_rank, entropies, stables = zip(*points, strict=True)
@@ -339,7 +317,7 @@ def compression(group: Group) -> Figure | None:
     if not locals_:
         return None
     trained, _ = curves(group, accuracy_of)
-    figure = titled(group, WIDTH, 2.7 * len(locals_) + 0.3)
+    figure = titled(group.title(), 2.7 * len(locals_) + 0.3)
     panels = figure.subplots(len(locals_), 1, squeeze=False)
     for axes, analysis in zip(panels.flat, locals_, strict=True):
         ranks = [round(rank) for rank in in_rows(analysis, "ranks")[0]]
@@ -418,7 +396,7 @@ def combining_weights(group: Group) -> Figure | None:
     columns = max(array.shape[-1] for _, _, array in rows)
     width = max(WIDTH, 1.8 + 0.75 * columns)
     line = f"combining weights, black to white; seed {group.first.seeds[0]}"
-    figure = titled(group, width, 0.95 * len(rows) + 0.3, line)
+    figure = titled(group.title(line), 0.95 * len(rows) + 0.3, width)
     grid = pictures(figure, len(rows), columns)
     for axes, (analysis, name, array) in zip(grid, rows, strict=True):
         low, high = float(array.min()), float(array.max())
@@ -447,7 +425,7 @@ def filters_of_positions(group: Group) -> Figure | None:
     columns = min(3, len(found))
     rows = -(-len(found) // columns)
     line = f"filters of the positions, ± the largest value; seed {group.first.seeds[0]}"
-    figure = titled(group, max(WIDTH, 2.3 * columns), 2.4 * rows + 0.2, line)
+    figure = titled(group.title(line), 2.4 * rows + 0.2, max(WIDTH, 2.3 * columns))
     grid = pictures(figure, rows, columns)
     for axes, (analysis, name, array) in zip(grid.flat, found, strict=False):
         largest = float(np.abs(array).max()) or 1.0
@@ -494,7 +472,7 @@ def weights_of_images(group: Group) -> Figure | None:
     columns = len(maps)
     names = [IMAGES] * (images is not None) + ["maps"] + ["fixed"] * bool(same)
     width = max(WIDTH, 1.8 + 0.8 * columns)
-    figure = titled(group, width, 0.9 * len(names) + 0.2, f"seed {analysis.seeds[0]}")
+    figure = titled(group.title(f"seed {analysis.seeds[0]}"), 0.9 * len(names) + 0.2, width)
     grid = dict(zip(names, pictures(figure, len(names), columns), strict=True))
     everything = np.concatenate([maps.ravel(), *(each.ravel() for _, each in same[:1])])
     scale = {"vmin": everything.min(), "vmax": everything.max(), "cmap": "viridis"}
@@ -558,7 +536,7 @@ def receptive_fields(group: Group) -> Figure | None:
     names = [*found[0][1]]
     width = max(WIDTH, 2 + 1.1 * len(names))
     line = "effective receptive field, mean over seeds"
-    figure = titled(group, width, 1.05 * len(found) + 0.3, line)
+    figure = titled(group.title(line), 1.05 * len(found) + 0.3, width)
     for axes, (analysis, maps) in zip(pictures(figure, len(found), len(names)), found, strict=True):
         for place, array in zip(axes, maps.values(), strict=True):
             place.imshow(array.mean(axis=0), cmap="gray", vmin=0)
@@ -581,7 +559,8 @@ def equivariance_over_shifts(group: Group) -> Figure | None:
         return None
     names = [*found[0][1]]
     line = f"border: {group.first.settings['border']}; dotted: interior, mean over shifts"
-    figure = titled(group, max(WIDTH, 2.2 * len(names)), 2.8 + 0.2 * -(-len(found) // 2), line)
+    height = 2.8 + 0.2 * -(-len(found) // 2)
+    figure = titled(group.title(line), height, max(WIDTH, 2.2 * len(names)))
     panels = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
     for number, (analysis, maps) in enumerate(found):
         color = COLORS[number % len(COLORS)]
